@@ -1,0 +1,34 @@
+# make train   make the dataset from the 50 digits and train LeNet on it
+# make test    run the tests
+# make gpu     run the tests that need a GPU, and no others
+# make clean   remove what these made, but for .venv
+#
+# Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
+
+PYTHON_RUN = .venv/bin/python
+
+.PHONY: train test gpu picture venv venv-test clean
+
+train: venv
+	$(PYTHON_RUN) img2ofrecord.py
+	$(PYTHON_RUN) lenet_train.py
+
+test: venv-test
+	$(PYTHON_RUN) -m pytest $(TESTS)
+
+gpu: venv-test
+	$(PYTHON_RUN) -m pytest -m gpu -rs $(TESTS)
+
+picture: venv  # the README's
+	$(PYTHON_RUN) img2ofrecord.py
+	$(PYTHON_RUN) lenet_train.py --device cpu --picture data/tutorial.png
+
+venv:
+	@sh tools/venv.sh requirements.txt
+
+venv-test:
+	@sh tools/venv.sh requirements.txt tests/requirements.txt
+
+clean:
+	rm -rf dataset .pytest_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The engine side: starting OneFlow, the device, configuration, pictures."""

@@ -1,0 +1,214 @@
+"""The manifest of a dataset folder: what is in it, and the mark that it is finished.
+
+``dataset.json`` is written last. A folder without it is not a finished
+dataset; a folder with it holds exactly what it says, or check_dataset names
+the difference.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import re
+from dataclasses import dataclass
+from typing import Dict, List, Optional
+
+from .cli import InputError
+from .record import BadRecord, read_record, split_records
+
+MANIFEST_NAME = "dataset.json"
+STAGING_NAME = ".img2ofrecord"  # where the converter writes, inside the dataset's folder
+LAYOUT = 1  # raised when a reader of the old layout would misread the new one
+
+PART_PREFIX = "part-"
+PART_PATTERN = re.compile(re.escape(PART_PREFIX) + r"\d+\Z")
+
+# Above this many bytes, "auto" trusts sizes and framing and leaves the hashes
+# alone: SHA-256 reads 0.5 to 2 GB a second on one core.
+AUTO_HASH_LIMIT = 2**30
+
+CONVERT = "python img2ofrecord.py"
+
+
+@dataclass(frozen=True)
+class Part:
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset folder holds.
+
+    ``image_format`` is the file extension of what the images are encoded as.
+    ``width`` and ``height`` are in pixels, None where they vary. ``channels``
+    is 1 (gray) or 3 (colour). ``mean`` and ``std`` are over all pixels, one
+    figure a channel (R, G, B), in 0 to 255. ``labels`` counts the records of
+    each label. ``class_names`` is None where labels are only numbers.
+    """
+
+    parts: List[Part]
+    image_format: str
+    channels: int
+    width: Optional[int]
+    height: Optional[int]
+    mean: List[float]
+    std: List[float]
+    labels: Dict[int, int]
+    class_names: Optional[List[str]] = None
+
+    @property
+    def records(self):
+        return sum(part.records for part in self.parts)
+
+    @property
+    def bytes(self):
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def classes(self):
+        """How many classes: labels count from 0, so one more than the largest."""
+        return len(self.class_names) if self.class_names else max(self.labels) + 1
+
+    @property
+    def part_name_suffix_length(self):
+        """The reader's argument for these part names: digits after the prefix, -1 for unpadded."""
+        digits = len(self.parts[0].file) - len(PART_PREFIX)
+        return digits if digits > 1 else -1
+
+    def to_json(self):
+        """The manifest file's text: the same dataset gives the same text, always."""
+        fields = {
+            "layout": LAYOUT,
+            "records": self.records,
+            "image": {"format": self.image_format, "channels": self.channels,
+                      "width": self.width, "height": self.height},
+            "pixels": {"mean": self.mean, "std": self.std},
+            "classes": {"count": self.classes, "names": self.class_names},
+            "labels": {str(label): self.labels[label] for label in sorted(self.labels)},
+            "parts": [vars(part) for part in self.parts],
+        }
+        fields["sha256"] = _digest(fields)
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text):
+        """Raises ValueError, with the reason, for text that to_json did not write."""
+        try:
+            fields = json.loads(text)
+            layout, digest = fields["layout"], fields.pop("sha256")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError("it is not a manifest of this converter")
+        if layout != LAYOUT:
+            raise ValueError("its layout is {!r} and this version reads layout {}".format(layout, LAYOUT))
+        if digest != _digest(fields):
+            raise ValueError("it was changed or damaged after it was written")
+        image, pixels = fields["image"], fields["pixels"]
+        return cls(parts=[Part(**part) for part in fields["parts"]],
+                   image_format=image["format"], channels=image["channels"],
+                   width=image["width"], height=image["height"],
+                   mean=pixels["mean"], std=pixels["std"],
+                   labels={int(label): count for label, count in fields["labels"].items()},
+                   class_names=fields["classes"]["names"])
+
+
+def _digest(fields):
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def part_name(index, digits=1):
+    """``part-7``, or ``part-00007`` with five ``digits``."""
+    return "{}{:0{}d}".format(PART_PREFIX, index, digits)
+
+
+def part_sizes(records, parts):
+    """How many records each part gets: they differ by one at most, the larger first."""
+    small, larger = divmod(records, parts)
+    return [small + 1] * larger + [small] * (parts - larger)
+
+
+def load_manifest(folder):
+    """The manifest of a finished dataset. Raises InputError where there is none."""
+    path = os.path.join(folder, MANIFEST_NAME)
+    if not os.path.isdir(folder):
+        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        raise InputError("no dataset: {} {}; make one first: {}".format(folder, what, CONVERT))
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError:
+        if os.path.isdir(os.path.join(folder, STAGING_NAME)):
+            reason = "its conversion was not finished, or still runs"
+        elif any(PART_PATTERN.match(name) for name in os.listdir(folder)):
+            reason = "it has part files but no {}, the mark of a finished dataset".format(MANIFEST_NAME)
+        else:
+            reason = "there is no {} in it".format(MANIFEST_NAME)
+        raise InputError("{} is not a finished dataset: {}; make it again: {}".format(folder, reason, CONVERT))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("cannot read {}: {}".format(path, getattr(error, "strerror", None) or error))
+    try:
+        return Manifest.from_json(text)
+    except ValueError as error:
+        raise InputError("{}: {}; make the dataset again: {}".format(path, error, CONVERT))
+
+
+def check_dataset(folder, hashes="auto"):
+    """Load a dataset's manifest and hold the folder against it; return the manifest.
+
+    OneFlow aborts the whole process on a missing part, a cut-off record or a
+    damaged image, so all of it is looked at here first: the parts are there,
+    no other is, sizes agree, every record is framed and has an image and a
+    label, labels are classes. ``hashes`` "always" also reads every byte
+    and compares SHA-256, "never" does not, "auto" does up to AUTO_HASH_LIMIT
+    bytes in all.
+    Raises InputError for the first thing that is wrong.
+    """
+    manifest = load_manifest(folder)
+    listed = {part.file for part in manifest.parts}
+    for name in sorted(os.listdir(folder)):
+        if PART_PATTERN.match(name) and name not in listed:
+            raise InputError("{}/{} is not part of this dataset ({} does not list it): move it away, "
+                             "or make the dataset again: {}".format(folder.rstrip("/"), name, MANIFEST_NAME, CONVERT))
+    with_hashes = hashes == "always" or (hashes == "auto" and manifest.bytes <= AUTO_HASH_LIMIT)
+    labels = {}
+    for part in manifest.parts:
+        path = os.path.join(folder, part.file)
+        try:
+            _check_part(path, part, labels, with_hashes)
+        except BadRecord as error:
+            raise InputError("{}: {}; make the dataset again: {}".format(path, error, CONVERT))
+    for label in sorted(labels):
+        if not 0 <= label < manifest.classes:
+            raise InputError("{}: label {} is outside the {} classes: labels count from 0"
+                             .format(folder, label, manifest.classes))
+    if labels != manifest.labels:
+        raise InputError("{}: its labels are not those that {} counts; make the dataset again: {}"
+                         .format(folder, MANIFEST_NAME, CONVERT))
+    return manifest
+
+
+def _check_part(path, part, labels, with_hashes):
+    """One part file against the manifest's entry; adds its labels to the counts."""
+    try:
+        size = os.stat(path).st_size
+        if size != part.bytes:
+            raise InputError("{} has {:,} bytes and should have {:,}: it was cut off or changed; "
+                             "make the dataset again: {}".format(path, size, part.bytes, CONVERT))
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if with_hashes and hashlib.sha256(content).hexdigest() != part.sha256:
+                raise InputError("{} was changed or damaged after it was written (SHA-256 differs); "
+                                 "make the dataset again: {}".format(path, CONVERT))
+            records = 0
+            for records, serialized in enumerate(split_records(content), start=1):
+                _, label = read_record(serialized, index=records - 1)
+                labels[label] = labels.get(label, 0) + 1
+    except FileNotFoundError:
+        raise InputError("{} is missing; make the dataset again: {}".format(path, CONVERT))
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise InputError("cannot read {}: {}".format(path, getattr(error, "strerror", None) or error))
+    if records != part.records:
+        raise InputError("{} has {} records and should have {}; make the dataset again: {}"
+                         .format(path, records, part.records, CONVERT))

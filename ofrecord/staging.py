@@ -1,0 +1,231 @@
+"""Putting a new dataset in the place of an old one, whole or not at all.
+
+Everything is first written inside ``SAVE_DIR/.img2ofrecord/`` and flushed to
+the disk. Only then the old manifest goes, the new parts move over the old
+ones, and the new manifest is moved in last. Killed before, the old dataset is
+untouched; killed between, the folder has no manifest, so that nothing takes
+it for finished, and the next run clears it up.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+from contextlib import contextmanager
+
+from .cli import InputError, talk
+from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, PART_PATTERN
+
+# In the staging folder: the manifest of the dataset that is being replaced.
+REPLACED_NAME = "replaced.json"
+
+
+class Staging:
+    """Use as a context manager; what is not committed at its end is removed.
+
+    ``path`` is the folder to write the new dataset's files into, ``lock`` the
+    descriptor that keeps other converters out.
+
+    Raises InputError where the folder cannot take a dataset: it is a file, it
+    holds something that this converter did not write, or another converter is
+    at work on it.
+    """
+
+    def __init__(self, save_dir, part_names):
+        self.save_dir = save_dir
+        self.part_names = list(part_names)
+        self.path = os.path.join(save_dir, STAGING_NAME)
+        self._made_folders = []
+        self.lock = None
+
+    def __enter__(self):
+        try:
+            check_target(self.save_dir, self.part_names)
+            self._make_save_dir()
+            self.lock = lock_folder(self.save_dir)
+            # Again: until the lock was held, another converter may have been at work.
+            self._old_parts = check_target(self.save_dir, self.part_names)
+            self._remove_leftovers()
+            os.mkdir(self.path)
+        except BaseException as error:
+            self._leave()
+            if isinstance(error, OSError):
+                raise writing_error(self.save_dir, error)
+            raise
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._leave()
+        if isinstance(error, OSError) and _is_writing_error(error):
+            raise writing_error(self.save_dir, error) from error
+
+    def part_path(self, index):
+        return os.path.join(self.path, self.part_names[index])
+
+    def commit(self, manifest):
+        """Put the parts that were written in place of the old dataset, and the manifest last."""
+        staged_manifest = os.path.join(self.path, MANIFEST_NAME)
+        with open(staged_manifest, "w", encoding="utf-8") as file:
+            file.write(manifest.to_json())
+            flush_to_disk(file)
+        flush_folder(self.path)
+
+        with uninterrupted():
+            self._put_in_place(staged_manifest)
+        self._made_folders = []
+
+    def _put_in_place(self, staged_manifest):
+        final_manifest = os.path.join(self.save_dir, MANIFEST_NAME)
+        if os.path.exists(final_manifest):
+            os.replace(final_manifest, os.path.join(self.path, REPLACED_NAME))
+            flush_folder(self.save_dir)
+        for name in self.part_names:
+            os.replace(os.path.join(self.path, name), os.path.join(self.save_dir, name))
+        for name in self._old_parts - set(self.part_names):
+            _remove_file(os.path.join(self.save_dir, name))
+        flush_folder(self.save_dir)
+        os.replace(staged_manifest, final_manifest)
+        flush_folder(self.save_dir)
+
+    def _make_save_dir(self):
+        missing, folder = [], os.path.abspath(self.save_dir)
+        while not os.path.lexists(folder):
+            missing.append(folder)
+            folder = os.path.dirname(folder)
+        for folder in reversed(missing):
+            os.mkdir(folder)
+            self._made_folders.append(folder)
+
+    def _remove_leftovers(self):
+        """Clear up after a run that was killed: its staging folder, and parts it had moved already."""
+        if not os.path.lexists(self.path):
+            return
+        if not os.path.exists(os.path.join(self.save_dir, MANIFEST_NAME)):
+            for name in self._old_parts:
+                _remove_file(os.path.join(self.save_dir, name))
+            self._old_parts = set()
+        shutil.rmtree(self.path)
+
+    def _leave(self):
+        """Remove what was not committed, then let the next converter in."""
+        if self.lock is None:  # another converter's files are not ours to remove
+            return self._remove_made_folders()
+        if os.path.exists(os.path.join(self.path, REPLACED_NAME)) \
+                and not os.path.exists(os.path.join(self.save_dir, MANIFEST_NAME)):
+            pass  # stopped inside commit: keep the lists by which the next run clears up
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self.lock)
+        self.lock = None
+        self._remove_made_folders()
+
+    def _remove_made_folders(self):
+        for folder in reversed(self._made_folders):
+            try:
+                os.rmdir(folder)
+            except OSError:  # somebody put something in
+                break
+
+
+def check_target(save_dir, part_names):
+    """May a dataset be written to this folder? Return the names of the part files to replace.
+
+    Yes where there is no folder yet, an empty one, or a dataset of this
+    converter (or what a killed run left of one). Other files beside such a
+    dataset are left alone. Raises InputError otherwise.
+    """
+    if not os.path.lexists(save_dir):
+        return set()
+    if not os.path.isdir(save_dir):
+        raise InputError("--save_dir {} is a file; name a folder".format(save_dir))
+    staging = os.path.join(save_dir, STAGING_NAME)
+    ours = set()
+    for path in (os.path.join(save_dir, MANIFEST_NAME),
+                 os.path.join(staging, MANIFEST_NAME), os.path.join(staging, REPLACED_NAME)):
+        try:
+            with open(path, encoding="utf-8") as file:
+                ours |= {part.file for part in Manifest.from_json(file.read()).parts}
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            if os.path.dirname(path) == staging:  # cut off with the run that wrote it
+                continue
+            raise InputError("{}: {}; choose another --save_dir, or remove it".format(path, error))
+    names = [name for name in os.listdir(save_dir) if not name.startswith(".")]
+    if names and not ours and not os.path.isdir(staging):
+        raise InputError("--save_dir {} is not empty and holds no dataset of this converter ({}): "
+                         "choose another folder or empty it".format(save_dir, _some(names)))
+    strangers = [name for name in names if name not in ours and
+                 (PART_PATTERN.match(name) or name in part_names)]
+    if strangers:
+        raise InputError("--save_dir {} holds part files that are not of the dataset there ({}): "
+                         "choose another folder or move them away".format(save_dir, _some(strangers)))
+    return {name for name in ours if name in names}
+
+
+def lock_folder(folder):
+    """Hold a folder for this process until the descriptor returned is closed.
+
+    Raises InputError where another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            os.close(descriptor)
+            raise InputError("another converter is writing to {}: wait for it to end".format(folder))
+        talk("{} is on a file system without locks ({}): start no second converter on it"
+             .format(folder, error.strerror), "warning")
+    return descriptor
+
+
+def writing_error(save_dir, error):
+    """An OSError of writing a dataset, as one line."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InputError("no room on the disk for the dataset in {}: nothing was changed; "
+                          "free some space or choose another --save_dir".format(save_dir))
+    return InputError("cannot write to {}: {}; nothing was changed"
+                      .format(error.filename or save_dir, error.strerror or error))
+
+
+def _is_writing_error(error):
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
+                           errno.EFBIG, errno.EIO, errno.ENOTDIR, errno.EEXIST)
+
+
+@contextmanager
+def uninterrupted():
+    """Ctrl-C waits until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def flush_to_disk(file):
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(path):
+    """Make the names in a folder (renames, removals) survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_file(path):
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+
+
+def _some(names):
+    names = sorted(names)
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

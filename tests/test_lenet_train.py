@@ -1,0 +1,334 @@
+"""The trainer: the network, the loop, what it prints, what it refuses."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from conftest import IMAGES, PROJECT, assert_one_error, run_script
+from ofrecord.manifest import MANIFEST_NAME, Manifest, check_dataset
+
+LOSS = re.compile(r"\[(\d+\.?\d*(?:e-?\d+)?)\]\Z")
+
+
+def losses_of(result):
+    lines = result.out.splitlines()
+    assert all(LOSS.match(line) for line in lines), result
+    return [float(LOSS.match(line).group(1)) for line in lines]
+
+
+def train(dataset, *arguments, **more):
+    return run_script("lenet_train.py", "--device", "cpu", "--dataset_dir", dataset, *arguments, **more)
+
+
+# -- a run ------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def default_run(converted):
+    return train(converted)
+
+
+def test_the_loss_falls_as_the_tutorial_says(default_run):
+    losses = losses_of(default_run)
+    assert default_run.code == 0, default_run
+    assert len(losses) == 100
+    assert 4 < losses[0] < 10
+    assert losses[-1] < 0.05 and max(losses[-10:]) < 0.2
+
+
+def test_stderr_tells_device_model_and_outcome(default_run):
+    said = default_run.err
+    for text in ("device: cpu", "50 gray images (28x28) in 5 parts, 10 classes", "1,663,370 parameters",
+                 "100 steps in", "images/s", "final loss 0.00", "gets 50 of 50 training images right"):
+        assert text in said, said
+    assert len(said.splitlines()) == 5, said  # and none of OneFlow's noise
+
+
+def test_same_seed_same_losses_digit_for_digit(converted):
+    first, again, other = (train(converted, "--steps", 6, "--seed", seed).out for seed in (3, 3, 4))
+    assert first == again and len(first.splitlines()) == 6
+    assert first.splitlines()[0] != other.splitlines()[0]
+
+
+def test_fetching_losses_more_often_changes_nothing(converted):
+    assert train(converted, "--steps", 7, "--fetch_every", 1).out == train(converted, "--steps", 7, "--fetch_every", 5).out
+
+
+def test_dropout_and_crop_can_be_turned_off(converted):
+    """With neither, and the whole dataset in order as each batch, nothing is random but the weights."""
+    plain = ["--batch_size", 50, "--steps", 3, "--shuffle_buffer", 0, "--dropout", 0, "--augment", "false"]
+    losses = losses_of(train(converted, *plain))
+    for change in (["--augment", "true"], ["--dropout", 0.5]):
+        assert losses_of(train(converted, *(plain + change)))[0] != losses[0]
+
+
+def test_configuration_from_file_and_command_line(converted, tmp_path):
+    (tmp_path / "mine.yaml").write_text("steps: 3\nbatch_size: 10\n")
+    result = train(converted, "--config", tmp_path / "mine.yaml", "--steps", 2)
+    assert len(losses_of(result)) == 2
+    printed = train(converted, "--config", tmp_path / "mine.yaml", "--print_config")
+    assert yaml.safe_load(printed.out)["batch_size"] == 10
+
+
+def test_every_key_of_the_yaml_is_a_field_and_has_a_comment():
+    from lenet.config import TrainConfig
+
+    text = (PROJECT / "configs" / "lenet.yaml").read_text()
+    assert list(yaml.safe_load(text)) == [field.name for field in dataclasses.fields(TrainConfig)]
+    for line in text.splitlines():
+        assert not line or line.startswith("#") or re.match(r"\w+: \S+ +# \S", line), line
+
+
+def test_picture(converted, tmp_path):
+    result = train(converted, "--steps", 4, "--picture", tmp_path / "run.png")
+    assert result.code == 0, result
+    picture = cv2.imread(str(tmp_path / "run.png"))
+    left, right = np.array_split(picture, 2, axis=1)
+    assert left.std() > 20 and right.std() > 5  # digits, and a curve
+
+
+def test_a_colour_dataset_of_another_size(tmp_path):
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    with (tmp_path / "labels.txt").open("w") as labels:
+        for index in range(12):
+            image = rng.integers(0, 90, (20, 36, 3), dtype=np.uint8)
+            image[:, :, index % 3] += 120  # the class is a colour
+            cv2.imwrite(str(tmp_path / "in" / "{}.jpg".format(index)), image)
+            labels.write(json.dumps({"{}.jpg".format(index): index % 3}) + "\n")
+    result = run_script("img2ofrecord.py", "--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt",
+                        "--save_dir", tmp_path / "d", "--img_format", ".jpg")
+    assert result.code == 0, result
+    result = train(tmp_path / "d", "--batch_size", 6, "--steps", 30)
+    assert "12 colour images (36x20) in 5 parts, 3 classes" in result.err, result
+    assert "gets 12 of 12 training images right" in result.err, result
+    assert train(tmp_path / "d", "--batch_size", 6, "--steps", 2, "--image_size", 16).code == 0
+
+
+# -- the network, in this process ------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def script():
+    import lenet_train
+
+    return lenet_train
+
+
+def test_lenet_is_the_tutorials(script):
+    model = script.LeNet((1, 28, 28), 10, 0.5, np.random.default_rng(0))
+    counts = {name: sum(p.numel() for p in getattr(model, name).parameters())
+              for name in ("conv1", "conv2", "dense1", "dense2")}
+    assert counts == {"conv1": 25 * 32 + 32, "conv2": 25 * 32 * 64 + 64, "dense1": 3136 * 512 + 512, "dense2": 512 * 10 + 10}
+    assert sum(counts.values()) == 1663370
+    assert tuple(model(script.flow.zeros(3, 1, 28, 28)).shape) == (3, 10)
+    for size in ((3, 20, 36), (1, 4, 5), (3, 31, 29)):
+        assert tuple(script.LeNet(size, 7, 0.5, np.random.default_rng(0))(script.flow.zeros(2, *size)).shape) == (2, 7)
+
+
+def test_weights_are_truncated_normal(script):
+    weight = script.LeNet((1, 28, 28), 10, 0.5, np.random.default_rng(0)).dense1.weight.numpy()
+    assert np.abs(weight).max() <= 0.2
+    # A normal deviate cut off at two sigma has 0.8796 of its standard deviation.
+    assert weight.std() == pytest.approx(0.08796, abs=2e-4) and abs(weight.mean()) < 3e-4
+    assert (np.abs(weight) > 0.1999).mean() < 1e-3  # drawn again, not clamped
+
+
+def test_one_step_moves_every_weight_tensor(script):
+    flow = script.flow
+    flow.manual_seed(0)
+    model = script.LeNet((1, 28, 28), 10, 0.5, np.random.default_rng(0))
+    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+    optimizer = flow.optim.Adam(model.parameters(), lr=1e-3)
+    images = flow.tensor(np.random.default_rng(0).standard_normal((8, 1, 28, 28)).astype(np.float32))
+    loss = script.train_step(model, optimizer, images, flow.arange(8, dtype=flow.int32), augment=True)
+    assert math.isfinite(loss.item())
+    for name, p in model.named_parameters():
+        moved = np.abs(p.numpy() - before[name]).max()
+        assert 0 < moved < 1.1e-3, name  # Adam's first step is at most the learning rate
+
+
+def test_random_crop_stays_close_and_inside(script):
+    flow = script.flow
+    flow.manual_seed(0)
+    ramp = np.tile(np.arange(40, dtype=np.float32), (64, 1, 40, 1))
+    cropped = script.random_crop(flow.tensor(ramp)).numpy()
+    assert cropped.shape == ramp.shape
+    assert cropped.min() >= 0 and cropped.max() <= 39
+    widths = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0]
+    assert 39 * 0.96 < widths.min() < widths.max() < 39.5  # sqrt(0.95 * 0.99) = 0.97 of the width at least
+    assert len(np.unique(widths)) > 60  # each image has its own window
+    whole = script.random_crop(flow.tensor(ramp), area=(1, 1), aspect=(1, 1)).numpy()
+    np.testing.assert_allclose(whole, ramp, atol=1e-4)
+
+
+def test_the_pipeline_delivers_the_pixels_normalised(script, converted):
+    from lenet.config import parse_config
+
+    config = parse_config(["--dataset_dir", str(converted)])
+    pipeline = script.ImagePipeline(config, check_dataset(str(converted)), 50, shuffle_buffer=0)
+    images, labels = (tensor.numpy() for tensor in pipeline())
+    assert images.shape == (50, 1, 28, 28) and labels.shape == (50,) and labels[:6].tolist() == [3, 0, 4, 9, 5, 1]
+    assert images.mean() == pytest.approx(0, abs=1e-4) and images.std() == pytest.approx(0.5, abs=1e-4)
+    first = cv2.imread(str(IMAGES / "00000030_3.png"), 0).astype(np.float32)
+    assert np.corrcoef(images[0].ravel(), first.ravel())[0, 1] > 0.9999
+
+
+def test_accuracy_counts_each_image_once(script, converted):
+    """Against a count by hand, for batch sizes that do not divide 50."""
+    from lenet.config import parse_config
+
+    dataset = check_dataset(str(converted))
+    model = script.LeNet((1, 28, 28), 10, 0.5, np.random.default_rng(0)).eval()
+    config = parse_config(["--dataset_dir", str(converted)])
+    images, labels = script.ImagePipeline(config, dataset, 50, shuffle_buffer=0)()
+    expected = int((model(images).numpy().argmax(1) == labels.numpy()).sum())
+    for batch_size in (1, 7, 25, 49, 50):
+        config.batch_size = batch_size
+        assert script.count_right(model, dataset, "cpu", config) == expected
+
+
+# -- what is wrong is one line, and OneFlow never sees it ----------------------------------
+
+def rewrite_manifest(dataset, **changes):
+    path = dataset / MANIFEST_NAME
+    manifest = dataclasses.replace(Manifest.from_json(path.read_text()), **changes)
+    path.write_text(manifest.to_json())
+
+
+def change_record(dataset, change):
+    """Let ``change(feature)`` alter the first record, and make the manifest agree with the new bytes."""
+    import hashlib
+
+    from ofrecord.record import OFRecord
+
+    path = dataset / "part-0"
+    content = path.read_bytes()
+    (length,) = struct.unpack("<q", content[:8])
+    record = OFRecord.FromString(content[8:8 + length])
+    change(record.feature)
+    serialized = record.SerializeToString()
+    content = struct.pack("<q", len(serialized)) + serialized + content[8 + length:]
+    path.write_bytes(content)
+    parts = Manifest.from_json((dataset / MANIFEST_NAME).read_text()).parts
+    parts[0] = dataclasses.replace(parts[0], bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    rewrite_manifest(dataset, parts=parts)
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x40
+    path.write_bytes(bytes(content))
+
+
+def set_label(value):
+    def change(feature):
+        feature["labels"].int32_list.value[0] = value
+    return change
+
+
+DAMAGE = {
+    "no folder": (lambda d: shutil.rmtree(str(d)), ["no dataset", "img2ofrecord.py"]),
+    "an empty folder": (lambda d: [path.unlink() for path in d.iterdir()], ["not a finished dataset", "img2ofrecord.py"]),
+    "no manifest": (lambda d: (d / MANIFEST_NAME).unlink(), ["not a finished dataset", "img2ofrecord.py"]),
+    "manifest cut off": (lambda d: (d / MANIFEST_NAME).write_text((d / MANIFEST_NAME).read_text()[:99]), ["dataset.json"]),
+    "manifest edited": (lambda d: (d / MANIFEST_NAME).write_text(
+        (d / MANIFEST_NAME).read_text().replace('"records": 50', '"records": 49')), ["dataset.json", "changed"]),
+    "manifest of bytes": (lambda d: (d / MANIFEST_NAME).write_bytes(b"\xff\xfe\x00"), ["dataset.json"]),
+    "part missing": (lambda d: (d / "part-3").unlink(), ["part-3", "missing"]),
+    "part cut off": (lambda d: (d / "part-4").write_bytes((d / "part-4").read_bytes()[:-1]), ["part-4", "bytes"]),
+    "part longer": (lambda d: (d / "part-4").write_bytes((d / "part-4").read_bytes() + b"x"), ["part-4", "bytes"]),
+    "part empty": (lambda d: (d / "part-0").write_bytes(b""), ["part-0", "bytes"]),
+    "part not listed": (lambda d: (d / "part-5").write_bytes(b"x"), ["part-5", "not part of this dataset"]),
+    "a byte of an image": (lambda d: flip(d / "part-1", 150), ["part-1", "SHA-256"]),
+    "a byte of a length": (lambda d: flip(d / "part-1", 1), ["part-1", "SHA-256"]),
+    "label outside": (lambda d: change_record(d, set_label(10)), ["label 10", "outside the 10 classes"]),
+    "label below zero": (lambda d: change_record(d, set_label(-1)), ["label -1", "outside"]),
+    "label miscounted": (lambda d: change_record(d, set_label(4)), ["labels are not those"]),
+    "no label": (lambda d: change_record(d, lambda f: f["labels"].Clear()), ["part-0", "record 0", "'labels'"]),
+    "no feature": (lambda d: change_record(d, lambda f: f.pop("images")), ["part-0", "record 0", "'images'"]),
+}
+
+
+@pytest.mark.parametrize("damage, said", DAMAGE.values(), ids=list(DAMAGE))
+def test_bad_datasets(dataset, damage, said):
+    damage(dataset)
+    assert_one_error(train(dataset), *said)
+
+
+def test_framing_is_checked_without_hashes_too(dataset):
+    flip(dataset / "part-1", 1)
+    assert_one_error(train(dataset, "--check_hashes", "never"), "part-1", "record 0")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--batch_size", "51"], ["batch_size 51", "50 images"]),
+    (["--batch_size", "0"], ["batch_size"]),
+    (["--steps", "many"], ["steps", "many"]),
+    (["--learning_rate", "-1"], ["learning_rate"]),
+    (["--dropout", "1"], ["dropout"]),
+    (["--device", "tpu"], ["device", "auto | cuda | cpu"]),
+    (["--augment", "perhaps"], ["augment"]),
+    (["--stepz", "3"], ["--stepz"]),
+    (["--step", "3"], ["--step"]),
+    (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+    (["--picture", "nowhere/x.png"], ["nowhere/x.png"]),
+    (["--learning_rate", "1e30"], ["the loss is nan at step"]),
+])
+def test_bad_configuration(converted, arguments, said):
+    assert_one_error_after_talk(train(converted, *arguments), *said)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("stepz: 3\n", "stepz"), ("steps: many\n", "steps"), ("steps: [\n", "pars"), ("batch_size: 2.5\n", "batch_size")])
+def test_bad_config_file(converted, tmp_path, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert_one_error(train(converted, "--config", tmp_path / "mine.yaml"), said)
+
+
+def assert_one_error_after_talk(result, *said):
+    """As assert_one_error, with the run's own lines before it where it had begun."""
+    lines = result.err.splitlines()
+    assert [": error: " in line for line in lines] == [False] * (len(lines) - 1) + [True], result
+    result.err = lines[-1]
+    assert_one_error(result, *said)
+
+
+def test_cuda_where_there_is_none_names_the_remedy(converted):
+    result = train(converted, "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""})
+    assert_one_error(result, "device cuda", "--device cpu")
+
+
+def test_images_of_different_sizes_need_a_size(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(6):
+        cv2.imwrite(str(tmp_path / "in" / "{}.png".format(index)), np.full((20 + index, 30), 40 * index, np.uint8))
+    (tmp_path / "labels.txt").write_text("".join('{"%d.png": %d}\n' % (index, index % 2) for index in range(6)))
+    result = run_script("img2ofrecord.py", "--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt",
+                        "--save_dir", tmp_path / "d", "--part_num", 2)
+    assert result.code == 0, result
+    assert_one_error(train(tmp_path / "d", "--batch_size", 6), "differ in size", "--image_size")
+    assert train(tmp_path / "d", "--batch_size", 6, "--steps", 2, "--image_size", 24).code == 0
+
+
+def test_ctrl_c_ends_tidily(converted):
+    import signal
+
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted), "--device", "cpu",
+         "--steps", "100000", "--fetch_every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(3):
+        assert process.stdout.readline().startswith(b"[")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"interrupted" in err and b"Traceback" not in err

@@ -1,0 +1,96 @@
+"""The README does what it says: its commands, its output, its links."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import PROJECT, run_script
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+
+
+def block(start):
+    (text,) = [text for _, text in BLOCKS if text.startswith(start)]
+    return text.splitlines()
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    """A clone, in which the README's `python …` commands were typed. {command: Result}."""
+    clone = tmp_path_factory.mktemp("clone")
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=str(PROJECT), stdout=subprocess.PIPE,
+                           check=True, encoding="utf-8").stdout.split("\n")
+    for name in filter(None, files):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_bytes((PROJECT / name).read_bytes())
+    commands = [line for line in block("python3.10 -m venv") if line.startswith("python ")]
+    assert commands == ["python img2ofrecord.py", "python lenet_train.py"]
+    results = {}
+    for command in commands:
+        results[command] = subprocess.run([sys.executable] + command.split()[1:], cwd=str(clone), encoding="utf-8",
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
+    return clone, results
+
+
+def assert_quoted(quoted, printed, same):
+    """``quoted`` lines are the printed ones, with ``......`` for any number in between."""
+    cut = quoted.index("......")
+    for said, was in list(zip(quoted[:cut], printed)) + list(zip(quoted[cut + 1:][::-1], printed[::-1])):
+        assert same(said, was), (said, was)
+
+
+def test_the_converter_prints_what_the_readme_quotes(followed):
+    printed = followed[1]["python img2ofrecord.py"].stdout.splitlines()
+    assert_quoted(block("The image root is:"), printed, lambda said, was: said == was)
+
+
+def test_the_trainer_prints_what_the_readme_quotes(followed):
+    """The first losses; later ones differ a little from one kind of CPU to the next."""
+    printed = followed[1]["python lenet_train.py"].stdout.splitlines()
+    assert len(printed) == 100 and float(printed[-1].strip("[]")) < 0.05
+
+    def same(said, was):
+        said, was = float(said.strip("[]")), float(was.strip("[]"))
+        return was == pytest.approx(said, rel=1e-2) or max(said, was) < 0.05
+    assert_quoted(block("[7."), printed, same)
+
+
+def test_the_record_looks_as_the_readme_shows(followed):
+    code = "\n".join(block("import struct"))
+    process = subprocess.run([sys.executable, "-c", code], cwd=str(followed[0]), encoding="utf-8",
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.splitlines() == block("295 bytes"), process.stderr
+
+
+def test_links_lead_to_what_they_name():
+    for text, target in re.findall(r"\[([^\]]+)\]\(([^)]+)\)", README):
+        if "://" in target:
+            continue
+        path = PROJECT / target
+        assert path.is_file(), target
+        if path.suffix == ".py":
+            name = text.strip("`")
+            assert re.search(r"^(def|class) {}\b".format(name), path.read_text(encoding="utf-8"), re.M), (text, target)
+
+
+def test_the_tree_is_the_tree(followed):
+    tree = "\n".join(block("├── img2ofrecord.py"))
+    for name in re.findall(r"^├── ([\w./]+)", tree, re.M):
+        assert (followed[0] / name).exists(), name
+    shown = {re.split(r"[/]", name)[0] for name in re.findall(r"^[├└]── ([\w./]+)", tree, re.M)}
+    hidden_by_intent = {"README.md", "Makefile", "requirements.txt", "pytest.ini", "__pycache__"}
+    assert {path.name for path in followed[0].iterdir() if path.name[0] != "."} - hidden_by_intent == shown
+
+
+def test_errors_in_the_table_are_the_programs_own():
+    """The fixed part of each message in the table stands in the code."""
+    code = "".join(path.read_text(encoding="utf-8") for folder in (PROJECT, PROJECT / "ofrecord", PROJECT / "lenet")
+                   for path in folder.glob("*.py"))
+    code = re.sub(r'"\s*\n\s*"', "", code)  # texts that go on in the next line
+    for message in re.findall(r"^\| `([^`]+)` \|", README, re.M):
+        for part in re.split(r"…|: |3\.12|\./dataset/|part-3|label\.txt, line 7|NVIDIA H100|nvidia-cudnn-cu11", message):
+            assert part.strip(" ,:") in code, part
