@@ -1,13 +1,14 @@
 # make train   make the dataset from the 50 digits and train LeNet on it
 # make test    run the tests
 # make gpu     run the tests that need a GPU, and no others
+# make bench   time img2ofrecord.py against other ways (MNIST=DIR with the real images)
 # make clean   remove what these made, but for .venv
 #
 # Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
 
 PYTHON_RUN = .venv/bin/python
 
-.PHONY: train test gpu picture venv venv-test clean
+.PHONY: train test gpu picture bench venv venv-test clean
 
 train: venv
 	$(PYTHON_RUN) img2ofrecord.py
@@ -22,6 +23,14 @@ gpu: venv-test
 picture: venv  # the README's
 	$(PYTHON_RUN) img2ofrecord.py
 	$(PYTHON_RUN) lenet_train.py --device cpu --picture data/tutorial.png
+
+bench: venv .venv-peers/ready
+	$(PYTHON_RUN) benchmarks/convert.py --peers_python .venv-peers/bin/python $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
+
+.venv-peers/ready: benchmarks/requirements.txt  # any Python that the peers' packages have wheels for
+	$(or $(PEERS_PYTHON),python3) -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/requirements.txt
+	touch $@
 
 venv:
 	@sh tools/venv.sh requirements.txt

@@ -23,29 +23,39 @@ check_environment()
 import hashlib
 import io
 import os
+import random
+import re
+import time
 from collections import Counter, namedtuple
 from contextlib import closing
 from functools import partial
 
 import cv2
+from tqdm import tqdm
 
-from ofrecord.cli import ArgumentParser, InputError, InputErrors, run, talk
+from ofrecord.cli import ArgumentParser, InputError, InputErrors, run, some, talk
 from ofrecord.images import (DEFAULT_QUALITY, FORMATS, BadImage, ColorImage, DecoderNoise, PixelStatistics, Target,
                              encode, mean_and_std)
-from ofrecord.labels import read_label_file
+from ofrecord.labels import list_images, read_class_folders, read_label_file
 from ofrecord.manifest import Manifest, Part, part_name, part_sizes
 from ofrecord.record import IMAGE_FEATURE, INT32_MAX, INT32_MIN, LABEL_FEATURE, LENGTH, OFRecord
-from ofrecord.staging import Staging, flush_to_disk
+from ofrecord.staging import Staging, check_target, flush_to_disk
 from ofrecord.workers import ordered_map
 
 
 def main():
     args = parse_args()
     print_config(args)
-    samples = read_label_file(args.label_dir)
-    part_files = plan_parts(len(samples), args.part_num)
+    samples = read_labels(args)
+    target = Target(args.img_format, 3 if args.color == "color" else 1, args.color == "auto", args.size, args.quality)
+    left_out = []
+    if args.dry_run:
+        return dry_run(samples, target, args)
+    if args.skip_bad:
+        samples, target, left_out = leave_out_bad(samples, target, args)
+    part_files = plan_parts(len(samples), args)
     with Staging(args.save_dir, [file for file, _ in part_files]) as staging:
-        manifest = write_dataset(samples, part_files, staging, args)
+        manifest = write_dataset(samples, part_files, target, left_out, staging, args)
         staging.commit(manifest)
     print("Process image successfully !!!")
 
@@ -57,40 +67,97 @@ def parse_args():
     parser.add_argument("--part_num", type=int, default=5, metavar="N",
                         help="how many part files to write, from 1 to the number of images (default: %(default)s)")
     parser.add_argument("--label_dir", default="./data/images/train_label/label.txt", metavar="FILE",
-                        help='the label file: one JSON object {"image name": label} a line (default: %(default)s)')
+                        help='the label file: one JSON object {"image name": label} a line, or, if its name ends in '
+                             ".csv, a table with the columns image and label (default: %(default)s)")
     parser.add_argument("--img_format", default=".png", metavar="EXT", choices=sorted(FORMATS),
                         help="what the images are encoded as in the records: {} (default: %(default)s)"
                         .format(" ".join(FORMATS)))
     parser.add_argument("--save_dir", default="./dataset/", metavar="DIR",
                         help="the folder to write the dataset to; a dataset already there is replaced "
                              "(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-                        help="how many processes read and encode images (default: one per CPU core)")
+    more = parser.add_argument_group("beyond the tutorial")
+    more.add_argument("--class_folders", action="store_true",
+                      help="no label file: each folder in the image root is a class, named by the folder")
+    more.add_argument("--shuffle", action="store_true",
+                      help="write the records in random order; the reader itself only shuffles a little, so labels "
+                           "that come sorted, as from class folders, need it")
+    more.add_argument("--seed", type=int, metavar="N", help="of --shuffle (default: 0)")
+    more.add_argument("--size", type=image_size, metavar="WxH", help="resize the images to this many pixels, such as 28x28")
+    more.add_argument("--color", choices=["auto", "gray", "color"], default="auto",
+                      help="store one channel or three; auto: gray where all images are gray (default: %(default)s)")
+    more.add_argument("--quality", type=int, metavar="Q",
+                      help="JPEG quality of what is encoded anew, 1 to 100 (default: {})".format(DEFAULT_QUALITY))
+    more.add_argument("--skip_bad", action="store_true",
+                      help="leave out images that are missing or damaged, and list them in dataset.json")
+    more.add_argument("--dry_run", action="store_true",
+                      help="look at every image, tell the plan and every problem, and write nothing")
+    more.add_argument("--part_name_suffix_length", type=int, default=1, metavar="N",
+                      help="digits in the part names, zero-padded: 5 for part-00000 (default: as many as it takes)")
+    more.add_argument("--progress", choices=["auto", "lines", "bar", "none"], default="auto",
+                      help="a line for each image, or a bar on the terminal (auto: lines for up to {:,} images)"
+                      .format(MOST_LINES))
+    more.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+                      help="how many processes read and encode images (default: one per CPU core)")
     args = parser.parse_args()
-    for name in ("part_num", "workers"):
-        if getattr(args, name) < 1:
-            parser.error("argument --{}: it must be 1 or more, not {}".format(name, getattr(args, name)))
+
+    for name, least, most in (("part_num", 1, None), ("workers", 1, None), ("quality", 1, 100),
+                              ("part_name_suffix_length", 1, 9)):
+        value = getattr(args, name)
+        if value is not None and not least <= value <= (most or value):
+            parser.error("argument --{}: it must be {}, not {}".format(
+                name, "from {} to {}".format(least, most) if most else "{} or more".format(least), value))
+    if args.quality is not None and FORMATS[args.img_format] != "JPEG":
+        parser.error("argument --quality: it is for JPEG, and --img_format is {}".format(args.img_format))
+    if args.seed is not None and not args.shuffle:
+        parser.error("argument --seed: it is the seed of --shuffle, which is not given")
+    if args.class_folders and args.label_dir != parser.get_default("label_dir"):
+        parser.error("argument --class_folders: the labels come from the folders or from --label_dir, not from both")
     if not os.path.isdir(args.image_root):
         what = "is not a folder" if os.path.lexists(args.image_root) else "does not exist"
         parser.error("argument --image_root: {} {}".format(args.image_root, what))
+    args.quality = args.quality or DEFAULT_QUALITY
     return args
+
+
+def image_size(text):
+    """argparse's type of ``28x28``: (width, height) in pixels."""
+    match = re.match(r"([1-9]\d{0,4})x([1-9]\d{0,4})\Z", text)
+    if not match:
+        raise ValueError
+    return int(match.group(1)), int(match.group(2))
 
 
 def print_config(args):
     print("The image root is: ", args.image_root)
     print("The amount of OFRecord data part is: ", args.part_num)
-    print("The directory of Labels is: ", args.label_dir)
+    print("The directory of Labels is: ", args.image_root if args.class_folders else args.label_dir)
     print("The image format is: ", args.img_format)
     print("The OFRecord save directory is: ", args.save_dir)
     print("Start Processing......")
 
 
-def plan_parts(records, part_num):
-    """[(file name, number of records)] of the part files. Raises InputError for too many parts."""
-    if part_num > records:
-        raise InputError("--part_num {} is more than the {} images: every part needs one at least"
-                         .format(part_num, records))
-    return [(part_name(index), size) for index, size in enumerate(part_sizes(records, part_num))]
+# -- labels ---------------------------------------------------------------------
+
+def read_labels(args):
+    """The images and their labels, in the order in which they will be written, as Samples.
+
+    Says on stderr which files in the image root it leaves out. Raises
+    InputError for labels that cannot be used.
+    """
+    if args.class_folders:
+        samples, unused = read_class_folders(args.image_root)
+        why = "{:,} files in {} are no images by their names and are left out: {}"
+    else:
+        samples = read_label_file(args.label_dir)
+        unused = set(list_images(args.image_root)[0]).difference(samples.names)
+        why = "{:,} images in {} have no label and are left out: {}"
+    if unused:
+        talk(why.format(len(unused), args.image_root, some(unused)), "warning")
+    if args.shuffle:
+        order = list(range(len(samples)))
+        random.Random(args.seed or 0).shuffle(order)
+        samples = samples.take(order)
+    return samples
 
 
 # -- encode ---------------------------------------------------------------------
@@ -110,8 +177,15 @@ def encode_img_file(filename, ext=".jpg"):
 
 
 def read_file(filename):
-    with open(filename, "rb", buffering=0) as file:
-        return file.readall()
+    """A file's bytes, without the two thirds of the time that open() takes for small ones."""
+    descriptor = os.open(filename, os.O_RDONLY)
+    try:
+        pieces = [os.read(descriptor, 2**16)]
+        while len(pieces[-1]) == 2**16:
+            pieces.append(os.read(descriptor, os.fstat(descriptor).st_size + 1))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    finally:
+        os.close(descriptor)
 
 
 # -- pack -----------------------------------------------------------------------
@@ -139,9 +213,9 @@ Chunk = namedtuple("Chunk", "records saved problems sizes histogram reasons")
 Chunk.__doc__ = """What became of some images that belong to one part file.
 
 records: bytes to append to the part file. saved: the names in them. problems:
-a line for each image that is no good. sizes: the set of (width, height).
-histogram: of the pixels, (channels, 256). reasons: a Counter of why images
-were encoded anew, with None for those passed through.
+(name, reason) of each image that is no good. sizes: the set of (width,
+height). histogram: of the pixels, (channels, 256). reasons: a Counter of why
+images were encoded anew, with None for those passed through.
 """
 
 
@@ -155,15 +229,14 @@ def pack_chunk(image_root, target, samples):
     sizes, pixels, reasons = set(), PixelStatistics(target.channels), Counter()
     with DecoderNoise() as noise:
         for name, label in samples:
-            path = os.path.join(image_root, name)
             try:
-                image = encode(read_file(path), target, noise)
+                image = encode(read_file(os.path.join(image_root, name)), target, noise)
             except FileNotFoundError:
-                problems.append("{} has a label but does not exist".format(path))
+                problems.append((name, "has a label but does not exist"))
             except OSError as error:
-                problems.append("cannot read {}: {}".format(path, error.strerror))
+                problems.append((name, "cannot be read: {}".format(error.strerror)))
             except BadImage as error:
-                problems.append("{} is not a good image: {}".format(path, error))
+                problems.append((name, "is not a good image: {}".format(error)))
             else:
                 ndarray2ofrecords(packed, IMAGE_FEATURE, image.data, LABEL_FEATURE, label)
                 saved.append(name)
@@ -173,34 +246,88 @@ def pack_chunk(image_root, target, samples):
     return Chunk(packed.getvalue(), saved, problems, sizes, pixels.counts(), reasons)
 
 
+# A worker's job: enough images that handing it over costs little, few enough
+# that their bytes fit in memory many times.
+CHUNK_IMAGES, CHUNK_BYTES = 256, 4 * 2**20
+
+
+def pack_all(samples, sizes, target, args, close_in_workers=()):
+    """Yield the Chunks of all images, in order, packed by args.workers processes.
+
+    ``sizes`` are the parts' numbers of records: no chunk crosses from one part
+    into the next.
+    """
+    cv2.setNumThreads(1)  # the worker processes are the parallelism
+    step = max(1, min(CHUNK_IMAGES, int(CHUNK_BYTES / mean_file_size(samples, args.image_root))))
+
+    def jobs():
+        start = 0
+        for size in sizes:
+            for first in range(start, start + size, step):
+                yield samples[first:min(first + step, start + size)]
+            start += size
+
+    return ordered_map(partial(pack_chunk, args.image_root, target), jobs(), args.workers, close_in_workers)
+
+
+def mean_file_size(samples, image_root):
+    """Bytes of an image file, 1 at least, from 64 of them spread over the samples."""
+    sizes = []
+    for name, _ in samples[::max(1, len(samples) // 64)]:
+        try:
+            sizes.append(os.path.getsize(os.path.join(image_root, name)))
+        except OSError:  # reported by the worker that reads it
+            pass
+    return max(sum(sizes) / max(len(sizes), 1), 1)
+
+
+def gray_then_color(work, target, progress):
+    """Return ``work(target)``; where a colour image turns up in what was taken for gray, work again in colour.
+
+    A dataset is gray where all its images are, which is certain at the end
+    only. ``progress`` names no image twice.
+    """
+    try:
+        return work(target)
+    except ColorImage:
+        progress.start_again()
+        return work(target._replace(channels=3, only_gray=False))
+
+
 # -- write ----------------------------------------------------------------------
 
-def write_dataset(samples, part_files, staging, args):
+def plan_parts(records, args):
+    """[(file name, number of records)] of the part files. Raises InputError for too many parts."""
+    if args.part_num > records:
+        raise InputError("--part_num {} is more than the {} images: every part needs one at least"
+                         .format(args.part_num, records))
+    return [(part_name(index, args.part_name_suffix_length), size)
+            for index, size in enumerate(part_sizes(records, args.part_num))]
+
+
+def write_dataset(samples, part_files, target, left_out, staging, args):
     """Write every part file to the staging folder; return the Manifest.
-
-    A dataset is gray where all its images are. That is certain at the end
-    only, so gray is tried first and the first colour image starts it again.
-    """
-    target = Target(args.img_format, channels=1, only_gray=True, size=None, quality=DEFAULT_QUALITY)
-    lines = SavedLines(args.image_root)
-    try:
-        return write_parts(samples, part_files, staging, target, args, lines)
-    except ColorImage:
-        lines.start_again()
-        target = target._replace(channels=3, only_gray=False)
-        return write_parts(samples, part_files, staging, target, args, lines)
-
-
-def write_parts(samples, part_files, staging, target, args, lines):
-    """Pack all images into the part files, in the samples' order; return the Manifest.
 
     Raises InputErrors with every image that is no good, after looking at all.
     """
-    cv2.setNumThreads(1)  # the worker processes are the parallelism
-    jobs = (samples[first:last] for first, last in plan_chunks(part_files, mean_file_size(samples, args.image_root)))
-    chunks = ordered_map(partial(pack_chunk, args.image_root, target), jobs, args.workers,
-                         close_in_workers=[staging.lock])
-    parts, problems, sizes, histogram, reasons = [], [], set(), 0, Counter()
+    with Progress(len(samples), args) as progress:
+        parts, totals = gray_then_color(
+            lambda target: write_parts(samples, part_files, target, staging, args, progress), target, progress)
+    if totals.problems:
+        raise totals.errors(args, "nothing was changed in {}".format(args.save_dir))
+    totals.report()
+    mean, std = mean_and_std(totals.histogram)
+    width, height = next(iter(totals.sizes)) if len(totals.sizes) == 1 else (None, None)
+    return Manifest(parts=parts, image_format=args.img_format, channels=len(totals.histogram), width=width,
+                    height=height, mean=mean, std=std, labels=dict(Counter(samples.labels)),
+                    class_names=samples.class_names,
+                    left_out=[{"file": name, "reason": reason} for name, reason in left_out])
+
+
+def write_parts(samples, part_files, target, staging, args, progress):
+    """Fill the part files in the samples' order. Returns their list of Part and the Totals."""
+    chunks = pack_all(samples, [size for _, size in part_files], target, args, close_in_workers=[staging.lock])
+    parts, totals = [], Totals()
     with closing(chunks):
         for index, (file_name, records) in enumerate(part_files):
             digest, done = hashlib.sha256(), 0
@@ -210,73 +337,139 @@ def write_parts(samples, part_files, staging, target, args, lines):
                     file.write(chunk.records)
                     digest.update(chunk.records)
                     done += len(chunk.saved) + len(chunk.problems)
-                    lines.saved(chunk.saved)
-                    problems += chunk.problems
-                    sizes |= chunk.sizes
-                    histogram += chunk.histogram
-                    reasons += chunk.reasons
+                    totals.add(chunk)
+                    progress.done(chunk)
                 flush_to_disk(file)
                 parts.append(Part(file_name, records, file.tell(), digest.hexdigest()))
+    return parts, totals
+
+
+# -- look, and do not write --------------------------------------------------------
+
+def look_at_all(samples, target, args):
+    """Read and encode every image and write nothing. Returns the Totals."""
+    def look(target):
+        totals = Totals()
+        with closing(pack_all(samples, [len(samples)], target, args)) as chunks:
+            for chunk in chunks:
+                totals.add(chunk)
+                progress.done(chunk)
+        return totals
+
+    with Progress(len(samples), args, lines=False) as progress:
+        return gray_then_color(look, target, progress)
+
+
+def leave_out_bad(samples, target, args):
+    """Find the bad images before anything is written, so that the parts come out equal.
+
+    Returns the good Samples, the Target with its channels settled, and the
+    bad images' (name, reason). Raises InputErrors where none is good.
+    """
+    totals = look_at_all(samples, target, args)
+    bad = dict(totals.problems)
+    for line in totals.lines(args)[:SHOWN_LEFT_OUT]:
+        talk("left out: " + line, "warning")
+    if bad:
+        talk("{:,} of {:,} images are left out, and listed in dataset.json".format(len(bad), len(samples)), "warning")
+    if len(bad) == len(samples):
+        raise InputError("no good image among the {} in {}; nothing was written".format(len(samples), args.image_root))
+    good = samples.take([index for index, name in enumerate(samples.names) if name not in bad])
+    return good, target._replace(channels=len(totals.histogram), only_gray=False), totals.problems
+
+
+SHOWN_LEFT_OUT = 20
+
+
+def dry_run(samples, target, args):
+    """Print what a run would do. Raises InputErrors with every problem that it would meet."""
+    totals = look_at_all(samples, target, args)
+    records = len(samples) - (len(totals.problems) if args.skip_bad else 0)
+    problems = [] if args.skip_bad else totals.lines(args)
+    try:
+        part_files = plan_parts(records, args)
+        check_target(args.save_dir, [name for name, _ in part_files])
+        sizes = sorted({size for _, size in part_files})
+        print("Dry run: {:,} {} images in {:,} classes, {:,} bytes, {} in each of {:,} parts; nothing was written"
+              .format(records, "gray" if len(totals.histogram) == 1 else "colour", len(set(samples.labels)),
+                      totals.bytes, " or ".join(map(str, sizes)), len(part_files)))
+    except InputError as error:
+        problems.append(str(error))
+    totals.report()
     if problems:
-        raise InputErrors(problems, "{} of {} images are no good; nothing was changed in {}"
-                          .format(len(problems), len(samples), args.save_dir))
-    report_encoding(reasons)
-    mean, std = mean_and_std(histogram)
-    width, height = sizes.pop() if len(sizes) == 1 else (None, None)
-    return Manifest(parts=parts, image_format=args.img_format, channels=target.channels, width=width, height=height,
-                    mean=mean, std=std, labels=dict(Counter(samples.labels)))
+        raise InputErrors(problems, "{:,} problems; nothing was written".format(len(problems)))
+    for line in totals.lines(args)[:SHOWN_LEFT_OUT]:
+        talk("would be left out: " + line, "warning")
 
 
-# A worker's job: enough images that handing it over costs little, few enough
-# that their bytes fit in memory many times.
-CHUNK_IMAGES, CHUNK_BYTES = 256, 4 * 2**20
+# -- what is seen on the way --------------------------------------------------------
+
+class Totals:
+    """The sum of all Chunks."""
+
+    def __init__(self):
+        self.problems, self.sizes, self.histogram, self.reasons = [], set(), 0, Counter()
+        self.bytes, self._start = 0, time.perf_counter()
+
+    def add(self, chunk):
+        self.problems += chunk.problems
+        if len(self.sizes) < 2:  # one size or several is all that is asked
+            self.sizes |= chunk.sizes
+        self.histogram = self.histogram + chunk.histogram
+        self.reasons += chunk.reasons
+        self.bytes += len(chunk.records)
+
+    def lines(self, args):
+        """The problems, a line each."""
+        return ["{} {}".format(os.path.join(args.image_root, name), reason) for name, reason in self.problems]
+
+    def errors(self, args, consequence):
+        return InputErrors(self.lines(args), "{:,} images are no good; {} (--skip_bad leaves them out)"
+                           .format(len(self.problems), consequence))
+
+    def report(self):
+        """Say on stderr how many images are stored as they are, how many anew and why, and how fast."""
+        passed, seconds = self.reasons[None], time.perf_counter() - self._start
+        anew = ", ".join("{:,} {}".format(count, reason) for reason, count in self.reasons.most_common() if reason)
+        talk("{:,} images passed through untouched{} ({:.1f} s, {:,.0f} images/s)".format(
+            passed, "; encoded anew: " + anew if anew else "", seconds, sum(self.reasons.values()) / seconds))
 
 
-def plan_chunks(part_files, mean_size):
-    """Yield (first, last) sample indices of the jobs; no job crosses from one part into the next."""
-    step = max(1, min(CHUNK_IMAGES, int(CHUNK_BYTES / max(mean_size, 1))))
-    part_start = 0
-    for _, records in part_files:
-        part_end = part_start + records
-        for first in range(part_start, part_end, step):
-            yield first, min(first + step, part_end)
-        part_start = part_end
+MOST_LINES = 1000
 
 
-def mean_file_size(samples, image_root):
-    """Bytes of an image file, from 64 of them spread over the samples."""
-    sizes = []
-    for name, _ in samples[::max(1, len(samples) // 64)]:
-        try:
-            sizes.append(os.path.getsize(os.path.join(image_root, name)))
-        except OSError:  # reported by the worker that reads it
-            pass
-    return sum(sizes) / max(len(sizes), 1)
+class Progress:
+    """The tutorial's line for each image on stdout, or a bar on stderr where that is a terminal.
 
+    An image is named once, however often it is read.
+    """
 
-class SavedLines:
-    """The tutorial's line for each image; an image is named once, however often it is read."""
+    def __init__(self, images, args, lines=True):
+        self._root = args.image_root
+        auto = "lines" if images <= MOST_LINES and lines else "bar"
+        kind = auto if args.progress == "auto" else args.progress
+        self._lines = kind == "lines" and lines
+        self._bar = tqdm(total=images, unit="image", disable=None if kind == "bar" else True)
+        self._named = self._skip = 0
 
-    def __init__(self, image_root):
-        self.image_root = image_root
-        self.printed = self.skip = 0
+    def __enter__(self):
+        return self
 
-    def saved(self, names):
-        fresh = names[self.skip:]
-        self.skip -= len(names) - len(fresh)
-        for name in fresh:
-            print("{} feature saved".format(os.path.join(self.image_root, name)))
-        self.printed += len(fresh)
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def done(self, chunk):
+        self._bar.update(len(chunk.saved) + len(chunk.problems))
+        if self._lines:
+            fresh = chunk.saved[self._skip:]
+            self._skip -= len(chunk.saved) - len(fresh)
+            self._named += len(fresh)
+            for name in fresh:
+                print("{} feature saved".format(os.path.join(self._root, name)))
 
     def start_again(self):
-        self.skip = self.printed
-
-
-def report_encoding(reasons):
-    """Say on stderr how many images were stored as they are, and how many anew and why."""
-    passed = reasons.pop(None, 0)
-    anew = ", ".join("{:,} {}".format(count, reason) for reason, count in reasons.most_common())
-    talk("{:,} images passed through untouched{}".format(passed, "; encoded anew: " + anew if anew else ""))
+        self._skip = self._named
+        self._bar.reset()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ def one_line(text):
                    for c in str(text))
 
 
+def some(names):
+    """The first three of some names, for a message."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
 def talk(message, level=None):
     """Say something to the person at the terminal: stderr, never stdout.
 

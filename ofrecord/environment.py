@@ -92,10 +92,10 @@ def import_problem():
 
 
 def too_new_packages():
-    from importlib.metadata import version
+    import google.protobuf
+    import numpy
 
-    for package, limit in (("numpy", 2), ("protobuf", 4)):
-        found = version(package)
+    for package, found, limit in (("numpy", numpy.__version__, 2), ("protobuf", google.protobuf.__version__, 4)):
         if int(found.split(".")[0]) >= limit:
             return ("{} {} is too new for OneFlow 0.9.0, which needs {} below {}: {}"
                     .format(package, found, package, limit, REMEDY))

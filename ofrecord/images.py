@@ -65,18 +65,19 @@ def encode(data, target, noise=None):
     ``noise`` is a DecoderNoise that hears what the decoder says meanwhile.
     Raises BadImage, and ColorImage as Target says.
     """
+    if noise:
+        noise.take()  # what the image before, a bad one, left
     header = read_header(data)
-    if header.kind in CHECKS:
-        CHECKS[header.kind](data)
-    if target.only_gray and not _is_gray(header, data):
-        raise ColorImage
-    flag = cv2.IMREAD_GRAYSCALE if target.channels == 1 else cv2.IMREAD_COLOR
-    pixels = decode(data, flag)
+    pixels = decode(data, cv2.IMREAD_GRAYSCALE if target.channels == 1 else cv2.IMREAD_COLOR)
+    gray = header.gray
+    if gray is None:
+        gray = decode(data, cv2.IMREAD_UNCHANGED).ndim == 2
     complaint = noise.take() if noise else None
     if complaint:
         raise BadImage(complaint)
-
-    reason = _reason_to_encode(header, data, target, pixels)
+    if target.only_gray and not gray:
+        raise ColorImage
+    reason = _reason_to_encode(header, gray, target, pixels)
     if reason is None:
         return Encoded(data, pixels, None)
     if target.size and (pixels.shape[1], pixels.shape[0]) != target.size:
@@ -104,13 +105,7 @@ def decode(data, flag):
     return pixels
 
 
-def _is_gray(header, data):
-    if header.gray is None:
-        return decode(data, cv2.IMREAD_UNCHANGED).ndim == 2
-    return header.gray
-
-
-def _reason_to_encode(header, data, target, pixels):
+def _reason_to_encode(header, gray, target, pixels):
     """Why a file's bytes cannot be stored as they are, or None."""
     if header.kind != FORMATS[target.ext]:
         return "{} to {}".format(header.kind, FORMATS[target.ext])
@@ -118,7 +113,6 @@ def _reason_to_encode(header, data, target, pixels):
         return "resized"
     if header.oddity:
         return header.oddity
-    gray = _is_gray(header, data)
     if gray and target.channels == 3:
         return "gray to colour"
     if not gray and target.channels == 1:
@@ -126,10 +120,12 @@ def _reason_to_encode(header, data, target, pixels):
     return None
 
 
-# -- headers: what kind of file, and is it a plain one? ------------------------
+# -- headers: what kind of file, is it whole, and is it a plain one? -------------------
+#
+# Decoders accept cut-off files in silence, so wholeness is looked at here.
 
 def read_header(data):
-    """Header of a file's bytes, by content. Raises BadImage for an empty file."""
+    """Header of a file's bytes, by content. Raises BadImage for an empty, cut-off or damaged file."""
     if not data:
         raise BadImage("the file is empty")
     for magic, reader in _READERS:
@@ -138,27 +134,44 @@ def read_header(data):
                 return reader(data)
             except (struct.error, IndexError):
                 raise BadImage("the file is cut off in its header")
-    return Header("other", None, None)
+    return Header("other format", None, None)
 
 
 def _png_header(data):
+    """Walks all chunks, down to IEND: their lengths and CRCs must be right."""
+    chunks = _png_chunks(data)
     depth, color_type = data[24], data[25]
-    gray = color_type in (0, 4)
     if depth == 16:
         oddity = "16-bit"
     elif color_type == 3:
         oddity = "palette"
-    elif color_type in (4, 6):
+    elif color_type in (4, 6) or b"tRNS" in chunks:
         oddity = "alpha"
     elif depth != 8:
         oddity = "{}-bit".format(depth)
+    elif b"eXIf" in chunks:
+        oddity = "EXIF"
+    elif b"acTL" in chunks:
+        oddity = "animation"
     else:
-        before_pixels = data[33:data.find(b"IDAT", 33)]
-        oddity = next((why for chunk, why in ((b"tRNS", "alpha"), (b"eXIf", "EXIF"), (b"acTL", "animation"))
-                       if chunk in before_pixels), None)
-        if oddity is None and b"eXIf" in data[-4096:]:  # it may also stand behind the pixels
-            oddity = "EXIF"
-    return Header("PNG", gray, oddity)
+        oddity = None
+    return Header("PNG", color_type in (0, 4), oddity)
+
+
+def _png_chunks(data):
+    """The types of a PNG's chunks. Raises BadImage where one is cut off or damaged."""
+    position, chunks = 8, []
+    while True:
+        kind = data[position + 4:position + 8]
+        end = position + 8 + int.from_bytes(data[position:position + 4], "big")
+        if end + 4 > len(data):
+            raise BadImage("the PNG is cut off")
+        if zlib.crc32(data[position + 4:end]) != int.from_bytes(data[end:end + 4], "big"):
+            raise BadImage("the PNG is damaged (checksum of chunk {})".format(kind.decode("latin-1")))
+        chunks.append(kind)
+        if kind == b"IEND":
+            return chunks
+        position = end + 4
 
 
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive Huffman
@@ -166,6 +179,9 @@ _JPEG_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF
 
 
 def _jpeg_header(data):
+    """Looks for the end marker; of damage before it, the decoder's warnings tell."""
+    if data.rfind(b"\xff\xd9") < 0:
+        raise BadImage("the JPEG is cut off (no end marker)")
     position, orientation = 2, 1
     while True:
         if data[position] != 0xFF:
@@ -196,6 +212,8 @@ def _jpeg_header(data):
 
 def _bmp_header(data):
     pixel_offset, header_size = struct.unpack_from("<I", data, 10)[0], struct.unpack_from("<I", data, 14)[0]
+    if len(data) < struct.unpack_from("<I", data, 2)[0]:
+        raise BadImage("the BMP is cut off")
     bits, compression = struct.unpack_from("<H", data, 28)[0], struct.unpack_from("<I", data, 30)[0]
     palette = data[14 + header_size:pixel_offset]
     gray = bits == 8 and palette == _GRAY_PALETTE
@@ -203,7 +221,7 @@ def _bmp_header(data):
     return Header("BMP", True if gray else None, None if plain else "{}-bit or packed BMP".format(bits))
 
 
-_GRAY_PALETTE = bytes(value for level in range(256) for value in (level, level, level, 0))
+_GRAY_PALETTE = bytes(value for level in range(256) for value in (level, level, level, 0))  # cv2.imwrite's
 
 
 def _tiff_header(data):
@@ -226,6 +244,8 @@ def _tiff_header(data):
 
 
 def _webp_header(data):
+    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
+        raise BadImage("the WebP is cut off")
     # VP8X is the extended format: alpha, animation, EXIF; VP8L may hold alpha.
     chunk = data[12:16]
     plain = chunk == b"VP8 " or (chunk == b"VP8L" and not data[24] & 0x10)
@@ -274,40 +294,6 @@ def _orientation(exif):
         return 0  # damaged: let the pixels be decided here
 
 
-# -- whole or cut off? Decoders accept much in silence --------------------------
-
-def _check_png(data):
-    """Every chunk is there and its CRC is right, down to IEND."""
-    position = 8
-    while True:
-        if position + 12 > len(data):
-            raise BadImage("the PNG is cut off")
-        (length,) = struct.unpack_from(">I", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
-            raise BadImage("the PNG is cut off")
-        if zlib.crc32(data[position + 4:end]) != struct.unpack_from(">I", data, end)[0]:
-            raise BadImage("the PNG is damaged (CRC of chunk {})".format(
-                data[position + 4:position + 8].decode("latin-1")))
-        if data[position + 4:position + 8] == b"IEND":
-            return
-        position = end + 4
-
-
-def _check_jpeg(data):
-    """The end marker is there; what is between it and the header, the decoder's warnings tell."""
-    if data.rfind(b"\xff\xd9") < 0:
-        raise BadImage("the JPEG is cut off (no end marker)")
-
-
-def _check_webp(data):
-    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
-        raise BadImage("the WebP is cut off")
-
-
-CHECKS = {"PNG": _check_png, "JPEG": _check_jpeg, "WebP": _check_webp}
-
-
 class DecoderNoise:
     """Hears what the C libraries print to stderr while they decode.
 
@@ -317,7 +303,7 @@ class DecoderNoise:
     """
 
     # Said of images whose pixels are right all the same.
-    HARMLESS = ("libpng warning: ", "extraneous bytes before marker")
+    HARMLESS = ("libpng warning: ", "[ WARN:")
 
     def __enter__(self):
         self._file = os.memfd_create("decoder-noise")
@@ -339,7 +325,7 @@ class DecoderNoise:
         text = os.pread(self._file, size - self._taken, self._taken).decode("utf-8", "replace")
         self._taken = size
         return next((line.strip() for line in text.splitlines()
-                     if line.strip() and not any(harmless in line for harmless in self.HARMLESS)), None)
+                     if line.strip() and not line.startswith(self.HARMLESS)), None)
 
 
 class PixelStatistics:

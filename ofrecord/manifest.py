@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 from dataclasses import dataclass
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from .cli import InputError
 from .record import BadRecord, read_record, split_records
@@ -47,6 +47,8 @@ class Manifest:
     is 1 (gray) or 3 (colour). ``mean`` and ``std`` are over all pixels, one
     figure a channel (R, G, B), in 0 to 255. ``labels`` counts the records of
     each label. ``class_names`` is None where labels are only numbers.
+    ``left_out`` lists the bad images, ``{"file", "reason"}``, that the user
+    had left out.
     """
 
     parts: List[Part]
@@ -58,6 +60,7 @@ class Manifest:
     std: List[float]
     labels: Dict[int, int]
     class_names: Optional[List[str]] = None
+    left_out: Sequence[Dict[str, str]] = ()
 
     @property
     def records(self):
@@ -88,6 +91,7 @@ class Manifest:
             "pixels": {"mean": self.mean, "std": self.std},
             "classes": {"count": self.classes, "names": self.class_names},
             "labels": {str(label): self.labels[label] for label in sorted(self.labels)},
+            "left_out": list(self.left_out),
             "parts": [vars(part) for part in self.parts],
         }
         fields["sha256"] = _digest(fields)
@@ -99,19 +103,22 @@ class Manifest:
         try:
             fields = json.loads(text)
             layout, digest = fields["layout"], fields.pop("sha256")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError("it is not a manifest of this converter")
         if layout != LAYOUT:
             raise ValueError("its layout is {!r} and this version reads layout {}".format(layout, LAYOUT))
         if digest != _digest(fields):
             raise ValueError("it was changed or damaged after it was written")
-        image, pixels = fields["image"], fields["pixels"]
-        return cls(parts=[Part(**part) for part in fields["parts"]],
-                   image_format=image["format"], channels=image["channels"],
-                   width=image["width"], height=image["height"],
-                   mean=pixels["mean"], std=pixels["std"],
-                   labels={int(label): count for label, count in fields["labels"].items()},
-                   class_names=fields["classes"]["names"])
+        try:
+            image, pixels = fields["image"], fields["pixels"]
+            return cls(parts=[Part(**part) for part in fields["parts"]],
+                       image_format=image["format"], channels=image["channels"],
+                       width=image["width"], height=image["height"],
+                       mean=pixels["mean"], std=pixels["std"],
+                       labels={int(label): count for label, count in fields["labels"].items()},
+                       class_names=fields["classes"]["names"], left_out=fields["left_out"])
+        except (KeyError, TypeError):
+            raise ValueError("it was written by another version of this converter")
 
 
 def _digest(fields):

@@ -72,22 +72,25 @@ def split_records(buffer):
         index += 1
 
 
-def read_record(serialized, index=0):
+def read_record(serialized, index=0, image_feature=IMAGE_FEATURE, label_feature=LABEL_FEATURE):
     """The encoded image (bytes) and the label (int) of one serialized record.
 
-    Raises BadRecord where it is no OFRecord or has not exactly one of each.
+    The label is an int32 list with one value; an int64 list, which other
+    converters write, is read too. Raises BadRecord where it is no OFRecord or
+    has not exactly one of each.
     """
     try:
         feature = OFRecord.FromString(serialized).feature
+        names = sorted(feature)
     except Exception as error:  # protobuf's DecodeError, or a UnicodeDecodeError of a name
         raise BadRecord(index, "it is not an OFRecord ({})".format(error))
-    for name in (IMAGE_FEATURE, LABEL_FEATURE):
-        if name not in feature:
-            raise BadRecord(index, "it has no feature {!r}, only {}".format(name, sorted(feature)))
-    images = feature[IMAGE_FEATURE].bytes_list.value
-    labels = feature[LABEL_FEATURE].int32_list.value
+    for name in (image_feature, label_feature):
+        if name not in names:
+            raise BadRecord(index, "it has no feature {!r}, only {}".format(name, names))
+    images = feature[image_feature].bytes_list.value
+    labels = feature[label_feature].int32_list.value or feature[label_feature].int64_list.value
     if len(images) != 1 or not images[0]:
-        raise BadRecord(index, "its feature {!r} is not a bytes list with one image".format(IMAGE_FEATURE))
+        raise BadRecord(index, "its feature {!r} is not a bytes list with one image".format(image_feature))
     if len(labels) != 1:
-        raise BadRecord(index, "its feature {!r} is not an int32 list with one label".format(LABEL_FEATURE))
+        raise BadRecord(index, "its feature {!r} is not an int32 list with one label".format(label_feature))
     return images[0], labels[0]

@@ -14,7 +14,7 @@ import shutil
 import signal
 from contextlib import contextmanager
 
-from .cli import InputError, talk
+from .cli import InputError, some, talk
 from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, PART_PATTERN
 
 # In the staging folder: the manifest of the dataset that is being replaced.
@@ -155,12 +155,12 @@ def check_target(save_dir, part_names):
     names = [name for name in os.listdir(save_dir) if not name.startswith(".")]
     if names and not ours and not os.path.isdir(staging):
         raise InputError("--save_dir {} is not empty and holds no dataset of this converter ({}): "
-                         "choose another folder or empty it".format(save_dir, _some(names)))
+                         "choose another folder or empty it".format(save_dir, some(names)))
     strangers = [name for name in names if name not in ours and
                  (PART_PATTERN.match(name) or name in part_names)]
     if strangers:
         raise InputError("--save_dir {} holds part files that are not of the dataset there ({}): "
-                         "choose another folder or move them away".format(save_dir, _some(strangers)))
+                         "choose another folder or move them away".format(save_dir, some(strangers)))
     return {name for name in ours if name in names}
 
 
@@ -225,7 +225,3 @@ def _remove_file(path):
     except FileNotFoundError:
         pass
 
-
-def _some(names):
-    names = sorted(names)
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

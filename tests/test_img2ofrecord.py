@@ -239,7 +239,7 @@ def test_all_problems_are_reported_together(project):
     assert result.code == 2
     errors = result.err.splitlines()
     assert [sum("missing%d.png" % index in line for line in errors) for index in range(25)] == [1] * 20 + [0] * 5
-    assert "and 5 more" in errors[20] and "25 of 75 images" in errors[21] and len(errors) == 22
+    assert "and 5 more" in errors[20] and "25 images are no good" in errors[21] and len(errors) == 22
     assert not (project / "dataset").exists()
 
 

@@ -22,8 +22,9 @@ def block(start):
 def followed(tmp_path_factory):
     """A clone, in which the README's `python …` commands were typed. {command: Result}."""
     clone = tmp_path_factory.mktemp("clone")
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=str(PROJECT), stdout=subprocess.PIPE,
-                           check=True, encoding="utf-8").stdout.split("\n")
+    git = subprocess.run(["git", "ls-files"], cwd=str(PROJECT), stdout=subprocess.PIPE, encoding="utf-8")
+    files = git.stdout.split("\n") if git.returncode == 0 else [  # a downloaded archive
+        str(path.relative_to(PROJECT)) for path in PROJECT.rglob("*") if path.is_file() and ".venv" not in path.parts]
     for name in filter(None, files):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_bytes((PROJECT / name).read_bytes())
