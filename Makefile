@@ -7,6 +7,7 @@
 # Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
 
 PYTHON_RUN = .venv/bin/python
+TESTS = tests
 
 .PHONY: train test gpu picture bench venv venv-test clean
 

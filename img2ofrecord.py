@@ -28,7 +28,6 @@ import re
 import time
 from collections import Counter, namedtuple
 from contextlib import closing
-from functools import partial
 
 import cv2
 from tqdm import tqdm
@@ -227,10 +226,11 @@ def pack_chunk(image_root, target, samples):
     """
     packed, saved, problems = io.BytesIO(), [], []
     sizes, pixels, reasons = set(), PixelStatistics(target.channels), Counter()
+    folder = os.path.join(image_root, "")  # ends in a slash
     with DecoderNoise() as noise:
         for name, label in samples:
             try:
-                image = encode(read_file(os.path.join(image_root, name)), target, noise)
+                image = encode(read_file(folder + name), target, noise)
             except FileNotFoundError:
                 problems.append((name, "has a label but does not exist"))
             except OSError as error:
@@ -264,10 +264,14 @@ def pack_all(samples, sizes, target, args, close_in_workers=()):
         start = 0
         for size in sizes:
             for first in range(start, start + size, step):
-                yield samples[first:min(first + step, start + size)]
+                yield first, min(first + step, start + size)
             start += size
 
-    return ordered_map(partial(pack_chunk, args.image_root, target), jobs(), args.workers, close_in_workers)
+    def pack(job):
+        first, last = job
+        return pack_chunk(args.image_root, target, samples[first:last])
+
+    return ordered_map(pack, jobs(), args.workers, close_in_workers)
 
 
 def mean_file_size(samples, image_root):

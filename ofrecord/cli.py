@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 import traceback
+from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -60,6 +62,16 @@ def talk(message, level=None):
         program = os.path.basename(sys.argv[0]) or "python"
         message = "{}: {}: {}".format(program, level, one_line(message))
     print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def uninterrupted():
+    """Ctrl-C waits until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run(main):

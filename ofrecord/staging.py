@@ -11,10 +11,8 @@ import errno
 import fcntl
 import os
 import shutil
-import signal
-from contextlib import contextmanager
 
-from .cli import InputError, some, talk
+from .cli import InputError, some, talk, uninterrupted
 from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, PART_PATTERN
 
 # In the staging folder: the manifest of the dataset that is being replaced.
@@ -193,16 +191,6 @@ def writing_error(save_dir, error):
 def _is_writing_error(error):
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
                            errno.EFBIG, errno.EIO, errno.ENOTDIR, errno.EEXIST)
-
-
-@contextmanager
-def uninterrupted():
-    """Ctrl-C waits until the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def flush_to_disk(file):

@@ -3,14 +3,14 @@
 import ctypes
 import os
 import signal
+import traceback
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 
-from .cli import InputError
+from .cli import InputError, uninterrupted
 
-# Jobs handed out ahead of the one whose result is awaited, per worker: enough
-# that none idles, few enough that results do not pile up in memory.
+# Jobs handed to a worker ahead of the one whose result is awaited: enough that
+# none idles, few enough that results do not pile up in memory.
 JOBS_AHEAD = 3
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -19,35 +19,78 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def ordered_map(function, jobs, workers, close_in_workers=()):
     """Yield ``function(job)`` for each job, in order; with 1 worker in this process.
 
-    ``close_in_workers`` are file descriptors that the worker processes must
-    not keep open (a lock, say). Raises InputError where a worker is killed.
+    Jobs should be small (they wait in a pipe); ``function`` may be anything,
+    a closure over large data too, as the workers are forked with it. What it
+    raises is raised here. ``close_in_workers`` are file descriptors that the
+    workers must not keep open (a lock, say). Ending the generator ends the
+    workers, whatever they are at. Raises InputError where a worker is killed.
+
+    (concurrent.futures would do the same, but leaves workers behind, and the
+    whole process hanging, where a second Ctrl-C comes while it shuts down.)
     """
     if workers == 1:
-        for job in jobs:
-            yield function(job)
+        yield from map(function, jobs)
         return
-    waiting = deque()
-    with ProcessPoolExecutor(workers, initializer=_start_worker,
-                             initargs=(os.getpid(), tuple(close_in_workers))) as pool:
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(function, job))
-                if len(waiting) >= JOBS_AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise InputError("a worker process was killed, perhaps for lack of memory: try --workers 1")
-        finally:
-            for future in waiting:
-                future.cancel()
+    context = get_context("fork")
+    processes, pipes, waiting = [], [], deque()
+    try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, daemon=True,
+                                      args=(function, theirs, os.getpid(), [ours.fileno(), *close_in_workers]))
+            with uninterrupted():  # until the worker ignores Ctrl-C
+                process.start()
+                processes.append(process)
+                pipes.append(ours)
+            theirs.close()
+        for number, job in enumerate(jobs):
+            pipe = pipes[number % workers]
+            _send(pipe, job)
+            waiting.append(pipe)
+            if len(waiting) >= JOBS_AHEAD * workers:
+                yield _receive(waiting.popleft())
+        while waiting:
+            yield _receive(waiting.popleft())
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
 
 
-def _start_worker(parent, descriptors):
-    """Let the parent alone answer Ctrl-C, and end with it however it ends."""
+KILLED = "a worker process was killed, perhaps for lack of memory: try --workers 1"
+
+
+def _send(pipe, job):
+    try:
+        pipe.send(job)
+    except ConnectionError:
+        raise InputError(KILLED)
+
+
+def _receive(pipe):
+    try:
+        result, error, where = pipe.recv()
+    except (EOFError, ConnectionError):
+        raise InputError(KILLED)
+    if error is not None:
+        raise error from RuntimeError("in a worker process:\n" + where)
+    return result
+
+
+def _work(function, pipe, parent, descriptors):
+    """A worker's life. It leaves Ctrl-C to the parent, and ends with it however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
     for descriptor in descriptors:
         os.close(descriptor)
+    while True:
+        job = pipe.recv()
+        try:
+            answer = function(job), None, None
+        except Exception as error:
+            answer = None, error, traceback.format_exc()
+        pipe.send(answer)

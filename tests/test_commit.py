@@ -141,19 +141,30 @@ def test_killed_at_every_step_of_the_commit(many, tmp_path, old):
     assert (not old or states[0] == "old") and states[-1] == "new"
 
 
+@pytest.mark.parametrize("presses", [1, 4])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c(many, tmp_path, workers):
+def test_ctrl_c(many, tmp_path, workers, presses):
+    """At once and some time later; pressed again and again it may end with a signal, but it ends."""
     folder = tmp_path / "d"
     assert convert(many, folder, "old.txt").code == 0
     before = snapshot(tmp_path)
-    process = start(many, folder, "new.txt", "--progress", "lines", "--workers", workers)
-    while b"feature saved" not in process.stdout.readline():
-        pass
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
-    _, err = process.communicate(timeout=30)
-    if process.returncode != 0:  # it may have been at its end already
-        assert process.returncode == 130 and err.decode().splitlines() == ["img2ofrecord.py: error: interrupted"], err
-        assert snapshot(tmp_path) == before
+    for pause in (0, 0.02, 0.05):
+        process = start(many, folder, "new.txt", "--progress", "lines", "--workers", workers)
+        while b"feature saved" not in process.stdout.readline():
+            pass
+        time.sleep(pause)
+        for _ in range(presses):
+            os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
+            time.sleep(0.003)
+        _, err = process.communicate(timeout=30)  # it ends, its workers too: they hold stderr open
+        if process.returncode == 0:  # it was at its end already
+            assert convert(many, folder, "old.txt").code == 0
+        elif presses == 1:
+            assert process.returncode == 130, err
+            assert err.decode().splitlines() == ["img2ofrecord.py: error: interrupted"]
+            assert snapshot(tmp_path) == before
+        else:
+            check_dataset(str(folder), hashes="always")
 
 
 def test_a_killed_worker_is_an_error(many, tmp_path):

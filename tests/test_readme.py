@@ -83,7 +83,7 @@ def test_the_tree_is_the_tree(followed):
     for name in re.findall(r"^├── ([\w./]+)", tree, re.M):
         assert (followed[0] / name).exists(), name
     shown = {re.split(r"[/]", name)[0] for name in re.findall(r"^[├└]── ([\w./]+)", tree, re.M)}
-    hidden_by_intent = {"README.md", "Makefile", "requirements.txt", "pytest.ini", "__pycache__"}
+    hidden_by_intent = {"README.md", "Makefile", "requirements.txt", "__pycache__"}
     assert {path.name for path in followed[0].iterdir() if path.name[0] != "."} - hidden_by_intent == shown
 
 
