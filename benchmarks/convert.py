@@ -1,7 +1,8 @@
 """How fast is img2ofrecord.py, and how much memory does it take?
 
-Whole processes, timed side by side on warm files, in turn (A B C, A B C …), so
-that a machine whose speed drifts drifts for all. Prints Markdown tables.
+Whole processes, timed side by side in turn (A B C, A B C …), each on files
+that were read just before; the ratios are of runs of the same turn. So a
+machine whose speed drifts drifts for all. Prints Markdown tables.
 
     make bench                       all of it (20 minutes on two cores)
     make bench MNIST=DIR             with the real MNIST: DIR has its four .gz files
@@ -67,7 +68,7 @@ def small(folder, images, labels, args):
     ways["img2ofrecord.py, 1 worker"] = ours + ["--workers", "1"]
     ways["**img2ofrecord.py**, every image checked"] = ours
     print("{:,} small PNG files to a dataset:\n".format(args.images))
-    table(ways, args.images, out, args.rounds)
+    table(ways, args.images, images, out, args.rounds)
 
 
 def large(folder, args):
@@ -87,7 +88,8 @@ def large(folder, args):
                           ("to JPEG resized to 256x192", ["--img_format", ".jpg", "--size", "256x192"])):
         ours = CONVERT + ["--image_root", photos, "--label_dir", folder / "photos.txt", "--save_dir", out] + options
         print("{} JPEG photos of 2000x1500 {}:\n".format(count, what))
-        table({"1 worker": ours + ["--workers", "1"], "2 workers": ours + ["--workers", "2"]}, count, out, args.rounds)
+        table({"1 worker": ours + ["--workers", "1"], "2 workers": ours + ["--workers", "2"]}, count, photos, out,
+              args.rounds)
 
 
 def memory(folder, images, labels):
@@ -136,22 +138,25 @@ def make_small(folder, args):
     return images, folder / "labels.txt"
 
 
-def table(ways, images, out, rounds):
-    """Run each way once to warm up and then ``rounds`` times in turn; print medians and ratios to the last."""
+def table(ways, count, images, out, rounds):
+    """Run each way once to warm up and then ``rounds`` times in turn; print medians, and ratios to the last way."""
     times, peaks = {name: [] for name in ways}, {}
     for turn in range(rounds + 1):
         for name, command in ways.items():
             shutil.rmtree(str(out), ignore_errors=True)
+            for path in images.iterdir():
+                path.read_bytes()
             seconds, peaks[name] = timed(command)
             if turn:
                 times[name].append(seconds)
     shutil.rmtree(str(out), ignore_errors=True)
-    best = statistics.median(times[list(ways)[-1]])
+    last = times[list(ways)[-1]]
     print("| way | seconds | images/s | times as long as the last | peak memory |\n|---|---|---|---|---|")
     for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print("| {} | {:.2f} ({:.2f} to {:.2f}) | {:,.0f} | {:.1f} | {:.0f} MB |".format(
-            name, median, min(seconds), max(seconds), images / median, median / best, peaks[name]))
+        ratios = [one / other for one, other in zip(seconds, last)]
+        print("| {} | {:.2f} ({:.2f} to {:.2f}) | {:,.0f} | {:.1f} ({:.1f} to {:.1f}) | {:.0f} MB |".format(
+            name, statistics.median(seconds), min(seconds), max(seconds), count / statistics.median(seconds),
+            statistics.median(ratios), min(ratios), max(ratios), peaks[name]))
     print(flush=True)
 
 

@@ -62,11 +62,10 @@ Header = namedtuple("Header", "kind gray oddity")
 def encode(data, target, noise=None):
     """Return what to store for a file's bytes, as Encoded.
 
-    ``noise`` is a DecoderNoise that hears what the decoder says meanwhile.
-    Raises BadImage, and ColorImage as Target says.
+    ``noise`` is a DecoderNoise that hears what the decoder says meanwhile;
+    what it said of an image that raised BadImage is the caller's to take.
+    Raises ColorImage as Target says.
     """
-    if noise:
-        noise.take()  # what the image before, a bad one, left
     header = read_header(data)
     pixels = decode(data, cv2.IMREAD_GRAYSCALE if target.channels == 1 else cv2.IMREAD_COLOR)
     gray = header.gray
