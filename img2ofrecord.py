@@ -18,7 +18,7 @@ was wrong, in one line; the dataset that was there before is then untouched.
 
 from ofrecord.environment import check_environment
 
-check_environment()
+check_environment(__name__)
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ from functools import lru_cache
 import cv2
 from tqdm import tqdm
 
-from ofrecord.cli import ArgumentParser, InputError, InputErrors, run, some, talk
+from ofrecord.cli import ArgumentParser, InputError, InputErrors, run, say, some, talk
 from ofrecord.images import (DEFAULT_QUALITY, FORMATS, BadImage, ColorImage, DecoderNoise, PixelStatistics, Target,
                              encode, mean_and_std)
 from ofrecord.labels import list_images, read_class_folders, read_label_file
@@ -57,7 +57,7 @@ def main():
     with Staging(args.save_dir, [file for file, _ in part_files]) as staging:
         manifest = write_dataset(samples, part_files, target, left_out, staging, args)
         staging.commit(manifest)
-    print("Process image successfully !!!")
+    say("Process image successfully !!!")
 
 
 def parse_args():
@@ -128,12 +128,12 @@ def image_size(text):
 
 
 def print_config(args):
-    print("The image root is: ", args.image_root)
-    print("The amount of OFRecord data part is: ", args.part_num)
-    print("The directory of Labels is: ", args.image_root if args.class_folders else args.label_dir)
-    print("The image format is: ", args.img_format)
-    print("The OFRecord save directory is: ", args.save_dir)
-    print("Start Processing......")
+    say("The image root is:  {}".format(args.image_root),
+        "The amount of OFRecord data part is:  {}".format(args.part_num),
+        "The directory of Labels is:  {}".format(args.image_root if args.class_folders else args.label_dir),
+        "The image format is:  {}".format(args.img_format),
+        "The OFRecord save directory is:  {}".format(args.save_dir),
+        "Start Processing......")
 
 
 # -- labels ---------------------------------------------------------------------
@@ -153,6 +153,8 @@ def read_labels(args):
         why = "{:,} images in {} have no label and are left out: {}"
     if unused:
         talk(why.format(len(unused), args.image_root, some(unused)), "warning")
+    if min(samples.labels) < 0:
+        talk("there are labels below 0, which are no classes: lenet_train.py will not train on them", "warning")
     if args.shuffle:
         order = list(range(len(samples)))
         random.Random(args.seed or 0).shuffle(order)
@@ -169,16 +171,17 @@ def encode_img_file(filename, ext=".jpg"):
     encoded. Gray stays gray. Raises BadImage for what is no whole image and
     OSError for a file that cannot be read.
     """
-    data = read_file(filename)
-    try:
-        return encode(data, Target(ext, channels=1, only_gray=True, size=None, quality=DEFAULT_QUALITY)).data
-    except ColorImage:
-        return encode(data, Target(ext, channels=3, only_gray=False, size=None, quality=DEFAULT_QUALITY)).data
+    data, gray = read_file(filename), Target(ext, channels=1, only_gray=True, size=None, quality=DEFAULT_QUALITY)
+    with DecoderNoise() as noise:
+        try:
+            return encode(data, gray, noise).data
+        except ColorImage:
+            return encode(data, gray._replace(channels=3, only_gray=False), noise).data
 
 
 def read_file(filename):
     """A file's bytes, without the two thirds of the time that open() takes for small ones."""
-    descriptor = os.open(filename, os.O_RDONLY)
+    descriptor = os.open(filename, os.O_RDONLY | os.O_NONBLOCK)  # a pipe with an image's name is empty, not endless
     try:
         pieces = [os.read(descriptor, 2**16)]
         while len(pieces[-1]) == 2**16:
@@ -407,9 +410,9 @@ def dry_run(samples, target, args):
         part_files = plan_parts(records, args)
         check_target(args.save_dir, [name for name, _ in part_files])
         sizes = sorted({size for _, size in part_files})
-        print("Dry run: {:,} {} images in {:,} classes, {:,} bytes, {} in each of {:,} parts; nothing was written"
-              .format(records, "gray" if len(totals.histogram) == 1 else "colour", len(set(samples.labels)),
-                      totals.bytes, " or ".join(map(str, sizes)), len(part_files)))
+        say("Dry run: {:,} {} images in {:,} classes, {:,} bytes, {} in each of {:,} parts; nothing was written"
+            .format(records, "gray" if len(totals.histogram) == 1 else "colour", len(set(samples.labels)),
+                    totals.bytes, " or ".join(map(str, sizes)), len(part_files)))
     except InputError as error:
         problems.append(str(error))
     totals.report()
@@ -481,8 +484,7 @@ class Progress:
             fresh = chunk.saved[self._skip:]
             self._skip -= len(chunk.saved) - len(fresh)
             self._named += len(fresh)
-            for name in fresh:
-                print("{} feature saved".format(os.path.join(self._root, name)))
+            say(*("{} feature saved".format(os.path.join(self._root, name)) for name in fresh))
 
     def start_again(self):
         self._skip = self._named

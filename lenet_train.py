@@ -13,10 +13,11 @@ overrides it. Read main() first: dataset -> reader -> decoders -> LeNet -> loop.
 
 from ofrecord.environment import check_environment
 
-check_environment()
+check_environment(__name__)
 
 import math
 import os
+import re
 import time
 
 import numpy as np
@@ -25,9 +26,10 @@ from tqdm import tqdm
 from lenet.config import parse_config
 from lenet.device import choose_device
 from lenet.engine import flow
-from ofrecord.cli import InputError, run, talk
+from ofrecord.cli import InputError, run, say, talk
 from ofrecord.manifest import check_dataset
 from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE
+from ofrecord.staging import dataset_in_use
 
 nn = flow.nn
 functional = flow.nn.functional
@@ -35,7 +37,11 @@ functional = flow.nn.functional
 
 def main():
     config = parse_config()
-    dataset = check_dataset(config.dataset_dir, config.check_hashes)
+    with dataset_in_use(config.dataset_dir):
+        run_training(config, check_dataset(config.dataset_dir))
+
+
+def run_training(config, dataset):
     check_fit(config, dataset)
     device = choose_device(config.device)
     flow.manual_seed(config.seed)
@@ -52,14 +58,26 @@ def main():
 
 
 def check_fit(config, dataset):
-    """Can this dataset be trained on as configured? Raises InputError."""
+    """Can this dataset be trained on as configured, in this machine's memory? Raises InputError."""
     if config.batch_size > dataset.records:
         raise InputError("batch_size {} is larger than the dataset: {} has {} images"
                          .format(config.batch_size, config.dataset_dir, dataset.records))
     if dataset.width is None and config.image_size is None:
         raise InputError("the images in {} differ in size: say what to resize them to with --image_size"
                          .format(config.dataset_dir))
-    if config.picture and not (config.picture.endswith(".png") and os.path.isdir(os.path.dirname(config.picture) or ".")):
+    width, height = (config.image_size or dataset.width), (config.image_size or dataset.height)
+    if min(width, height) < 4:
+        raise InputError("images of {}x{} are too small for LeNet, which halves them twice: "
+                         "resize them to 4 at least with --image_size".format(width, height))
+    parameters = 512 * (64 * (width // 4) * (height // 4) + dataset.classes)
+    activations = config.batch_size * width * height * 4 * (32 + 16)  # after both convolutions and their ReLUs
+    needed = 16 * parameters + 4 * activations  # bytes; Adam keeps a gradient and two moments for each weight
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > 0.8 * memory:
+        raise InputError("LeNet for images of {}x{} and {:,} classes, in batches of {}, needs about {:,.0f} GB and this "
+                         "machine has {:,.0f}: try a smaller --image_size".format(
+                             width, height, dataset.classes, config.batch_size, needed / 1e9, memory / 1e9))
+    if config.picture and not (re.match(r".*[^/]\.png\Z", config.picture) and os.path.isdir(os.path.dirname(config.picture) or ".")):
         raise InputError("picture {}: it must be a .png file in a folder that exists".format(config.picture))
 
 
@@ -232,9 +250,11 @@ def train_step(model, optimizer, images, labels, augment):
 def print_losses(losses, first_step):
     """Print float32 (n,) losses a line each, as the tutorial does: ``[6.778578]``; return them as a list."""
     for step, loss in enumerate(losses, start=first_step):
-        tqdm.write(str(losses[step - first_step:step - first_step + 1]))  # keeps clear of the progress bar
+        with tqdm.external_write_mode():  # clear of the progress bar
+            say(str(losses[step - first_step:step - first_step + 1]))  # an array of one prints as [6.778578]
         if not math.isfinite(loss):
             raise InputError("the loss is {} at step {}: try a lower --learning_rate".format(loss, step))
+    say(flush=True)  # kept, whatever comes
     return losses.tolist()
 
 

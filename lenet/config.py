@@ -18,8 +18,8 @@ def one_of(*choices):
     return restricted_string_type(name, "^({})$".format("|".join(choices)), docstring=name)
 
 
-HashChecks = one_of("auto", "always", "never")
 Device = one_of("auto", "cuda", "cpu")
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)], docstring="what OneFlow takes, 0 to below 2**63")
 Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)], docstring="from 0 up to, not including, 1")
 
 
@@ -29,7 +29,6 @@ class TrainConfig:
 
     Args:
         dataset_dir: folder of the OFRecord dataset to train on
-        check_hashes: compare every part's SHA-256 before training: always, never, or auto (up to 1 GiB)
         batch_size: images per step
         steps: optimizer updates
         learning_rate: Adam's step size
@@ -44,7 +43,6 @@ class TrainConfig:
     """
 
     dataset_dir: str
-    check_hashes: HashChecks
     batch_size: PositiveInt
     steps: PositiveInt
     learning_rate: PositiveFloat
@@ -52,7 +50,7 @@ class TrainConfig:
     augment: bool
     shuffle_buffer: NonNegativeInt
     image_size: Optional[PositiveInt]
-    seed: NonNegativeInt
+    seed: Seed
     device: Device
     fetch_every: PositiveInt
     picture: Optional[str]
@@ -68,7 +66,10 @@ def parse_config(arguments=None):
                      description="Train LeNet on an OFRecord dataset with OneFlow.")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file whose values replace the defaults")
     parser.add_class_arguments(TrainConfig, as_group=False)
-    values = parser.parse_args(arguments)
+    try:
+        values = parser.parse_args(arguments)
+    except (UnicodeDecodeError, AttributeError, RecursionError) as error:
+        raise InputError("cannot understand the configuration file: {}".format(error))
     return parser.instantiate_classes(values)
 
 

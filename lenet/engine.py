@@ -25,10 +25,12 @@ def import_oneflow():
 
     What it writes straight to file descriptor 2 meanwhile ("libibverbs not
     available") is dropped, unless the import fails. Its SIGINT handler, which
-    exits without running any ``finally``, is replaced by Python's own.
+    exits without running any ``finally``, is replaced by the one that was there.
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    handler = signal.getsignal(signal.SIGINT)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the handler is ours again
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as noise:
@@ -42,7 +44,8 @@ def import_oneflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return oneflow
 
 

@@ -2,7 +2,7 @@
 
 from .environment import check_environment
 
-check_environment()
+check_environment(__name__)
 
 import mmap
 import os

@@ -53,6 +53,19 @@ def some(names):
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
+def say(*lines, flush=False):
+    """Print lines of results to stdout. Raises InputError where they cannot be written (a full disk)."""
+    try:
+        for line in lines:
+            print(line)
+        if flush and sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError("cannot write to stdout: {}".format(error.strerror))
+
+
 def talk(message, level=None):
     """Say something to the person at the terminal: stderr, never stdout.
 
@@ -61,7 +74,10 @@ def talk(message, level=None):
     if level:
         program = os.path.basename(sys.argv[0]) or "python"
         message = "{}: {}: {}".format(program, level, one_line(message))
-    print(message, file=sys.stderr, flush=True)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:  # a full disk behind 2>: nowhere to say it
+        pass
 
 
 @contextmanager
@@ -80,11 +96,14 @@ def run(main):
     0: done. 2: bad input, one line (or twenty and a count). 130: Ctrl-C.
     1: a fault of this program, with its traceback. Never returns.
     """
-    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
-        stream.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if stream:  # None where it was closed
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see check_environment
         main()
-        sys.stdout.flush()
+        say(flush=True)
         code = 0
     except InputErrors as error:
         for problem in error.problems[:SHOWN_PROBLEMS]:
@@ -99,14 +118,21 @@ def run(main):
         talk(error, "error")
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         talk("interrupted", "error")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our stdout left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        talk("stopped, as nobody reads stdout any more")
         code = EXIT_BROKEN_PIPE
     except SystemExit as stop:  # --help
         code = stop.code
     except Exception:  # a fault of ours
         traceback.print_exc()
         code = 1
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to tidy up
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:  # what could not be written has been reported, or nobody wants it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

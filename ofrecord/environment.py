@@ -6,6 +6,7 @@ therefore stay readable for old Pythons (2.7 too) and import only what they have
 """
 
 import os
+import signal
 import sys
 
 # The wheels of OneFlow 0.9.0 that this project is tested with. (There is one
@@ -24,8 +25,15 @@ CUDA_LIBRARIES = {
 }
 
 
-def check_environment():
-    """Leave with exit code 2 and one line where the scripts cannot run here."""
+def check_environment(module):
+    """Leave with exit code 2 and one line where the scripts cannot run here.
+
+    In a script (``module`` is its ``__name__``) Ctrl-C waits from here until
+    run() answers it: libraries that are being imported answer it badly.
+    """
+    if module == "__main__" and hasattr(signal, "pthread_sigmask"):
+        # Before the first import that starts threads, as they would hear it instead.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     problem = find_problem()
     if problem:
         sys.stderr.write("{}: error: {}\n".format(os.path.basename(sys.argv[0]), problem))
@@ -40,7 +48,8 @@ def find_problem():
                 .format(version[0], version[1], sys.executable, REMEDY))
     for module, package in (("oneflow", "oneflow"), ("cv2", "opencv-python-headless"),
                             ("numpy", "numpy"), ("google.protobuf", "protobuf"),
-                            ("tqdm", "tqdm"), ("jsonargparse", "jsonargparse")):
+                            ("tqdm", "tqdm"), ("jsonargparse", "jsonargparse"), ("yaml", "PyYAML"),
+                            ("matplotlib", "matplotlib")):
         if not is_installed(module):
             return ("{} is not installed for {}: {}".format(package, sys.executable, REMEDY))
     if not has_engine():

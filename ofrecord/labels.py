@@ -119,6 +119,14 @@ def _is_integer(text):
     return text.lstrip("+-").isdecimal() and text.isascii()
 
 
+def _is_file_name(name):
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
+        return False
+    return True
+
+
 class _LabelFile:
     """What label files of any form have in common: checks of each name and label."""
 
@@ -139,7 +147,7 @@ class _LabelFile:
             name = os.path.normpath(name)
             if name.startswith(("/", "../")) or name in (".", ".."):
                 return self.problem(line, "the name {!r} is not inside the image root".format(name))
-        if "\0" in name:
+        if "\0" in name or not _is_file_name(name):
             return self.problem(line, "the name {!r} cannot be a file's".format(name))
         first = self._lines.setdefault(name, line)
         if len(self._lines) == len(self._labels):

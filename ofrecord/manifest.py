@@ -23,11 +23,10 @@ LAYOUT = 1  # raised when a reader of the old layout would misread the new one
 PART_PREFIX = "part-"
 PART_PATTERN = re.compile(re.escape(PART_PREFIX) + r"\d+\Z")
 
-# Above this many bytes, "auto" trusts sizes and framing and leaves the hashes
-# alone: SHA-256 reads 0.5 to 2 GB a second on one core.
-AUTO_HASH_LIMIT = 2**30
-
-CONVERT = "python img2ofrecord.py"
+# What to do about a dataset that is damaged: the converter replaces what it
+# wrote itself, and nothing else.
+CONVERT = "convert the images again with img2ofrecord.py"
+REMOVE_AND_CONVERT = "remove the folder, or name another, and " + CONVERT
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Manifest:
     @property
     def classes(self):
         """How many classes: labels count from 0, so one more than the largest."""
-        return len(self.class_names) if self.class_names else max(self.labels) + 1
+        return len(self.class_names) if self.class_names else max(max(self.labels) + 1, 0)
 
     @property
     def part_name_suffix_length(self):
@@ -142,80 +141,79 @@ def load_manifest(folder):
     path = os.path.join(folder, MANIFEST_NAME)
     if not os.path.isdir(folder):
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise InputError("no dataset: {} {}; make one first: {}".format(folder, what, CONVERT))
+        raise InputError("no dataset: {} {}; make one first with img2ofrecord.py".format(folder, what))
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except FileNotFoundError:
         if os.path.isdir(os.path.join(folder, STAGING_NAME)):
-            reason = "its conversion was not finished, or still runs"
+            raise InputError("{} is not a finished dataset: its conversion was stopped, or still runs; {}"
+                             .format(folder, CONVERT))
         elif any(PART_PATTERN.match(name) for name in os.listdir(folder)):
             reason = "it has part files but no {}, the mark of a finished dataset".format(MANIFEST_NAME)
         else:
             reason = "there is no {} in it".format(MANIFEST_NAME)
-        raise InputError("{} is not a finished dataset: {}; make it again: {}".format(folder, reason, CONVERT))
+        raise InputError("{} is not a finished dataset: {}; {}".format(folder, reason, REMOVE_AND_CONVERT))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("cannot read {}: {}".format(path, getattr(error, "strerror", None) or error))
     try:
         return Manifest.from_json(text)
     except ValueError as error:
-        raise InputError("{}: {}; make the dataset again: {}".format(path, error, CONVERT))
+        raise InputError("{}: {}; {}".format(path, error, REMOVE_AND_CONVERT))
 
 
-def check_dataset(folder, hashes="auto"):
+def check_dataset(folder, hashes=True):
     """Load a dataset's manifest and hold the folder against it; return the manifest.
 
     OneFlow aborts the whole process on a missing part, a cut-off record or a
     damaged image, so all of it is looked at here first: the parts are there,
     no other is, sizes agree, every record is framed and has an image and a
-    label, labels are classes. ``hashes`` "always" also reads every byte
-    and compares SHA-256, "never" does not, "auto" does up to AUTO_HASH_LIMIT
-    bytes in all.
-    Raises InputError for the first thing that is wrong.
+    label, labels are classes, and every byte is as the converter, which
+    decoded every image, wrote it (SHA-256, about a second for a gigabyte;
+    ``hashes`` False leaves this out). Raises InputError for the first thing that is wrong.
     """
     manifest = load_manifest(folder)
     listed = {part.file for part in manifest.parts}
     for name in sorted(os.listdir(folder)):
         if PART_PATTERN.match(name) and name not in listed:
-            raise InputError("{}/{} is not part of this dataset ({} does not list it): move it away, "
-                             "or make the dataset again: {}".format(folder.rstrip("/"), name, MANIFEST_NAME, CONVERT))
-    with_hashes = hashes == "always" or (hashes == "auto" and manifest.bytes <= AUTO_HASH_LIMIT)
+            raise InputError("{} is not part of this dataset ({} does not list it): move it away"
+                             .format(os.path.join(folder, name), MANIFEST_NAME))
     labels = {}
     for part in manifest.parts:
         path = os.path.join(folder, part.file)
         try:
-            _check_part(path, part, labels, with_hashes)
+            _check_part(path, part, labels, hashes)
         except BadRecord as error:
-            raise InputError("{}: {}; make the dataset again: {}".format(path, error, CONVERT))
+            raise InputError("{}: {}; {}".format(path, error, CONVERT))
     for label in sorted(labels):
         if not 0 <= label < manifest.classes:
             raise InputError("{}: label {} is outside the {} classes: labels count from 0"
                              .format(folder, label, manifest.classes))
     if labels != manifest.labels:
-        raise InputError("{}: its labels are not those that {} counts; make the dataset again: {}"
+        raise InputError("{}: its labels are not those that {} counts; {}"
                          .format(folder, MANIFEST_NAME, CONVERT))
     return manifest
 
 
-def _check_part(path, part, labels, with_hashes):
+def _check_part(path, part, labels, hashes):
     """One part file against the manifest's entry; adds its labels to the counts."""
     try:
         size = os.stat(path).st_size
         if size != part.bytes:
             raise InputError("{} has {:,} bytes and should have {:,}: it was cut off or changed; "
-                             "make the dataset again: {}".format(path, size, part.bytes, CONVERT))
+                             "{}".format(path, size, part.bytes, CONVERT))
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if with_hashes and hashlib.sha256(content).hexdigest() != part.sha256:
+            if hashes and hashlib.sha256(content).hexdigest() != part.sha256:
                 raise InputError("{} was changed or damaged after it was written (SHA-256 differs); "
-                                 "make the dataset again: {}".format(path, CONVERT))
+                                 "{}".format(path, CONVERT))
             records = 0
             for records, serialized in enumerate(split_records(content), start=1):
                 _, label = read_record(serialized, index=records - 1)
                 labels[label] = labels.get(label, 0) + 1
     except FileNotFoundError:
-        raise InputError("{} is missing; make the dataset again: {}".format(path, CONVERT))
+        raise InputError("{} is missing; {}".format(path, CONVERT))
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise InputError("cannot read {}: {}".format(path, getattr(error, "strerror", None) or error))
     if records != part.records:
-        raise InputError("{} has {} records and should have {}; make the dataset again: {}"
+        raise InputError("{} has {} records and should have {}; {}"
                          .format(path, records, part.records, CONVERT))

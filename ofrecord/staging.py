@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+from contextlib import contextmanager
 
 from .cli import InputError, some, talk, uninterrupted
 from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, PART_PATTERN
@@ -44,7 +45,7 @@ class Staging:
             self.lock = lock_folder(self.save_dir)
             # Again: until the lock was held, another converter may have been at work.
             self._old_parts = check_target(self.save_dir, self.part_names)
-            self._remove_leftovers()
+            self._clear_up()
             os.mkdir(self.path)
         except BaseException as error:
             self._leave()
@@ -70,21 +71,8 @@ class Staging:
         flush_folder(self.path)
 
         with uninterrupted():
-            self._put_in_place(staged_manifest)
+            put_in_place(self.save_dir, self.part_names, self._old_parts)
         self._made_folders = []
-
-    def _put_in_place(self, staged_manifest):
-        final_manifest = os.path.join(self.save_dir, MANIFEST_NAME)
-        if os.path.exists(final_manifest):
-            os.replace(final_manifest, os.path.join(self.path, REPLACED_NAME))
-            flush_folder(self.save_dir)
-        for name in self.part_names:
-            os.replace(os.path.join(self.path, name), os.path.join(self.save_dir, name))
-        for name in self._old_parts - set(self.part_names):
-            _remove_file(os.path.join(self.save_dir, name))
-        flush_folder(self.save_dir)
-        os.replace(staged_manifest, final_manifest)
-        flush_folder(self.save_dir)
 
     def _make_save_dir(self):
         missing, folder = [], os.path.abspath(self.save_dir)
@@ -95,14 +83,15 @@ class Staging:
             os.mkdir(folder)
             self._made_folders.append(folder)
 
-    def _remove_leftovers(self):
-        """Clear up after a run that was killed: its staging folder, and parts it had moved already."""
+    def _clear_up(self):
+        """Clear up after a run that was killed: finish its commit where that had begun, then remove its folder."""
         if not os.path.lexists(self.path):
             return
         if not os.path.exists(os.path.join(self.save_dir, MANIFEST_NAME)):
-            for name in self._old_parts:
-                _remove_file(os.path.join(self.save_dir, name))
-            self._old_parts = set()
+            staged = _parts_of(os.path.join(self.path, MANIFEST_NAME))
+            if staged:
+                put_in_place(self.save_dir, staged, self._old_parts)
+                self._old_parts = set(staged)
         shutil.rmtree(self.path)
 
     def _leave(self):
@@ -126,6 +115,36 @@ class Staging:
                 break
 
 
+def put_in_place(save_dir, part_names, old_parts):
+    """Move the staged parts and then their manifest into the dataset's folder.
+
+    May be begun again after it was killed at any point.
+    """
+    staging = os.path.join(save_dir, STAGING_NAME)
+    manifest = os.path.join(save_dir, MANIFEST_NAME)
+    if os.path.exists(manifest):
+        os.replace(manifest, os.path.join(staging, REPLACED_NAME))
+        flush_folder(save_dir)
+    for name in part_names:
+        if os.path.exists(os.path.join(staging, name)):
+            os.replace(os.path.join(staging, name), os.path.join(save_dir, name))
+    for name in set(old_parts) - set(part_names):
+        if os.path.exists(os.path.join(save_dir, name)):
+            os.remove(os.path.join(save_dir, name))
+    flush_folder(save_dir)
+    os.replace(os.path.join(staging, MANIFEST_NAME), manifest)
+    flush_folder(save_dir)
+
+
+def _parts_of(manifest):
+    """The names of the parts that a manifest file lists; none where there is no whole manifest."""
+    try:
+        with open(manifest, encoding="utf-8") as file:
+            return [part.file for part in Manifest.from_json(file.read()).parts]
+    except (FileNotFoundError, ValueError):  # cut off with the run that wrote it
+        return []
+
+
 def check_target(save_dir, part_names):
     """May a dataset be written to this folder? Return the names of the part files to replace.
 
@@ -138,45 +157,54 @@ def check_target(save_dir, part_names):
     if not os.path.isdir(save_dir):
         raise InputError("--save_dir {} is a file; name a folder".format(save_dir))
     staging = os.path.join(save_dir, STAGING_NAME)
-    ours = set()
-    for path in (os.path.join(save_dir, MANIFEST_NAME),
-                 os.path.join(staging, MANIFEST_NAME), os.path.join(staging, REPLACED_NAME)):
+    ours = {*_parts_of(os.path.join(staging, MANIFEST_NAME)), *_parts_of(os.path.join(staging, REPLACED_NAME))}
+    manifest = os.path.join(save_dir, MANIFEST_NAME)
+    if os.path.lexists(manifest):
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(manifest, encoding="utf-8") as file:
                 ours |= {part.file for part in Manifest.from_json(file.read()).parts}
-        except FileNotFoundError:
-            continue
         except ValueError as error:
-            if os.path.dirname(path) == staging:  # cut off with the run that wrote it
-                continue
-            raise InputError("{}: {}; choose another --save_dir, or remove it".format(path, error))
+            raise InputError("{}: {}; choose another --save_dir, or remove the folder".format(manifest, error))
     names = [name for name in os.listdir(save_dir) if not name.startswith(".")]
     if names and not ours and not os.path.isdir(staging):
         raise InputError("--save_dir {} is not empty and holds no dataset of this converter ({}): "
                          "choose another folder or empty it".format(save_dir, some(names)))
-    strangers = [name for name in names if name not in ours and
-                 (PART_PATTERN.match(name) or name in part_names)]
+    strangers = [name for name in names if (PART_PATTERN.match(name) or name in part_names) and
+                 (name not in ours or os.path.isdir(os.path.join(save_dir, name)))]
     if strangers:
         raise InputError("--save_dir {} holds part files that are not of the dataset there ({}): "
                          "choose another folder or move them away".format(save_dir, some(strangers)))
     return {name for name in ours if name in names}
 
 
-def lock_folder(folder):
+def lock_folder(folder, shared=False):
     """Hold a folder for this process until the descriptor returned is closed.
 
-    Raises InputError where another process holds it.
+    ``shared``: to read a dataset in it, together with others who read it.
+    Raises InputError where a converter (or, for a converter, anybody) holds it.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno == errno.EWOULDBLOCK:
             os.close(descriptor)
-            raise InputError("another converter is writing to {}: wait for it to end".format(folder))
+            raise InputError("{} {}: wait for it to end".format("a converter is writing to" if shared else
+                             "another converter, or a training, is using", folder))
         talk("{} is on a file system without locks ({}): start no second converter on it"
              .format(folder, error.strerror), "warning")
     return descriptor
+
+
+@contextmanager
+def dataset_in_use(folder):
+    """No converter replaces the dataset in ``folder`` meanwhile. Raises InputError where one is at it."""
+    descriptor = lock_folder(folder, shared=True) if os.path.isdir(folder) else None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def writing_error(save_dir, error):
@@ -205,11 +233,4 @@ def flush_folder(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove_file(path):
-    try:
-        os.remove(path)
-    except FileNotFoundError:
-        pass
 

@@ -34,16 +34,16 @@ def ordered_map(function, jobs, workers, close_in_workers=()):
     context = get_context("fork")
     processes, pipes, waiting = [], [], deque()
     try:
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, daemon=True,
-                                      args=(function, theirs, os.getpid(), [ours.fileno(), *close_in_workers]))
-            with uninterrupted():  # until the worker ignores Ctrl-C
-                process.start()
-                processes.append(process)
-                pipes.append(ours)
-            theirs.close()
         for number, job in enumerate(jobs):
+            if number < workers:  # no more workers than jobs
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, daemon=True,
+                                          args=(function, theirs, os.getpid(), [ours.fileno(), *close_in_workers]))
+                with uninterrupted():  # until the worker ignores Ctrl-C
+                    process.start()
+                    processes.append(process)
+                    pipes.append(ours)
+                theirs.close()
             pipe = pipes[number % workers]
             _send(pipe, job)
             waiting.append(pipe)

@@ -52,7 +52,7 @@ def convert(*arguments):
 def state(folder, old, new):
     """``old``, ``new`` or ``none``: which whole dataset the folder holds. Anything else fails."""
     try:
-        check_dataset(str(folder), hashes="always")
+        check_dataset(str(folder), hashes=True)
     except InputError as error:
         assert not (folder / MANIFEST_NAME).exists(), error  # it must not claim to be finished
         return "none"
@@ -164,7 +164,7 @@ def test_ctrl_c(many, tmp_path, workers, presses):
             assert err.decode().splitlines() == ["img2ofrecord.py: error: interrupted"]
             assert snapshot(tmp_path) == before
         else:
-            check_dataset(str(folder), hashes="always")
+            check_dataset(str(folder), hashes=True)
 
 
 def test_a_killed_worker_is_an_error(many, tmp_path):
@@ -199,7 +199,7 @@ def test_a_second_converter_on_the_same_folder_is_refused(many, tmp_path):
     ended = sorted((process.communicate()[1].decode().strip(), process.returncode) for process in (first, second))
     assert 0 in (first.returncode, second.returncode), ended
     assert all(code == 0 or (code == 2 and "another converter" in err) for err, code in ended), ended
-    check_dataset(str(folder), hashes="always")
+    check_dataset(str(folder), hashes=True)
 
 
 def test_memory_does_not_grow_with_the_number_of_images(many, tmp_path):

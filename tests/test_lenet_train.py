@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from conftest import IMAGES, PROJECT, assert_one_error, run_script
+from ofrecord.cli import InputError
 from ofrecord.manifest import MANIFEST_NAME, Manifest, check_dataset
 
 LOSS = re.compile(r"\[(\d+\.?\d*(?:e-?\d+)?)\]\Z")
@@ -267,7 +268,74 @@ def test_bad_datasets(dataset, damage, said):
 
 def test_framing_is_checked_without_hashes_too(dataset):
     flip(dataset / "part-1", 1)
-    assert_one_error(train(dataset, "--check_hashes", "never"), "part-1", "record 0")
+    with pytest.raises(InputError, match="part-1.*record 0"):
+        check_dataset(str(dataset), hashes=False)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--image_size", "3"], "too small"), (["--image_size", "1"], "too small"),
+    (["--image_size", "6000"], "GB"), (["--image_size", "10000000000"], "GB"), (["--seed", str(2**63)], "seed"),
+])
+def test_what_would_not_fit_is_refused(converted, arguments, said):
+    assert_one_error(train(converted, *arguments), said)
+
+
+def test_more_classes_than_memory_are_refused(project):
+    (project / "labels.txt").write_text('{"00000000_5.png": 2147483647}\n{"00000001_0.png": 0}\n')
+    assert run_script("img2ofrecord.py", "--label_dir", "labels.txt", "--part_num", 1, cwd=project).code == 0
+    assert_one_error(train(project / "dataset", "--batch_size", 2), "2,147,483,648 classes", "GB")
+
+
+def test_a_converter_waits_for_a_training(dataset):
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(dataset), "--device", "cpu",
+         "--steps", "30", "--fetch_every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline().startswith(b"[")
+    assert_one_error(run_script("img2ofrecord.py", "--save_dir", dataset, "--part_num", 3), "a training")
+    assert process.communicate(timeout=120)[1].endswith(b"right (100.00%)\n") or process.returncode == 0
+    assert run_script("img2ofrecord.py", "--save_dir", dataset, "--part_num", 3).code == 0
+
+
+def test_losses_are_written_when_they_are_fetched(converted, tmp_path):
+    """A run that is killed leaves the losses it had printed, also in a file."""
+    with (tmp_path / "losses.txt").open("wb") as file:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted), "--device", "cpu",
+             "--steps", "100000", "--fetch_every", "2"], stdout=file, stderr=subprocess.DEVNULL, env=environment)
+        import time
+
+        deadline = time.time() + 60
+        while (tmp_path / "losses.txt").stat().st_size < 60 and time.time() < deadline:
+            time.sleep(0.1)
+        process.kill()
+        process.wait()
+    assert len((tmp_path / "losses.txt").read_text().splitlines()) >= 4
+
+
+@pytest.mark.parametrize("script, option", [("img2ofrecord.py", "--save_dir"), ("lenet_train.py", "--dataset_dir")])
+def test_stdout_on_a_full_disk(dataset, script, option):
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run([sys.executable, str(PROJECT / script), option, str(dataset)] +
+                                 (["--steps", "2"] if option == "--dataset_dir" else []), cwd=str(PROJECT), stdout=full,
+                                 stderr=subprocess.PIPE, encoding="utf-8")
+    assert process.returncode == 2 and "cannot write to stdout: No space left" in process.stderr, process.stderr
+    assert "Traceback" not in process.stderr and "Exception" not in process.stderr
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4])
+def test_ctrl_c_while_starting(converted, delay):
+    """Also while OneFlow is imported, which brings a handler of its own: never a traceback, never its 255."""
+    import signal
+    import time
+
+    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted),
+                                "--steps", "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    if delay > 0.1:  # before, Python itself is starting
+        assert process.returncode == 130 and err.endswith(b"error: interrupted\n") and b"Traceback" not in err, err
 
 
 @pytest.mark.parametrize("arguments, said", [

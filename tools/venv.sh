@@ -72,7 +72,7 @@ fi
 if [ ! -e .venv ]; then
     python=$(find_python)
     [ -n "$python" ] || fail "no Python 3.8 to 3.10 found, and OneFlow 0.9.0 has no wheel for others: install one with 'uv python install 3.10', 'pyenv install 3.10' or your package manager (with its venv module), or name one: make PYTHON=/path/to/python3.10"
-    say "make: setting up .venv with $("$python" --version) (once; about 1.5 GB to download, 4 GB on disk)"
+    say "make: setting up .venv with $("$python" --version) (once; about 1.5 GB to download, 4.5 GB on disk)"
     mkdir .venv && : >"$mark" && "$python" -m venv .venv || fail "could not make .venv with $python"
 fi
 for file in "$@"; do set -- "$@" -r "$file"; shift; done
