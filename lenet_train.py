@@ -70,14 +70,16 @@ def check_fit(config, dataset):
         raise InputError("images of {}x{} are too small for LeNet, which halves them twice: "
                          "resize them to 4 at least with --image_size".format(width, height))
     parameters = 512 * (64 * (width // 4) * (height // 4) + dataset.classes)
-    activations = config.batch_size * width * height * 4 * (32 + 16)  # after both convolutions and their ReLUs
-    needed = 16 * parameters + 4 * activations  # bytes; Adam keeps a gradient and two moments for each weight
+    activations = config.batch_size * width * height * (32 + 64 // 4)  # what both convolutions put out
+    # In float32: each weight with its gradient and Adam's two moments; each output again after ReLU, and both's gradients.
+    needed = 16 * (parameters + activations)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > 0.8 * memory:
         raise InputError("LeNet for images of {}x{} and {:,} classes, in batches of {}, needs about {:,.0f} GB and this "
                          "machine has {:,.0f}: try a smaller --image_size".format(
                              width, height, dataset.classes, config.batch_size, needed / 1e9, memory / 1e9))
-    if config.picture and not (re.match(r".*[^/]\.png\Z", config.picture) and os.path.isdir(os.path.dirname(config.picture) or ".")):
+    if config.picture and not (re.search(r"[^/]\.png\Z", config.picture)
+                               and os.path.isdir(os.path.dirname(config.picture) or ".")):
         raise InputError("picture {}: it must be a .png file in a folder that exists".format(config.picture))
 
 

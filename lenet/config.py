@@ -7,10 +7,10 @@ from typing import Optional
 from jsonargparse import ActionConfigFile, ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type, restricted_string_type
 
-
 from ofrecord.cli import InputError, one_line
 
 DEFAULT_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "lenet.yaml")
+
 
 def one_of(*choices):
     """The type of a string that is one of these. (typing.Literal's error message in jsonargparse 4.40 names none.)"""

@@ -22,7 +22,6 @@ FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".tiff": "TIFF", ".tif": "TIFF",
     ".bmp": "BMP", ".dib": "BMP", ".webp": "WebP", ".pnm": "PNM",
 }
-LOSSY = {"JPEG"}  # OpenCV writes WebP without loss unless told otherwise
 
 # Names that OpenCV can read, for folders that are searched for images.
 IMAGE_EXTENSIONS = set(FORMATS) | {".pgm", ".ppm", ".pbm", ".pam", ".jp2", ".ras", ".sr", ".avif", ".gif"}

@@ -36,6 +36,7 @@ class Staging:
         self.part_names = list(part_names)
         self.path = os.path.join(save_dir, STAGING_NAME)
         self._made_folders = []
+        self._in_commit = False
         self.lock = None
 
     def __enter__(self):
@@ -70,9 +71,15 @@ class Staging:
             flush_to_disk(file)
         flush_folder(self.path)
 
-        with uninterrupted():
-            put_in_place(self.save_dir, self.part_names, self._old_parts)
         self._made_folders = []
+        self._in_commit = True
+        with uninterrupted():
+            try:
+                put_in_place(self.save_dir, self.part_names, self._old_parts)
+            except OSError as error:
+                raise InputError("stopped while replacing the dataset in {}: {}; the next run on it will finish that"
+                                 .format(self.save_dir, error.strerror or error))
+        self._in_commit = False
 
     def _make_save_dir(self):
         missing, folder = [], os.path.abspath(self.save_dir)
@@ -98,10 +105,7 @@ class Staging:
         """Remove what was not committed, then let the next converter in."""
         if self.lock is None:  # another converter's files are not ours to remove
             return self._remove_made_folders()
-        if os.path.exists(os.path.join(self.path, REPLACED_NAME)) \
-                and not os.path.exists(os.path.join(self.save_dir, MANIFEST_NAME)):
-            pass  # stopped inside commit: keep the lists by which the next run clears up
-        else:
+        if not self._in_commit:  # else the next run needs it, to finish the commit
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock)
         self.lock = None

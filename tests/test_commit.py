@@ -141,6 +141,25 @@ def test_killed_at_every_step_of_the_commit(many, tmp_path, old):
     assert (not old or states[0] == "old") and states[-1] == "new"
 
 
+def test_a_commit_that_was_killed_is_finished_by_the_next_run_even_if_that_fails(many, tmp_path):
+    """Killed after the old manifest went and one new part came: nothing is lost by it."""
+    folder = tmp_path / "d"
+    assert convert(many, tmp_path / "new", "new.txt", "--part_num", 4).code == 0
+    assert convert(many, folder, "old.txt", "--part_num", 6).code == 0
+    new = snapshot(tmp_path / "new")
+    staging = folder / STAGING_NAME
+    staging.mkdir()
+    (folder / MANIFEST_NAME).rename(staging / "replaced.json")
+    for name, data in new.items():
+        ((folder if name == "part-0" else staging) / name).write_bytes(data)
+    (folder / "mine.txt").write_text("mine")
+    (tmp_path / "bad.txt").write_text('{"missing.png": 1}\n')
+    result = run_script("img2ofrecord.py", "--image_root", many / "in", "--label_dir", tmp_path / "bad.txt",
+                        "--save_dir", folder, "--part_num", 1)
+    assert result.code == 2 and "missing.png" in result.err, result
+    assert snapshot(folder) == dict(new, **{"mine.txt": b"mine"})
+
+
 @pytest.mark.parametrize("presses", [1, 4])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c(many, tmp_path, workers, presses):
