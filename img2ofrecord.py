@@ -33,7 +33,7 @@ from functools import lru_cache
 import cv2
 from tqdm import tqdm
 
-from ofrecord.cli import ArgumentParser, InputError, InputErrors, run, say, some, talk
+from ofrecord.cli import SHOWN_PROBLEMS, ArgumentParser, InputError, InputErrors, run, say, some, talk
 from ofrecord.images import (DEFAULT_QUALITY, FORMATS, BadImage, ColorImage, DecoderNoise, PixelStatistics, Target,
                              encode, mean_and_std)
 from ofrecord.labels import list_images, read_class_folders, read_label_file
@@ -384,11 +384,11 @@ def leave_out_bad(samples, target, args):
     """Find the bad images before anything is written, so that the parts come out equal.
 
     Returns the good Samples, the Target with its channels settled, and the
-    bad images' (name, reason). Raises InputErrors where none is good.
+    bad images' (name, reason). Raises InputError where none is good.
     """
     totals = look_at_all(samples, target, args)
     bad = dict(totals.problems)
-    for line in totals.lines(args)[:SHOWN_LEFT_OUT]:
+    for line in totals.lines(args)[:SHOWN_PROBLEMS]:
         talk("left out: " + line, "warning")
     if bad:
         talk("{:,} of {:,} images are left out, and listed in dataset.json".format(len(bad), len(samples)), "warning")
@@ -396,9 +396,6 @@ def leave_out_bad(samples, target, args):
         raise InputError("no good image among the {} in {}; nothing was written".format(len(samples), args.image_root))
     good = samples.take([index for index, name in enumerate(samples.names) if name not in bad])
     return good, target._replace(channels=len(totals.histogram), only_gray=False), totals.problems
-
-
-SHOWN_LEFT_OUT = 20
 
 
 def dry_run(samples, target, args):
@@ -418,7 +415,7 @@ def dry_run(samples, target, args):
     totals.report()
     if problems:
         raise InputErrors(problems, "{:,} problems; nothing was written".format(len(problems)))
-    for line in totals.lines(args)[:SHOWN_LEFT_OUT]:
+    for line in totals.lines(args)[:SHOWN_PROBLEMS]:
         talk("would be left out: " + line, "warning")
 
 

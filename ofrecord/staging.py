@@ -140,11 +140,16 @@ def put_in_place(save_dir, part_names, old_parts):
     flush_folder(save_dir)
 
 
+def _listed_parts(manifest):
+    """The names of the parts that a manifest file lists. Raises ValueError for a file that is none, and OSError."""
+    with open(manifest, encoding="utf-8") as file:
+        return [part.file for part in Manifest.from_json(file.read()).parts]
+
+
 def _parts_of(manifest):
-    """The names of the parts that a manifest file lists; none where there is no whole manifest."""
+    """As _listed_parts; none where there is no whole manifest."""
     try:
-        with open(manifest, encoding="utf-8") as file:
-            return [part.file for part in Manifest.from_json(file.read()).parts]
+        return _listed_parts(manifest)
     except (FileNotFoundError, ValueError):  # cut off with the run that wrote it
         return []
 
@@ -165,8 +170,7 @@ def check_target(save_dir, part_names):
     manifest = os.path.join(save_dir, MANIFEST_NAME)
     if os.path.lexists(manifest):
         try:
-            with open(manifest, encoding="utf-8") as file:
-                ours |= {part.file for part in Manifest.from_json(file.read()).parts}
+            ours.update(_listed_parts(manifest))
         except ValueError as error:
             raise InputError("{}: {}; choose another --save_dir, or remove the folder".format(manifest, error))
     names = [name for name in os.listdir(save_dir) if not name.startswith(".")]
