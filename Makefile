@@ -1,19 +1,29 @@
 # make train   make the dataset from the 50 digits and train LeNet on it
+# make mnist   download MNIST, make datasets of it and train LeNet to 99.4 %; continues a run that was stopped
 # make test    run the tests
 # make gpu     run the tests that need a GPU, and no others
-# make bench   time img2ofrecord.py against other ways (MNIST=DIR with the real images)
+# make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
 # make clean   remove what these made, but for .venv
 #
+# MNIST=DIR takes MNIST's four .gz files from a folder instead of downloading them.
 # Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
 
 PYTHON_RUN = .venv/bin/python
 TESTS = tests
 
-.PHONY: train test gpu picture bench venv venv-test clean
+.PHONY: train mnist test gpu picture bench venv venv-test clean
 
 train: venv
 	$(PYTHON_RUN) img2ofrecord.py
 	$(PYTHON_RUN) lenet_train.py
+
+mnist: venv
+	$(PYTHON_RUN) data/get_mnist.py $(if $(MNIST),--source $(MNIST))
+	for split in train test; do \
+	  $(PYTHON_RUN) img2ofrecord.py --image_root data/mnist/$${split}_set/ --label_dir data/mnist/$${split}_label/label.txt \
+	    --save_dir data/mnist/$${split}_dataset/ || exit; \
+	done
+	$(PYTHON_RUN) lenet_train.py --config configs/mnist.yaml $(if $(wildcard runs/mnist/config.yaml),--resume)
 
 test: venv-test
 	$(PYTHON_RUN) -m pytest $(TESTS)

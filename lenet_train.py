@@ -1,10 +1,10 @@
 """Train LeNet on an OFRecord dataset, with OneFlow's own reader and image decoders.
 
     $ python lenet_train.py
-    [7.36445]
-    [8.757951]
+    [7.363248]
+    [7.435774]
     ...
-    [0.00401579]
+    [0.00111472]
 
 The losses go to stdout, one a step, everything else to stderr. What can be
 set, and what it is by default, stands in configs/lenet.yaml; `--name value`
@@ -18,15 +18,18 @@ check_environment(__name__)
 import math
 import os
 import re
-import time
+from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from lenet.config import parse_config
 from lenet.device import choose_device
 from lenet.engine import flow
-from ofrecord.cli import InputError, run, say, talk
+from lenet.evaluation import Evaluation
+from lenet.model import LeNet, Spec
+from lenet.progress import Progress
+from lenet.run import LOSS_PICTURE, PREDICTIONS_PICTURE, Plan, open_run, seed_of
+from ofrecord.cli import InputError, run, some, stop_requests, talk
 from ofrecord.manifest import check_dataset
 from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE
 from ofrecord.staging import dataset_in_use
@@ -36,35 +39,45 @@ functional = flow.nn.functional
 
 
 def main():
-    config = parse_config()
-    with dataset_in_use(config.dataset_dir):
-        run_training(config, check_dataset(config.dataset_dir))
+    config, resume = parse_config()
+    with dataset_in_use(config.dataset_dir), dataset_in_use(config.eval_dataset_dir):
+        run_training(config, resume)
 
 
-def run_training(config, dataset):
-    check_fit(config, dataset)
-    device = choose_device(config.device)
-    flow.manual_seed(config.seed)
+def run_training(config, resume):
+    dataset = check_dataset(config.dataset_dir)
+    eval_dataset = check_dataset(config.eval_dataset_dir) if config.eval_dataset_dir else None
+    check_fit(config, dataset, eval_dataset)
+    digests = {"dataset": dataset.digest, "eval_dataset": eval_dataset and eval_dataset.digest}
+    with open_run(config, Plan(config, dataset.records), digests, resume) as run:
+        if run.finished:
+            return talk("{} is finished: {}".format(run.folder, run.outcome))
+        device = choose_device(config.device)
+        spec = Spec.of(dataset, config.image_size)
+        pipeline = ImagePipeline(config.dataset_dir, dataset, spec, config.batch_size, config.shuffle_buffer, config.seed)
+        model = LeNet(spec, config.dropout).draw_weights(config.weights, np.random.default_rng(config.seed)).to(device)
+        optimizer = flow.optim.Adam(model.parameters(), lr=config.learning_rate)
+        schedule = make_schedule(optimizer, config, run.plan.steps)
+        if run.checkpoint:
+            restore(run, pipeline, model, optimizer, schedule, device)
+        describe(dataset, eval_dataset, model, run)
 
-    pipeline = ImagePipeline(config, dataset, config.batch_size, shuffle_buffer=config.shuffle_buffer)
-    model = LeNet(pipeline.shape, dataset.classes, config.dropout, np.random.default_rng(config.seed)).to(device)
-    optimizer = flow.optim.Adam(model.parameters(), lr=config.learning_rate)
-    describe(dataset, model)
-
-    losses = train(model, pipeline, optimizer, device, config)
-    report_accuracy(model, dataset, device, config)
-    if config.picture:
-        draw_picture(config, dataset, losses)
+        judge = partial(evaluate, model, config.eval_dataset_dir or config.dataset_dir, eval_dataset or dataset, device,
+                        config.batch_size)
+        train(run, pipeline, model, optimizer, schedule, device, judge)
+        if config.picture:
+            draw_picture(config, dataset, spec, run.losses)
 
 
-def check_fit(config, dataset):
+def check_fit(config, dataset, eval_dataset):
     """Can this dataset be trained on as configured, in this machine's memory? Raises InputError."""
     if config.batch_size > dataset.records:
         raise InputError("batch_size {} is larger than the dataset: {} has {} images"
                          .format(config.batch_size, config.dataset_dir, dataset.records))
-    if dataset.width is None and config.image_size is None:
-        raise InputError("the images in {} differ in size: say what to resize them to with --image_size"
-                         .format(config.dataset_dir))
+    for folder, each in ((config.dataset_dir, dataset), (config.eval_dataset_dir, eval_dataset)):
+        if each and each.width is None and config.image_size is None:
+            raise InputError("the images in {} differ in size: say what to resize them to with --image_size"
+                             .format(folder))
     width, height = (config.image_size or dataset.width), (config.image_size or dataset.height)
     if min(width, height) < 4:
         raise InputError("images of {}x{} are too small for LeNet, which halves them twice: "
@@ -81,55 +94,67 @@ def check_fit(config, dataset):
     if config.picture and not (re.search(r"[^/]\.png\Z", config.picture)
                                and os.path.isdir(os.path.dirname(config.picture) or ".")):
         raise InputError("picture {}: it must be a .png file in a folder that exists".format(config.picture))
+    if eval_dataset:
+        check_same_kind(config, dataset, eval_dataset)
+
+
+def check_same_kind(config, dataset, eval_dataset):
+    """Can a model trained on the one dataset be evaluated on the other? Raises InputError."""
+    def differ(what, train_value, eval_value):
+        raise InputError("{} and {} do not fit together: {} {} and {}".format(
+            config.dataset_dir, config.eval_dataset_dir, what, train_value, eval_value))
+    if dataset.channels != eval_dataset.channels:
+        kinds = {1: "gray", 3: "colour"}
+        differ("their images are", kinds[dataset.channels], kinds[eval_dataset.channels])
+    if config.image_size is None and (dataset.width, dataset.height) != (eval_dataset.width, eval_dataset.height):
+        differ("their images (without --image_size) are",
+               *("{}x{}".format(each.width, each.height) for each in (dataset, eval_dataset)))
+    if dataset.class_names != eval_dataset.class_names:
+        differ("their classes are", *(some(each.class_names or ["only numbers"]) for each in (dataset, eval_dataset)))
+    if eval_dataset.classes > dataset.classes:
+        differ("their numbers of classes are", dataset.classes, eval_dataset.classes)
 
 
 # -- reader and decoders ----------------------------------------------------------
-
-# Of the pixels that the network sees. The tutorial's weights (sigma 0.1 in every
-# layer) start best a little below the usual 1: first losses of about 7, not 14.
-PIXEL_STD = 0.5
-
 
 class ImagePipeline(nn.Module):
     """OFRecord parts in, batches out: read, decode, resize, normalise. All of it on the CPU.
 
     Called without arguments it returns the next batch: images, float32
-    (batch_size, channels, height, width), of mean 0 and standard deviation
-    PIXEL_STD over the dataset; and labels, int32 (batch_size,). It never ends:
-    after the last record comes the first again.
+    (batch_size, channels, height, width), normalised as ``spec`` says; and
+    labels, int32 (batch_size,). It never ends: after the last record comes
+    the first again.
 
     ``shuffle_buffer`` records are held to draw the next one from, and half of
     the dataset at most, as a buffer that is larger than the dataset would hold
     some records twice; 0 reads in order.
     """
 
-    def __init__(self, config, dataset, batch_size, shuffle_buffer):
+    def __init__(self, folder, dataset, spec, batch_size, shuffle_buffer=0, seed=0):
         super().__init__()
-        color = "GRAY" if dataset.channels == 1 else "RGB"
-        width, height = (config.image_size or dataset.width), (config.image_size or dataset.height)
+        color = "GRAY" if spec.channels == 1 else "RGB"
         buffer_size = min(shuffle_buffer, dataset.records // 2)
-        self.shape = (dataset.channels, height, width)
 
         self.reader = nn.OFRecordReader(
-            config.dataset_dir,
+            folder,
             batch_size=batch_size,
             data_part_num=len(dataset.parts),
             part_name_suffix_length=dataset.part_name_suffix_length,
             random_shuffle=buffer_size > 1,
             shuffle_buffer_size=max(buffer_size, 1),
-            random_seed=config.seed,
+            random_seed=seed,
         )
         self.label_decoder = nn.OFRecordRawDecoder(LABEL_FEATURE, shape=(1,), dtype=flow.int32)
         # Not nn.OFRecordImageDecoder: since OneFlow 0.7 it hands every image to
         # libjpeg, which ends the process at the first PNG.
         self.bytes_decoder = nn.OFRecordBytesDecoder(IMAGE_FEATURE)
         self.image_decoder = nn.image.decode(color_space=color)
-        self.resize = nn.image.Resize(target_size=(width, height), channels=dataset.channels)
+        self.resize = nn.image.Resize(target_size=(spec.width, spec.height), channels=spec.channels)
         self.normalize = nn.CropMirrorNormalize(
             color_space=color,
             output_layout="NCHW",
-            mean=dataset.mean,
-            std=[max(std, 1.0) / PIXEL_STD for std in dataset.std],  # images of one flat colour have none
+            mean=spec.mean,
+            std=spec.std,
             output_dtype=flow.float,
         )
 
@@ -144,104 +169,86 @@ class ImagePipeline(nn.Module):
         pixels, labels = self.read()
         return self.normalize(pixels), labels
 
+    def skip(self, batches):
+        """Go on as if so many batches had been read. Nothing is decoded: about 450,000 records a second."""
+        for _ in range(batches):
+            self.reader()
 
-def random_crop(images, area=(0.95, 1.0), aspect=(0.99, 1.0)):
-    """Cut a random window out of each image and stretch it to the full size again.
 
-    ``images``: float32 (n, channels, height, width), on any device. ``area``:
-    the window's share of the image; ``aspect``: its width over its height,
-    relative to the image's. Both ranges are the tutorial's. It works on
-    decoded images, so for every format, which the decoders' own crop does not.
+def augment(images, config):
+    """Vary each image at random: crop it, turn it, stretch it, move it, and fill the frame again.
+
+    ``images``: float32 (n, channels, height, width), on any device. By how
+    much, config.crop, rotation, zoom and shift say. It works on decoded
+    images, so for every format, which the decoders' own crop does not.
     """
-    n, device = len(images), images.device
-    u = flow.rand(4, n, device=device)
-    areas = area[0] + (area[1] - area[0]) * u[0]
-    aspects = aspect[0] + (aspect[1] - aspect[0]) * u[1]
-    width = flow.sqrt(areas * aspects).clamp(max=1.0)  # shares of the image's
-    height = flow.sqrt(areas / aspects).clamp(max=1.0)
-    left_right = (1 - width) * (2 * u[2] - 1)  # the window's centre; the image spans -1 to 1
-    up_down = (1 - height) * (2 * u[3] - 1)
-    zero = flow.zeros(n, device=device)
-    theta = flow.stack([width, zero, left_right, zero, height, up_down], dim=1).reshape(n, 2, 3)
-    grid = functional.affine_grid(theta, tuple(images.shape), align_corners=False)
+    n, _, frame_height, frame_width = images.shape
+
+    def uniform(low, high):
+        return low + (high - low) * flow.rand(n, device=images.device)
+    width = height = flow.ones(n, device=images.device)  # of the window that is cut out, as shares of the image's
+    x = y = flow.zeros(n, device=images.device)  # its centre; the image spans -1 to 1
+    if config.crop:
+        area, aspect = uniform(1 - config.crop, 1.0), uniform(*CROP_ASPECT)
+        width, height = flow.sqrt(area * aspect).clamp(max=1.0), flow.sqrt(area / aspect).clamp(max=1.0)
+        x, y = (1 - width) * uniform(-1, 1), (1 - height) * uniform(-1, 1)  # it stays inside
+    if config.zoom:
+        width, height = width * uniform(1 - config.zoom, 1 + config.zoom), height * uniform(1 - config.zoom, 1 + config.zoom)
+    if config.shift:
+        x, y = x + uniform(-2 * config.shift, 2 * config.shift), y + uniform(-2 * config.shift, 2 * config.shift)
+    angle = uniform(-math.pi / 180 * config.rotation, math.pi / 180 * config.rotation) if config.rotation else 0 * x
+    cos, sin, slant = flow.cos(angle), flow.sin(angle), frame_height / frame_width
+    theta = flow.stack([width * cos, -width * sin * slant, x, height * sin / slant, height * cos, y], dim=1)
+    grid = functional.affine_grid(theta.reshape(n, 2, 3), tuple(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-# -- LeNet ------------------------------------------------------------------------
-
-class LeNet(nn.Module):
-    """The tutorial's LeNet, for images of any size from 4x4 and any number of classes.
-
-    ``shape`` is (channels, height, width); ``rng`` a numpy Generator that the
-    weights are drawn from, the same on every device. 28x28 gray images and
-    10 classes make 1,663,370 parameters.
-    """
-
-    def __init__(self, shape, classes, dropout, rng):
-        super().__init__()
-        channels, height, width = shape
-        self.conv1 = nn.Conv2d(channels, 32, kernel_size=5, padding=2)  # padding 2 keeps the size ("SAME")
-        self.conv2 = nn.Conv2d(32, 64, kernel_size=5, padding=2)
-        self.dense1 = nn.Linear(64 * (height // 4) * (width // 4), 512)
-        self.dense2 = nn.Linear(512, classes)
-        self.dropout = nn.Dropout(dropout)
-        for layer in (self.conv1, self.conv2, self.dense1, self.dense2):
-            layer.weight.data.copy_(flow.tensor(truncated_normal(tuple(layer.weight.shape), 0.1, rng)))
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, images):
-        # Shapes for 28x28 gray images:                                             (n, 1, 28, 28)
-        x = functional.max_pool2d(functional.relu(self.conv1(images)), 2, stride=2)  # (n, 32, 14, 14)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2, stride=2)  # (n, 64, 7, 7)
-        x = functional.relu(self.dense1(x.flatten(1)))  # (n, 512)
-        return self.dense2(self.dropout(x))  # (n, 10), logits
-
-
-def truncated_normal(shape, sigma, rng):
-    """float32 normal deviates of mean 0; those beyond two sigma are drawn again.
-
-    (oneflow.nn.init.trunc_normal_ clamps instead, and at two, not two sigma.)
-    """
-    x = rng.standard_normal(shape)
-    while True:
-        beyond = np.abs(x) > 2
-        if not beyond.any():
-            return (sigma * x).astype(np.float32)
-        x[beyond] = rng.standard_normal(beyond.sum())
+CROP_ASPECT = (0.99, 1.0)  # width over height of what is cut out, relative to the image's; the tutorial's
 
 
 # -- loop -------------------------------------------------------------------------
 
-def train(model, pipeline, optimizer, device, config):
-    """Take config.steps steps; print each one's loss; return the losses.
+def train(run, pipeline, model, optimizer, schedule, device, judge):
+    """Take the steps that are left: train, print the losses, evaluate, save; see Run and Plan.
 
     The losses stay on the device and are fetched ``fetch_every`` steps
     together, since a GPU would otherwise have to be waited for at every step.
-    Raises InputError where the loss is no longer a number.
+    Ctrl-C stops at the next step after which the run can be saved. Raises
+    InputError where the loss is no longer a number.
     """
+    plan, config = run.plan, run.config
+    waiting, learning_rates = [], []
     model.train()
-    losses, waiting = [], []
-    start = time.perf_counter()
-    with tqdm(total=config.steps, unit="step", disable=None) as bar:  # disable=None: only on a terminal
-        for step in range(1, config.steps + 1):
+    with Progress(run) as progress, stop_requests(enabled=bool(run.folder)) as stop:
+        if plan.evaluates(run.step) and run.step not in run.evaluations:  # it was stopped there
+            end_epoch(run, model, judge, progress, stop)
+        for step in range(run.step + 1, plan.steps + 1):
+            if plan.may_pause(step - 1):
+                flow.manual_seed(seed_of(config.seed, step - 1))
             images, labels = pipeline()
-            waiting.append(train_step(model, optimizer, images.to(device), labels.to(device), config.augment))
-            if len(waiting) == config.fetch_every or step == config.steps:
-                fetched = flow.stack(waiting).numpy()
-                waiting.clear()
-                losses += print_losses(fetched, first_step=len(losses) + 1)
-                bar.update(len(fetched))
-                bar.set_postfix(loss="{:.4g}".format(losses[-1]))
-    seconds = time.perf_counter() - start
-    talk("{} steps in {:.1f} s, {:.0f} images/s, final loss {:.4g}"
-         .format(config.steps, seconds, config.steps * config.batch_size / seconds, losses[-1]))
-    return losses
+            learning_rates.append(optimizer.param_groups[0]["lr"])
+            waiting.append(train_step(model, optimizer, images.to(device), labels.to(device), config))
+            schedule.step()
+
+            if len(waiting) == config.fetch_every or plan.evaluates(step) or run.saves(step, stop.asked):
+                run.add_losses(learning_rates, flow.stack(waiting).numpy())
+                progress.show(len(waiting))
+                waiting, learning_rates = [], []
+            if plan.evaluates(step):
+                end_epoch(run, model, judge, progress, stop)
+            if not waiting and run.saves(step, stop.asked):
+                with progress.aside():
+                    run.save(model, optimizer, schedule)
+                    draw_losses(run)
+                if stop.asked:
+                    raise KeyboardInterrupt
+        progress.report()
 
 
-def train_step(model, optimizer, images, labels, augment):
+def train_step(model, optimizer, images, labels, config):
     """One update of the model's weights; returns the loss, a 0-d tensor that is still on the device."""
-    if augment:
-        images = random_crop(images)
+    if config.augment and (config.crop or config.rotation or config.zoom or config.shift):
+        images = augment(images, config)
     loss = functional.cross_entropy(model(images), labels)
     optimizer.zero_grad()
     loss.backward()
@@ -249,60 +256,108 @@ def train_step(model, optimizer, images, labels, augment):
     return loss.detach()
 
 
-def print_losses(losses, first_step):
-    """Print float32 (n,) losses a line each, as the tutorial does: ``[6.778578]``; return them as a list."""
-    for step, loss in enumerate(losses, start=first_step):
-        with tqdm.external_write_mode():  # clear of the progress bar
-            say(str(losses[step - first_step:step - first_step + 1]))  # an array of one prints as [6.778578]
-        if not math.isfinite(loss):
-            raise InputError("the loss is {} at step {}: try a lower --learning_rate".format(loss, step))
-    say(flush=True)  # kept, whatever comes
-    return losses.tolist()
+def make_schedule(optimizer, config, steps):
+    """The learning rate over all ``steps``: after a linear rise in the first ``warmup`` of them constant, or half a cosine."""
+    schedules = flow.optim.lr_scheduler
+    if config.schedule == "cosine":
+        schedule = schedules.CosineDecayLR(optimizer, decay_steps=steps)
+    else:
+        schedule = schedules.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    warmup_steps = round(config.warmup * steps)
+    return schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup_steps) if warmup_steps else schedule
+
+
+def restore(run, pipeline, model, optimizer, schedule, device):
+    """Make all of them as they were when the run was saved. Raises InputError for another model's checkpoint."""
+    if run.checkpoint.spec != model.spec:
+        raise InputError("cannot resume {}: its checkpoint is of another model".format(run.folder))
+    model.load_state_dict(run.checkpoint.load("model", device))
+    training = run.checkpoint.load("training", device)
+    optimizer.load_state_dict(training["optimizer"])
+    schedule.load_state_dict(training["schedule"])
+    pipeline.skip(run.step)
 
 
 # -- what it came to --------------------------------------------------------------
 
-def describe(dataset, model):
-    size = "sizes vary" if dataset.width is None else "{}x{}".format(dataset.width, dataset.height)
-    talk("dataset: {:,} {} images ({}) in {} parts, {} classes"
-         .format(dataset.records, "gray" if dataset.channels == 1 else "colour", size, len(dataset.parts),
-                 dataset.classes))
+def describe(dataset, eval_dataset, model, run):
+    def images_of(dataset):
+        size = "sizes vary" if dataset.width is None else "{}x{}".format(dataset.width, dataset.height)
+        return "{:,} {} images ({}) in {} parts".format(
+            dataset.records, "gray" if dataset.channels == 1 else "colour", size, len(dataset.parts))
+    talk("dataset: {}, {} classes".format(images_of(dataset), dataset.classes))
+    if eval_dataset:
+        talk("evaluated on: {}".format(images_of(eval_dataset)))
     talk("model: LeNet, {:,} parameters".format(sum(p.numel() for p in model.parameters())))
+    talk("training: {:,} steps of {} images, {} epoch{}".format(
+        run.plan.steps, run.config.batch_size, run.plan.epochs, "s" if run.plan.epochs > 1 else ""))
+    if run.step:
+        talk("resumed: {:,} steps were taken before".format(run.step))
 
 
-def report_accuracy(model, dataset, device, config):
-    right = count_right(model, dataset, device, config)
-    talk("the trained model gets {} of {} training images right ({:.2%})"
-         .format(right, dataset.records, right / dataset.records))
+def end_epoch(run, model, judge, progress, stop):
+    """Evaluate the model, keep it where it is the best so far, and say and draw what it can do."""
+    with progress.aside():
+        evaluation = judge(stop)
+        if evaluation is None:
+            return
+        run.add_evaluation(evaluation.loss, evaluation.accuracy, model)
+        if run.folder:
+            draw_losses(run)
+            draw_predictions(run, model.spec, evaluation)
+    if run.config.eval_dataset_dir is None:
+        progress.talk("the trained model gets {} of {} training images right ({:.2%})"
+                      .format(evaluation.right, evaluation.count, evaluation.accuracy))
+        return
+    progress.talk("epoch {} of {}: {:,} of {:,} right ({:.2%}), loss {:.4f}; training loss {:.4f}".format(
+        run.plan.epoch_of(run.step), run.plan.epochs, evaluation.right, evaluation.count, evaluation.accuracy,
+        evaluation.loss, run.epoch_loss()))
+    if run.finished:
+        for line in evaluation.confusion(model.spec):
+            progress.talk(line)
 
 
-def count_right(model, dataset, device, config):
-    """How many of the dataset's images the model gets right; each is counted once.
+def evaluate(model, folder, dataset, device, batch_size, stop=None):
+    """What the model says of every image of a dataset, each counted once. Returns an Evaluation.
 
     A reader knows no end, so the last batch runs on into the first records
-    again; those are left out.
+    again; those are left out. None where ``stop``, of stop_requests, was asked.
     """
     model.eval()
-    pipeline = ImagePipeline(config, dataset, config.batch_size, shuffle_buffer=0)
-    right = 0
+    pipeline = ImagePipeline(folder, dataset, model.spec, batch_size)
+    evaluation = Evaluation()
     with flow.no_grad():
-        for first in range(0, dataset.records, config.batch_size):
-            images, labels = pipeline()
-            hits = model(images.to(device)).argmax(dim=1).to("cpu") == labels
-            right += int(hits.numpy()[:dataset.records - first].sum())
-    return right
+        for first in range(0, dataset.records, batch_size):
+            pixels, labels = pipeline.read()
+            logits = model(pipeline.normalize(pixels).to(device))
+            new = slice(dataset.records - first)
+            evaluation.add(pixels.numpy()[new], labels.numpy()[new], logits.numpy()[new])
+            if stop and stop.asked:
+                break
+    model.train()
+    return None if stop and stop.asked else evaluation
 
 
-def draw_picture(config, dataset, losses):
+def draw_losses(run):
+    from lenet.picture import draw_losses  # matplotlib takes a second to import
+
+    draw_losses(run.path(LOSS_PICTURE), run)
+
+
+def draw_predictions(run, spec, evaluation):
+    from lenet.picture import draw_predictions
+
+    draw_predictions(run.path(PREDICTIONS_PICTURE), spec, evaluation)
+
+
+def draw_picture(config, dataset, spec, losses):
     """Draw the first images of the dataset, as OneFlow decodes them, beside the losses."""
-    from lenet.picture import COLUMNS, ROWS, draw_run  # matplotlib takes a second to import
+    from lenet.picture import COLUMNS, ROWS, draw_run
 
     shown = min(ROWS * COLUMNS, dataset.records)
-    pixels, labels = ImagePipeline(config, dataset, shown, shuffle_buffer=0).read()
-    names = dataset.class_names
-    titles = [names[label] if names else str(label) for label in labels.numpy()]
+    pixels, labels = ImagePipeline(config.dataset_dir, dataset, spec, shown).read()
     try:
-        draw_run(config.picture, pixels.numpy(), titles, losses)
+        draw_run(config.picture, pixels.numpy(), [spec.name(label) for label in labels.numpy()], losses)
     except OSError as error:
         raise InputError("cannot write the picture {}: {}".format(config.picture, error.strerror))
     talk("picture: {}".format(config.picture))

@@ -1,7 +1,7 @@
 """The trainer's configuration: typed, from YAML files and the command line."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Optional
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -19,8 +19,11 @@ def one_of(*choices):
 
 
 Device = one_of("auto", "cuda", "cpu")
+Schedule = one_of("constant", "cosine")
+Weights = one_of("tutorial", "he")
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)], docstring="what OneFlow takes, 0 to below 2**63")
-Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)], docstring="from 0 up to, not including, 1")
+Share = restricted_number_type("Share", float, [(">=", 0), ("<", 1)], docstring="from 0 up to, not including, 1")
+Angle = restricted_number_type("Angle", float, [(">=", 0), ("<=", 180)], docstring="from 0 to 180")
 
 
 @dataclass
@@ -29,35 +32,59 @@ class TrainConfig:
 
     Args:
         dataset_dir: folder of the OFRecord dataset to train on
+        eval_dataset_dir: folder of the dataset to evaluate on after each epoch; null takes the training images, at the end
+        run_dir: folder to keep configuration, metrics, checkpoints and pictures in; null keeps nothing
         batch_size: images per step
-        steps: optimizer updates
-        learning_rate: Adam's step size
+        steps: optimizer updates at most; null sets no limit
+        epochs: passes over the dataset at most; null sets no limit
+        learning_rate: Adam's step size, its highest
+        schedule: constant, or cosine, which falls to 0 along half a wave
+        warmup: share of all steps in which the learning rate rises to its height
+        weights: how they start; tutorial is a truncated normal of sigma 0.1, he one of sigma sqrt(2 / inputs of a unit)
         dropout: share of the 512 dense features dropped in training
-        augment: crop each training image a little, at random
+        augment: vary each training image at random, by the four that follow
+        crop: share of its area that may be cut off
+        rotation: degrees it may be turned, either way
+        zoom: share by which its width and height may grow or shrink, each on its own
+        shift: share of its width and height that it may be moved
         shuffle_buffer: records from which the reader draws the next one at random; 0 reads in order
         image_size: pixels, width and height images are resized to; null keeps the dataset's own
-        seed: of weights, dropout, crops and the reader's order
+        seed: of weights, dropout, augmentation and the reader's order
         device: auto takes a GPU where one works, else the CPU
         fetch_every: steps between two fetches of the losses from the device
+        print_every: steps between two losses that are printed
+        checkpoint_every: steps between two checkpoints
         picture: PNG file to draw sample images and the losses into; null draws none
     """
 
     dataset_dir: str
+    eval_dataset_dir: Optional[str]
+    run_dir: Optional[str]
     batch_size: PositiveInt
-    steps: PositiveInt
+    steps: Optional[PositiveInt]
+    epochs: Optional[PositiveInt]
     learning_rate: PositiveFloat
-    dropout: Probability
+    schedule: Schedule
+    warmup: Share
+    weights: Weights
+    dropout: Share
     augment: bool
+    crop: Share
+    rotation: Angle
+    zoom: Share
+    shift: Share
     shuffle_buffer: NonNegativeInt
     image_size: Optional[PositiveInt]
     seed: Seed
     device: Device
     fetch_every: PositiveInt
+    print_every: PositiveInt
+    checkpoint_every: PositiveInt
     picture: Optional[str]
 
 
 def parse_config(arguments=None):
-    """TrainConfig from configs/lenet.yaml, then ``--config FILE``, then ``--name value``.
+    """TrainConfig from configs/lenet.yaml, then ``--config FILE``, then ``--name value``; and whether to ``--resume``.
 
     Raises InputError, in one line, for an unknown name, a wrong type or a
     file that cannot be read.
@@ -65,12 +92,16 @@ def parse_config(arguments=None):
     parser = _Parser(default_config_files=[DEFAULT_FILE], allow_abbrev=False,
                      description="Train LeNet on an OFRecord dataset with OneFlow.")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file whose values replace the defaults")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in run_dir where it was last saved")
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
         values = parser.parse_args(arguments)
     except (UnicodeDecodeError, AttributeError, RecursionError) as error:
         raise InputError("cannot understand the configuration file: {}".format(error))
-    return parser.instantiate_classes(values)
+    config = TrainConfig(**{field.name: values[field.name] for field in fields(TrainConfig)})
+    if not (config.steps or config.epochs):
+        raise InputError("how long to train: give steps or epochs")
+    return config, values.resume
 
 
 class _Parser(ArgumentParser):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+import types
 from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
@@ -90,6 +91,28 @@ def uninterrupted():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def stop_requests(enabled=True):
+    """Ctrl-C, or SIGTERM, asks to stop where it is convenient: it sets ``asked`` of what this yields.
+
+    A second one is a KeyboardInterrupt, at once; so is the first where this
+    is not ``enabled``.
+    """
+    stop = types.SimpleNamespace(asked=False)
+
+    def ask(signum, frame):
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        os.write(2, b"stopping as soon as the run can be saved; Ctrl-C again stops at once\n")  # print is not reentrant
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if enabled else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run(main):
     """Call ``main()`` and leave the process with the exit code it deserves.
 
@@ -117,9 +140,9 @@ def run(main):
     except InputError as error:
         talk(error, "error")
         code = EXIT_BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        talk("interrupted", "error")
+        talk(": ".join(["interrupted"] + [str(text) for text in interrupt.args]), "error")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our stdout left, as `| head` does
         talk("stopped, as nobody reads stdout any more")

@@ -80,9 +80,19 @@ class Manifest:
         digits = len(self.parts[0].file) - len(PART_PREFIX)
         return digits if digits > 1 else -1
 
+    @property
+    def digest(self):
+        """One sum for the whole dataset: it covers the manifest's fields and so every part's SHA-256."""
+        return digest_of(self._fields())
+
     def to_json(self):
         """The manifest file's text: the same dataset gives the same text, always."""
-        fields = {
+        fields = self._fields()
+        fields["sha256"] = digest_of(fields)
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+    def _fields(self):
+        return {
             "layout": LAYOUT,
             "records": self.records,
             "image": {"format": self.image_format, "channels": self.channels,
@@ -93,8 +103,6 @@ class Manifest:
             "left_out": list(self.left_out),
             "parts": [vars(part) for part in self.parts],
         }
-        fields["sha256"] = _digest(fields)
-        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text):
@@ -106,7 +114,7 @@ class Manifest:
             raise ValueError("it is not a manifest of this converter")
         if layout != LAYOUT:
             raise ValueError("its layout is {!r} and this version reads layout {}".format(layout, LAYOUT))
-        if digest != _digest(fields):
+        if digest != digest_of(fields):
             raise ValueError("it was changed or damaged after it was written")
         try:
             image, pixels = fields["image"], fields["pixels"]
@@ -120,7 +128,8 @@ class Manifest:
             raise ValueError("it was written by another version of this converter")
 
 
-def _digest(fields):
+def digest_of(fields):
+    """SHA-256 of a JSON-able value, however it is laid out in its file."""
     text = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 

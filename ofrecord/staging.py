@@ -43,7 +43,7 @@ class Staging:
         try:
             check_target(self.save_dir, self.part_names)
             self._make_save_dir()
-            self.lock = lock_folder(self.save_dir)
+            self.lock = lock_folder(self.save_dir, "another converter, or a training, is using")
             # Again: until the lock was held, another converter may have been at work.
             self._old_parts = check_target(self.save_dir, self.part_names)
             self._clear_up()
@@ -185,11 +185,11 @@ def check_target(save_dir, part_names):
     return {name for name in ours if name in names}
 
 
-def lock_folder(folder, shared=False):
+def lock_folder(folder, busy, shared=False):
     """Hold a folder for this process until the descriptor returned is closed.
 
-    ``shared``: to read a dataset in it, together with others who read it.
-    Raises InputError where a converter (or, for a converter, anybody) holds it.
+    ``shared``: together with others who only read what is in it. Raises
+    InputError, which begins with ``busy``, where somebody else holds it.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -197,17 +197,21 @@ def lock_folder(folder, shared=False):
     except OSError as error:
         if error.errno == errno.EWOULDBLOCK:
             os.close(descriptor)
-            raise InputError("{} {}: wait for it to end".format("a converter is writing to" if shared else
-                             "another converter, or a training, is using", folder))
-        talk("{} is on a file system without locks ({}): start no second converter on it"
+            raise InputError("{} {}: wait for it to end".format(busy, folder))
+        talk("{} is on a file system without locks ({}): start no second program on it"
              .format(folder, error.strerror), "warning")
     return descriptor
 
 
 @contextmanager
 def dataset_in_use(folder):
-    """No converter replaces the dataset in ``folder`` meanwhile. Raises InputError where one is at it."""
-    descriptor = lock_folder(folder, shared=True) if os.path.isdir(folder) else None
+    """No converter replaces the dataset in ``folder`` meanwhile. Raises InputError where one is at it.
+
+    None, or a folder that does not exist, is nothing to hold.
+    """
+    descriptor = None
+    if folder and os.path.isdir(folder):
+        descriptor = lock_folder(folder, "a converter is writing to", shared=True)
     try:
         yield
     finally:

@@ -29,10 +29,19 @@ class Result:
         return "exit code {}\n--- stdout\n{}\n--- stderr\n{}".format(self.code, self.out, self.err)
 
 
+MNIST = PROJECT.parent / "shared" / "mnist"  # the four original files, where there is this folder
+needs_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason="no folder ../shared/mnist with MNIST's four files")
+
+
+def run_module(module, *arguments, **options):
+    """As run_script, for ``python -m module``."""
+    return run_script("-m", module, *arguments, **options)
+
+
 def run_script(script, *arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300):
     """Run one of the project's scripts; return its Result."""
     return Result(subprocess.run(
-        [python, str(PROJECT / script)] + [str(argument) for argument in arguments], cwd=str(cwd),
+        [python, script if script == "-m" else str(PROJECT / script)] + [str(argument) for argument in arguments], cwd=str(cwd),
         env=dict(os.environ, **(env or {})), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         encoding="utf-8", errors="surrogateescape", timeout=timeout))
 
@@ -85,6 +94,15 @@ def converted(tmp_path_factory):
     result = run_script("img2ofrecord.py", "--save_dir", folder)
     assert result.code == 0, result
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(converted, tmp_path_factory):
+    """The best checkpoint of a LeNet that knows the tutorial's 50 digits by heart. Read only."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    result = run_script("lenet_train.py", "--device", "cpu", "--dataset_dir", converted, "--run_dir", folder)
+    assert "gets 50 of 50 training images right" in result.err, result
+    return folder / "best"
 
 
 @pytest.fixture
