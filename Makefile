@@ -3,6 +3,7 @@
 # make test    run the tests
 # make gpu     run the tests that need a GPU, and no others
 # make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
+# make bench-load  time reading a dataset against other ways
 # make clean   remove what these made, but for .venv
 #
 # MNIST=DIR takes MNIST's four .gz files from a folder instead of downloading them.
@@ -11,7 +12,7 @@
 PYTHON_RUN = .venv/bin/python
 TESTS = tests
 
-.PHONY: train mnist test gpu picture bench venv venv-test clean
+.PHONY: train mnist test gpu picture bench bench-load venv venv-test clean
 
 train: venv
 	$(PYTHON_RUN) img2ofrecord.py
@@ -37,6 +38,9 @@ picture: venv  # the README's
 
 bench: venv .venv-peers/ready
 	$(PYTHON_RUN) benchmarks/convert.py --peers_python .venv-peers/bin/python $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
+
+bench-load: venv .venv-peers/ready
+	$(PYTHON_RUN) benchmarks/load.py --peers_python .venv-peers/bin/python $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
 
 .venv-peers/ready: benchmarks/requirements.txt  # any Python that the peers' packages have wheels for
 	$(or $(PEERS_PYTHON),python3) -m venv --clear .venv-peers

@@ -27,7 +27,7 @@ import random
 import re
 import time
 from collections import Counter, namedtuple
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import lru_cache
 
 import cv2
@@ -36,8 +36,8 @@ from tqdm import tqdm
 from ofrecord.cli import SHOWN_PROBLEMS, ArgumentParser, InputError, InputErrors, run, say, some, talk
 from ofrecord.images import (DEFAULT_QUALITY, FORMATS, BadImage, ColorImage, DecoderNoise, PixelStatistics, Target,
                              encode, mean_and_std)
-from ofrecord.labels import list_images, read_class_folders, read_label_file
-from ofrecord.manifest import Manifest, Part, part_name, part_sizes
+from ofrecord.labels import hold_out, list_images, read_class_folders, read_label_file
+from ofrecord.manifest import Manifest, Part, digest_of, part_name, part_sizes
 from ofrecord.record import IMAGE_FEATURE, INT32_MAX, INT32_MIN, LABEL_FEATURE, LENGTH, OFRecord
 from ofrecord.staging import Staging, check_target, flush_to_disk
 from ofrecord.workers import ordered_map
@@ -53,10 +53,16 @@ def main():
         return dry_run(samples, target, args)
     if args.skip_bad:
         samples, target, left_out = leave_out_bad(samples, target, args)
-    part_files = plan_parts(len(samples), args)
-    with Staging(args.save_dir, [file for file, _ in part_files]) as staging:
-        manifest = write_dataset(samples, part_files, target, left_out, staging, args)
-        staging.commit(manifest)
+    with ExitStack() as stack:
+        outputs = []
+        for folder, share in split(samples, args):
+            part_files = plan_parts(len(share), args, most=None if folder == args.save_dir else len(share))
+            staging = stack.enter_context(Staging(folder, [file for file, _ in part_files]))
+            outputs.append(Output(share, part_files, staging))
+        for output, manifest in zip(outputs, write_datasets(outputs, target, left_out, args)):
+            output.staging.commit(manifest)
+            if args.val_share:
+                talk("{}: {:,} images".format(output.staging.save_dir, manifest.records))
     say("Process image successfully !!!")
 
 
@@ -81,7 +87,11 @@ def parse_args():
     more.add_argument("--shuffle", action="store_true",
                       help="write the records in random order; the reader itself only shuffles a little, so labels "
                            "that come sorted, as from class folders, need it")
-    more.add_argument("--seed", type=int, metavar="N", help="of --shuffle (default: 0)")
+    more.add_argument("--val_share", type=float, metavar="SHARE",
+                      help="hold out this share of each class's images, 0.1 for a tenth, chosen at random, and write them to "
+                           "a second dataset, to validate the training with")
+    more.add_argument("--val_dir", metavar="DIR", help="the folder of that second dataset (default: --save_dir with _val)")
+    more.add_argument("--seed", type=int, metavar="N", help="of --shuffle and --val_share (default: 0)")
     more.add_argument("--size", type=image_size, metavar="WxH", help="resize the images to this many pixels, such as 28x28")
     more.add_argument("--color", choices=["auto", "gray", "color"], default="auto",
                       help="store one channel or three; auto: gray where all images are gray (default: %(default)s)")
@@ -108,8 +118,16 @@ def parse_args():
                 name, "from {} to {}".format(least, most) if most else "{} or more".format(least), value))
     if args.quality is not None and FORMATS[args.img_format] != "JPEG":
         parser.error("argument --quality: it is for JPEG, and --img_format is {}".format(args.img_format))
-    if args.seed is not None and not args.shuffle:
-        parser.error("argument --seed: it is the seed of --shuffle, which is not given")
+    if args.seed is not None and not args.shuffle and args.val_share is None:
+        parser.error("argument --seed: it is the seed of --shuffle and --val_share, of which none is given")
+    if args.val_share is not None and not 0 < args.val_share < 1:
+        parser.error("argument --val_share: it must be between 0 and 1, such as 0.1, not {}".format(args.val_share))
+    if args.val_dir is not None and args.val_share is None:
+        parser.error("argument --val_dir: it is the folder of what --val_share holds out, which is not given")
+    if args.val_share is not None and args.val_dir is None:
+        args.val_dir = os.path.join(args.save_dir.rstrip("/") + "_val", "")
+    if args.val_dir is not None and os.path.abspath(args.val_dir) == os.path.abspath(args.save_dir):
+        parser.error("argument --val_dir: it is the folder of --save_dir")
     if args.class_folders and args.label_dir != parser.get_default("label_dir"):
         parser.error("argument --class_folders: the labels come from the folders or from --label_dir, not from both")
     if not os.path.isdir(args.image_root):
@@ -160,6 +178,20 @@ def read_labels(args):
         random.Random(args.seed or 0).shuffle(order)
         samples = samples.take(order)
     return samples
+
+
+def split(samples, args):
+    """[(folder, Samples)]: the dataset and, with --val_share, a second one of what is held out of it."""
+    if args.val_share is None:
+        return [(args.save_dir, samples)]
+    train, held_out, single = hold_out(samples, args.val_share, args.seed or 0)
+    if single:
+        names = samples.class_names
+        talk("{:,} classes have a single image, which stays in training: {}".format(
+            len(single), some([names[label] if names else str(label) for label in single])), "warning")
+    if not len(held_out):
+        raise InputError("--val_share: no class has two images, so none can be held out")
+    return [(args.save_dir, train), (args.val_dir, held_out)]
 
 
 # -- encode ---------------------------------------------------------------------
@@ -316,37 +348,54 @@ def gray_then_color(work, target, progress):
 
 # -- write ----------------------------------------------------------------------
 
-def plan_parts(records, args):
-    """[(file name, number of records)] of the part files. Raises InputError for too many parts."""
-    if args.part_num > records:
+def plan_parts(records, args, most=None):
+    """[(file name, number of records)] of the part files, ``most`` at most. Raises InputError for too many parts."""
+    parts = args.part_num if most is None else min(args.part_num, most)
+    if parts > records:
         raise InputError("--part_num {} is more than the {} images: every part needs one at least"
-                         .format(args.part_num, records))
-    return [(part_name(index, args.part_name_suffix_length), size)
-            for index, size in enumerate(part_sizes(records, args.part_num))]
+                         .format(parts, records))
+    return [(part_name(index, args.part_name_suffix_length), size) for index, size in enumerate(part_sizes(records, parts))]
 
 
-def write_dataset(samples, part_files, target, left_out, staging, args):
-    """Write every part file to the staging folder; return the Manifest.
+Output = namedtuple("Output", "samples part_files staging")
+Output.__doc__ = """A dataset to be written: its Samples, [(part file, number of records)] and the Staging to write them in."""
 
-    Raises InputErrors with every image that is no good, after looking at all.
+
+def write_datasets(outputs, target, left_out, args):
+    """Write every part file of the Outputs to their staging folders; return a Manifest of each.
+
+    They are all gray or all colour. Raises InputErrors with every image that
+    is no good, after looking at all.
     """
-    with Progress(len(samples), args) as progress:
-        parts, totals = gray_then_color(
-            lambda target: write_parts(samples, part_files, target, staging, args, progress), target, progress)
-    if totals.problems:
-        raise totals.errors(args, "nothing was changed in {}".format(args.save_dir))
-    totals.report()
+    locks = [output.staging.lock for output in outputs]
+
+    def write(target):
+        return [write_parts(*output, target, args, progress, locks) for output in outputs]
+
+    with Progress(sum(len(output.samples) for output in outputs), args) as progress:
+        written = gray_then_color(write, target, progress)
+    together = sum((totals for _, totals in written), Totals())
+    if together.problems:
+        raise together.errors(args, "nothing was changed in {}".format(" and ".join(
+            output.staging.save_dir for output in outputs)))
+    together.report()
+    halves = digest_of([output.samples.names for output in outputs]) if len(outputs) > 1 else None
+    return [make_manifest(output.samples, parts, totals, left_out, halves, args)
+            for output, (parts, totals) in zip(outputs, written)]
+
+
+def make_manifest(samples, parts, totals, left_out, halves, args):
     mean, std = mean_and_std(totals.histogram)
     width, height = next(iter(totals.sizes)) if len(totals.sizes) == 1 else (None, None)
     return Manifest(parts=parts, image_format=args.img_format, channels=len(totals.histogram), width=width,
                     height=height, mean=mean, std=std, labels=dict(Counter(samples.labels)),
-                    class_names=samples.class_names,
+                    class_names=samples.class_names, halves=halves,
                     left_out=[{"file": name, "reason": reason} for name, reason in left_out])
 
 
-def write_parts(samples, part_files, target, staging, args, progress):
+def write_parts(samples, part_files, staging, target, args, progress, locks):
     """Fill the part files in the samples' order. Returns their list of Part and the Totals."""
-    chunks = pack_all(samples, [size for _, size in part_files], target, args, close_in_workers=[staging.lock])
+    chunks = pack_all(samples, [size for _, size in part_files], target, args, close_in_workers=locks)
     parts, totals = [], Totals()
     with closing(chunks):
         for index, (file_name, records) in enumerate(part_files):
@@ -401,15 +450,19 @@ def leave_out_bad(samples, target, args):
 def dry_run(samples, target, args):
     """Print what a run would do. Raises InputErrors with every problem that it would meet."""
     totals = look_at_all(samples, target, args)
-    records = len(samples) - (len(totals.problems) if args.skip_bad else 0)
+    bad = {name for name, _ in totals.problems} if args.skip_bad else ()
+    good = samples.take([index for index, name in enumerate(samples.names) if name not in bad])
     problems = [] if args.skip_bad else totals.lines(args)
     try:
-        part_files = plan_parts(records, args)
-        check_target(args.save_dir, [name for name, _ in part_files])
-        sizes = sorted({size for _, size in part_files})
-        say("Dry run: {:,} {} images in {:,} classes, {:,} bytes, {} in each of {:,} parts; nothing was written"
-            .format(records, "gray" if len(totals.histogram) == 1 else "colour", len(set(samples.labels)),
-                    totals.bytes, " or ".join(map(str, sizes)), len(part_files)))
+        plans = []
+        for folder, share in split(good, args):
+            part_files = plan_parts(len(share), args, most=None if folder == args.save_dir else len(share))
+            check_target(folder, [name for name, _ in part_files])
+            plans.append("{} in each of {:,} parts".format(
+                " or ".join(map(str, sorted({size for _, size in part_files}))), len(part_files)))
+        say("Dry run: {:,} {} images in {:,} classes, {:,} bytes, {}; nothing was written"
+            .format(len(good), "gray" if len(totals.histogram) == 1 else "colour", len(set(good.labels)), totals.bytes,
+                    ", and held out ".join(plans)))
     except InputError as error:
         problems.append(str(error))
     totals.report()
@@ -435,6 +488,13 @@ class Totals:
         self.histogram = self.histogram + chunk.histogram
         self.reasons += chunk.reasons
         self.bytes += len(chunk.records)
+
+    def __add__(self, other):
+        both = Totals()
+        both.problems, both.sizes = self.problems + other.problems, self.sizes | other.sizes
+        both.histogram, both.reasons = self.histogram + other.histogram, self.reasons + other.reasons
+        both.bytes, both._start = self.bytes + other.bytes, min(self._start, other._start)
+        return both
 
     def lines(self, args):
         """The problems, a line each."""

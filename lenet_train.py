@@ -30,8 +30,7 @@ from lenet.model import LeNet, Spec
 from lenet.progress import Progress
 from lenet.run import LOSS_PICTURE, PREDICTIONS_PICTURE, Plan, open_run, seed_of
 from ofrecord.cli import InputError, run, some, stop_requests, talk
-from ofrecord.manifest import check_dataset
-from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE
+from ofrecord.scan import open_dataset
 from ofrecord.staging import dataset_in_use
 
 nn = flow.nn
@@ -45,8 +44,9 @@ def main():
 
 
 def run_training(config, resume):
-    dataset = check_dataset(config.dataset_dir)
-    eval_dataset = check_dataset(config.eval_dataset_dir) if config.eval_dataset_dir else None
+    dataset, eval_dataset = (
+        folder and open_dataset(folder, config.image_feature, config.label_feature, config.check_hashes or None)
+        for folder in (config.dataset_dir, config.eval_dataset_dir))
     check_fit(config, dataset, eval_dataset)
     digests = {"dataset": dataset.digest, "eval_dataset": eval_dataset and eval_dataset.digest}
     with open_run(config, Plan(config, dataset.records), digests, resume) as run:
@@ -54,7 +54,8 @@ def run_training(config, resume):
             return talk("{} is finished: {}".format(run.folder, run.outcome))
         device = choose_device(config.device)
         spec = Spec.of(dataset, config.image_size)
-        pipeline = ImagePipeline(config.dataset_dir, dataset, spec, config.batch_size, config.shuffle_buffer, config.seed)
+        pipeline = ImagePipeline(config.dataset_dir, dataset, spec, config.batch_size, config.shuffle_buffer, config.seed,
+                                 config.decoder)
         model = LeNet(spec, config.dropout).draw_weights(config.weights, np.random.default_rng(config.seed)).to(device)
         optimizer = flow.optim.Adam(model.parameters(), lr=config.learning_rate)
         schedule = make_schedule(optimizer, config, run.plan.steps)
@@ -91,6 +92,7 @@ def check_fit(config, dataset, eval_dataset):
         raise InputError("LeNet for images of {}x{} and {:,} classes, in batches of {}, needs about {:,.0f} GB and this "
                          "machine has {:,.0f}: try a smaller --image_size".format(
                              width, height, dataset.classes, config.batch_size, needed / 1e9, memory / 1e9))
+    choose_decoder(config.decoder, config.dataset_dir, dataset)
     if config.picture and not (re.search(r"[^/]\.png\Z", config.picture)
                                and os.path.isdir(os.path.dirname(config.picture) or ".")):
         raise InputError("picture {}: it must be a .png file in a folder that exists".format(config.picture))
@@ -109,6 +111,9 @@ def check_same_kind(config, dataset, eval_dataset):
     if config.image_size is None and (dataset.width, dataset.height) != (eval_dataset.width, eval_dataset.height):
         differ("their images (without --image_size) are",
                *("{}x{}".format(each.width, each.height) for each in (dataset, eval_dataset)))
+    if dataset.halves and eval_dataset.halves and dataset.halves != eval_dataset.halves:
+        raise InputError("{} and {} do not come from the same --val_share: images may be in both; convert again".format(
+            config.dataset_dir, config.eval_dataset_dir))
     if dataset.class_names != eval_dataset.class_names:
         differ("their classes are", *(some(each.class_names or ["only numbers"]) for each in (dataset, eval_dataset)))
     if eval_dataset.classes > dataset.classes:
@@ -130,7 +135,7 @@ class ImagePipeline(nn.Module):
     some records twice; 0 reads in order.
     """
 
-    def __init__(self, folder, dataset, spec, batch_size, shuffle_buffer=0, seed=0):
+    def __init__(self, folder, dataset, spec, batch_size, shuffle_buffer=0, seed=0, decoder="auto"):
         super().__init__()
         color = "GRAY" if spec.channels == 1 else "RGB"
         buffer_size = min(shuffle_buffer, dataset.records // 2)
@@ -144,11 +149,12 @@ class ImagePipeline(nn.Module):
             shuffle_buffer_size=max(buffer_size, 1),
             random_seed=seed,
         )
-        self.label_decoder = nn.OFRecordRawDecoder(LABEL_FEATURE, shape=(1,), dtype=flow.int32)
-        # Not nn.OFRecordImageDecoder: since OneFlow 0.7 it hands every image to
-        # libjpeg, which ends the process at the first PNG.
-        self.bytes_decoder = nn.OFRecordBytesDecoder(IMAGE_FEATURE)
-        self.image_decoder = nn.image.decode(color_space=color)
+        self.label_decoder = nn.OFRecordRawDecoder(dataset.label_feature, shape=(1,), dtype=getattr(flow, dataset.label_kind))
+        if choose_decoder(decoder, folder, dataset) == "fused":
+            self.image_decoder = nn.OFRecordImageDecoder(dataset.image_feature, color_space=color)
+        else:
+            self.image_decoder = nn.Sequential(
+                nn.OFRecordBytesDecoder(dataset.image_feature), nn.image.decode(color_space=color))
         self.resize = nn.image.Resize(target_size=(spec.width, spec.height), channels=spec.channels)
         self.normalize = nn.CropMirrorNormalize(
             color_space=color,
@@ -161,9 +167,8 @@ class ImagePipeline(nn.Module):
     def read(self):
         """The next batch as decoded: pixels, uint8 (batch_size, height, width, channels), and labels."""
         records = self.reader()
-        labels = self.label_decoder(records).reshape(-1)
-        images = self.image_decoder(self.bytes_decoder(records))
-        return self.resize(images)[0], labels
+        labels = self.label_decoder(records).reshape(-1).to(flow.int32)
+        return self.resize(self.image_decoder(records))[0], labels
 
     def forward(self):
         pixels, labels = self.read()
@@ -173,6 +178,19 @@ class ImagePipeline(nn.Module):
         """Go on as if so many batches had been read. Nothing is decoded: about 450,000 records a second."""
         for _ in range(batches):
             self.reader()
+
+
+def choose_decoder(wish, folder, dataset):
+    """``"fused"`` or ``"bytes"``, for the config's ``auto``, ``fused`` or ``bytes``.
+
+    Since OneFlow 0.7 the fused decoder hands every image to libjpeg, which
+    ends the process at the first PNG; gray, CMYK and rotated JPEGs it gets
+    wrong. Raises InputError where it is asked for and would.
+    """
+    if wish == "fused" and not dataset.suits_fused_decoder:
+        raise InputError("decoder fused: OneFlow's fused decoder would end the process, or misread, {}, which are not all "
+                         "plain 3-channel JPEG; decoder bytes reads them".format(folder))
+    return "fused" if wish != "bytes" and dataset.suits_fused_decoder else "bytes"
 
 
 def augment(images, config):
@@ -285,7 +303,8 @@ def describe(dataset, eval_dataset, model, run):
         size = "sizes vary" if dataset.width is None else "{}x{}".format(dataset.width, dataset.height)
         return "{:,} {} images ({}) in {} parts".format(
             dataset.records, "gray" if dataset.channels == 1 else "colour", size, len(dataset.parts))
-    talk("dataset: {}, {} classes".format(images_of(dataset), dataset.classes))
+    talk("dataset: {}, {} classes; {} decoder".format(
+        images_of(dataset), dataset.classes, choose_decoder(run.config.decoder, run.config.dataset_dir, dataset)))
     if eval_dataset:
         talk("evaluated on: {}".format(images_of(eval_dataset)))
     talk("model: LeNet, {:,} parameters".format(sum(p.numel() for p in model.parameters())))

@@ -19,6 +19,7 @@ def one_of(*choices):
 
 
 Device = one_of("auto", "cuda", "cpu")
+Decoder = one_of("auto", "bytes", "fused")
 Schedule = one_of("constant", "cosine")
 Weights = one_of("tutorial", "he")
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)], docstring="what OneFlow takes, 0 to below 2**63")
@@ -33,6 +34,10 @@ class TrainConfig:
     Args:
         dataset_dir: folder of the OFRecord dataset to train on
         eval_dataset_dir: folder of the dataset to evaluate on after each epoch; null takes the training images, at the end
+        image_feature: name of the records' image feature, in datasets of other converters
+        label_feature: name of the records' label feature, in datasets of other converters
+        check_hashes: compare every part's SHA-256 with the manifest first; else of parts that changed since
+        decoder: fused is for 3-channel JPEG only, bytes for all; auto takes fused where every image suits it
         run_dir: folder to keep configuration, metrics, checkpoints and pictures in; null keeps nothing
         batch_size: images per step
         steps: optimizer updates at most; null sets no limit
@@ -59,6 +64,10 @@ class TrainConfig:
 
     dataset_dir: str
     eval_dataset_dir: Optional[str]
+    image_feature: str
+    label_feature: str
+    check_hashes: bool
+    decoder: Decoder
     run_dir: Optional[str]
     batch_size: PositiveInt
     steps: Optional[PositiveInt]

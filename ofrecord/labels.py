@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 from array import array
 
 from .cli import InputError, InputErrors
@@ -37,6 +38,25 @@ class Samples:
     def take(self, indices):
         """The Samples at these indices, in their order."""
         return Samples((self.names[i] for i in indices), (self.labels[i] for i in indices), self.class_names)
+
+
+def hold_out(samples, share, seed):
+    """Split Samples by class: (the rest, what is held out, labels of classes with a single image).
+
+    Of a class's n images round(n * share) are held out, chosen at random by
+    ``seed``, one at least and n - 1 at most; of a single image none. Both keep
+    the samples' order.
+    """
+    by_class = {}
+    for index, label in enumerate(samples.labels):
+        by_class.setdefault(label, []).append(index)
+    rng, chosen = random.Random(seed), set()
+    for label in sorted(by_class):
+        indices = by_class[label]
+        count = min(max(round(len(indices) * share), 1), len(indices) - 1)
+        chosen.update(rng.sample(indices, count))
+    rest = samples.take([index for index in range(len(samples)) if index not in chosen])
+    return rest, samples.take(sorted(chosen)), [label for label in sorted(by_class) if len(by_class[label]) == 1]
 
 
 def read_label_file(path):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence
 
 from .cli import InputError
-from .record import BadRecord, read_record, split_records
+from .images import FORMATS
+from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_record, split_records
 
 MANIFEST_NAME = "dataset.json"
 STAGING_NAME = ".img2ofrecord"  # where the converter writes, inside the dataset's folder
@@ -47,7 +48,8 @@ class Manifest:
     figure a channel (R, G, B), in 0 to 255. ``labels`` counts the records of
     each label. ``class_names`` is None where labels are only numbers.
     ``left_out`` lists the bad images, ``{"file", "reason"}``, that the user
-    had left out.
+    had left out. ``halves`` is None, or the same in two datasets that one run
+    split its images into: no image is in both.
     """
 
     parts: List[Part]
@@ -60,6 +62,12 @@ class Manifest:
     labels: Dict[int, int]
     class_names: Optional[List[str]] = None
     left_out: Sequence[Dict[str, str]] = ()
+    halves: Optional[str] = None
+    # Of a dataset that another converter made, see scan.py:
+    image_feature: str = IMAGE_FEATURE
+    label_feature: str = LABEL_FEATURE
+    label_kind: str = "int32"
+    plain_jpeg: Optional[bool] = None
 
     @property
     def records(self):
@@ -73,6 +81,16 @@ class Manifest:
     def classes(self):
         """How many classes: labels count from 0, so one more than the largest."""
         return len(self.class_names) if self.class_names else max(max(self.labels) + 1, 0)
+
+    @property
+    def suits_fused_decoder(self):
+        """Is every image a three-channel JPEG without rotation, all that OneFlow's fused decoders read rightly?
+
+        Of our own converter's JPEGs every one is, where they are colour.
+        """
+        if self.plain_jpeg is not None:
+            return self.plain_jpeg
+        return FORMATS.get(self.image_format) == "JPEG" and self.channels == 3
 
     @property
     def part_name_suffix_length(self):
@@ -101,6 +119,7 @@ class Manifest:
             "classes": {"count": self.classes, "names": self.class_names},
             "labels": {str(label): self.labels[label] for label in sorted(self.labels)},
             "left_out": list(self.left_out),
+            **({"halves": self.halves} if self.halves else {}),
             "parts": [vars(part) for part in self.parts],
         }
 
@@ -123,7 +142,7 @@ class Manifest:
                        width=image["width"], height=image["height"],
                        mean=pixels["mean"], std=pixels["std"],
                        labels={int(label): count for label, count in fields["labels"].items()},
-                       class_names=fields["classes"]["names"], left_out=fields["left_out"])
+                       class_names=fields["classes"]["names"], left_out=fields["left_out"], halves=fields.get("halves"))
         except (KeyError, TypeError):
             raise ValueError("it was written by another version of this converter")
 
@@ -171,17 +190,20 @@ def load_manifest(folder):
         raise InputError("{}: {}; {}".format(path, error, REMOVE_AND_CONVERT))
 
 
-def check_dataset(folder, hashes=True):
+def check_dataset(folder, hashes=None):
     """Load a dataset's manifest and hold the folder against it; return the manifest.
 
     OneFlow aborts the whole process on a missing part, a cut-off record or a
     damaged image, so all of it is looked at here first: the parts are there,
     no other is, sizes agree, every record is framed and has an image and a
     label, labels are classes, and every byte is as the converter, which
-    decoded every image, wrote it (SHA-256, about a second for a gigabyte;
-    ``hashes`` False leaves this out). Raises InputError for the first thing that is wrong.
+    decoded every image, wrote it. For that, SHA-256 sums are compared, which
+    takes a second for a gigabyte: of the parts that were written to after
+    their manifest; of all with ``hashes`` True, of none with False. Raises
+    InputError for the first thing that is wrong.
     """
     manifest = load_manifest(folder)
+    finished = os.stat(os.path.join(folder, MANIFEST_NAME)).st_mtime_ns
     listed = {part.file for part in manifest.parts}
     for name in sorted(os.listdir(folder)):
         if PART_PATTERN.match(name) and name not in listed:
@@ -191,7 +213,7 @@ def check_dataset(folder, hashes=True):
     for part in manifest.parts:
         path = os.path.join(folder, part.file)
         try:
-            _check_part(path, part, labels, hashes)
+            _check_part(path, part, labels, hashes, finished)
         except BadRecord as error:
             raise InputError("{}: {}; {}".format(path, error, CONVERT))
     for label in sorted(labels):
@@ -204,15 +226,16 @@ def check_dataset(folder, hashes=True):
     return manifest
 
 
-def _check_part(path, part, labels, hashes):
+def _check_part(path, part, labels, hashes, finished):
     """One part file against the manifest's entry; adds its labels to the counts."""
     try:
-        size = os.stat(path).st_size
+        status = os.stat(path)
+        size, changed = status.st_size, status.st_mtime_ns > finished
         if size != part.bytes:
             raise InputError("{} has {:,} bytes and should have {:,}: it was cut off or changed; "
                              "{}".format(path, size, part.bytes, CONVERT))
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if hashes and hashlib.sha256(content).hexdigest() != part.sha256:
+            if (changed if hashes is None else hashes) and hashlib.sha256(content).hexdigest() != part.sha256:
                 raise InputError("{} was changed or damaged after it was written (SHA-256 differs); "
                                  "{}".format(path, CONVERT))
             records = 0

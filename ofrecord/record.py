@@ -72,12 +72,13 @@ def split_records(buffer):
         index += 1
 
 
-def read_record(serialized, index=0, image_feature=IMAGE_FEATURE, label_feature=LABEL_FEATURE):
+def read_record(serialized, index=0, image_feature=IMAGE_FEATURE, label_feature=LABEL_FEATURE, label_kinds=None):
     """The encoded image (bytes) and the label (int) of one serialized record.
 
     The label is an int32 list with one value; an int64 list, which other
-    converters write, is read too. Raises BadRecord where it is no OFRecord or
-    has not exactly one of each.
+    converters write, is read too; which it was is counted in ``label_kinds``,
+    a Counter. Raises BadRecord where it is no OFRecord or has not exactly one
+    of each.
     """
     try:
         feature = OFRecord.FromString(serialized).feature
@@ -88,9 +89,12 @@ def read_record(serialized, index=0, image_feature=IMAGE_FEATURE, label_feature=
         if name not in names:
             raise BadRecord(index, "it has no feature {!r}, only {}".format(name, names))
     images = feature[image_feature].bytes_list.value
-    labels = feature[label_feature].int32_list.value or feature[label_feature].int64_list.value
+    label_kind = feature[label_feature].WhichOneof("kind")
+    labels = getattr(feature[label_feature], label_kind).value if label_kind in ("int32_list", "int64_list") else ()
     if len(images) != 1 or not images[0]:
         raise BadRecord(index, "its feature {!r} is not a bytes list with one image".format(image_feature))
     if len(labels) != 1:
         raise BadRecord(index, "its feature {!r} is not an int32 list with one label".format(label_feature))
+    if label_kinds is not None:
+        label_kinds[label_kind[:-len("_list")]] += 1
     return images[0], labels[0]

@@ -314,7 +314,8 @@ def set_label(value):
 DAMAGE = {
     "no folder": (lambda d: shutil.rmtree(str(d)), ["no dataset", "img2ofrecord.py"]),
     "an empty folder": (lambda d: [path.unlink() for path in d.iterdir()], ["not a finished dataset", "img2ofrecord.py"]),
-    "no manifest": (lambda d: (d / MANIFEST_NAME).unlink(), ["not a finished dataset", "img2ofrecord.py"]),
+    "a stopped conversion": (lambda d: ((d / MANIFEST_NAME).unlink(), (d / ".img2ofrecord").mkdir()),
+                             ["not a finished dataset", "stopped", "img2ofrecord.py"]),
     "manifest cut off": (lambda d: (d / MANIFEST_NAME).write_text((d / MANIFEST_NAME).read_text()[:99]), ["dataset.json"]),
     "manifest edited": (lambda d: (d / MANIFEST_NAME).write_text(
         (d / MANIFEST_NAME).read_text().replace('"records": 50', '"records": 49')), ["dataset.json", "changed"]),
@@ -338,6 +339,18 @@ DAMAGE = {
 def test_bad_datasets(dataset, damage, said):
     damage(dataset)
     assert_one_error(train(dataset), *said)
+
+
+def test_hashes_of_what_did_not_change_only_when_asked(dataset):
+    """A part that lost a bit on the disk looks untouched: --check_hashes finds it. (An edited one is always found.)"""
+    path = dataset / "part-1"
+    before = path.stat()
+    flip(path, 150)
+    os.utime(str(path), ns=(before.st_atime_ns, before.st_mtime_ns))
+    check_dataset(str(dataset))
+    assert_one_error(train(dataset, "--check_hashes", "true"), "part-1", "SHA-256")
+    flip(path, 150)
+    assert train(dataset, "--check_hashes", "true", "--steps", 1).code == 0
 
 
 def test_framing_is_checked_without_hashes_too(dataset):

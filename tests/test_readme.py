@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import cv2
 import pytest
 
 from conftest import PROJECT, run_script
@@ -95,3 +97,36 @@ def test_errors_in_the_table_are_the_programs_own():
     for message in re.findall(r"^\| `([^`]+)` \|", README, re.M):
         for part in re.split(r"…|: |3\.12|\./dataset/|part-3|label\.txt, line 7|NVIDIA H100|nvidia-cudnn-cu11", message):
             assert part.strip(" ,:") in code, part
+
+
+def test_the_walk_from_a_folder_to_a_prediction(followed):
+    """The numbered commands as they stand, on patches of real colour pictures: a palace, a flower and a person."""
+    from matplotlib.cbook import get_sample_data
+    from sklearn.datasets import load_sample_images
+
+    clone = followed[0]
+    pictures = dict(zip(("palace", "flower"), load_sample_images().images))
+    pictures["person"] = cv2.cvtColor(cv2.imread(get_sample_data("grace_hopper.jpg", asfileobj=False)), cv2.COLOR_BGR2RGB)
+    patches = 0
+    for name, picture in pictures.items():
+        (clone / "photos" / name).mkdir(parents=True)
+        for y in range(0, picture.shape[0] - 63, 64):  # none shares a pixel with another
+            for x in range(0, picture.shape[1] - 63, 64):
+                patches += 1
+                assert cv2.imwrite(str(clone / "photos" / name / "{}_{}.jpg".format(y, x)),
+                                   cv2.cvtColor(picture[y:y + 64, x:x + 64], cv2.COLOR_RGB2BGR))
+    shutil.move(str(clone / "photos" / "flower" / "128_256.jpg"), str(clone / "new.jpg"))
+    walk = README[README.index("## Your own images"):].split("## ")[1]
+    commands = re.findall(r"^   python (.*)$", walk, re.M)
+    assert len(commands) == 4
+    said = []
+    for command in commands:
+        result = subprocess.run([sys.executable] + command.split(), cwd=str(clone), encoding="utf-8", stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
+        assert result.returncode == 0, (command, result.stderr)
+        said.append(result)
+    assert (clone / "dataset_sheet.png").exists() and (clone / "runs/own_images/predictions.png").exists()
+    assert "3 classes; fused decoder" in said[2].stderr
+    right, count = map(int, re.findall(r"(\d+) of (\d+) right", said[2].stderr)[-1])
+    print("{} patches; {} of the {} held out right; new.jpg: {}".format(patches, right, count, said[3].stdout))
+    assert right / count > 0.7 and "flower" in said[3].stdout

@@ -141,7 +141,7 @@ def test_killed_at_every_system_call_that_saves(converted, whole, tmp_path):
             "    rename(*names)\n"
             "os.rename = deadly\n"
             "lenet_train.run(lenet_train.main)").format(str(PROJECT))
-    for die in (1, 2, 3, 5, 6, 9):  # a checkpoint's first save has one rename, each later two
+    for die in (2, 3, 6):  # a checkpoint's first save has one rename, each later two
         folder = tmp_path / str(die)
         process = subprocess.run([sys.executable, "-c", code] + command(converted, folder), stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE, env=dict(os.environ, DIE=str(die)))
