@@ -4,7 +4,7 @@
 # make gpu     run the tests that need a GPU, and no others
 # make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
 # make bench-load  time reading a dataset against other ways
-# make clean   remove what these made, but for .venv
+# make clean   remove the datasets and caches that these made, not .venv, runs/ and data/mnist/
 #
 # MNIST=DIR takes MNIST's four .gz files from a folder instead of downloading them.
 # Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
@@ -54,5 +54,5 @@ venv-test:
 	@sh tools/venv.sh requirements.txt tests/requirements.txt
 
 clean:
-	rm -rf dataset .pytest_cache
+	rm -rf dataset dataset_val .pytest_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -257,7 +257,8 @@ def train(run, pipeline, model, optimizer, schedule, device, judge):
             if not waiting and run.saves(step, stop.asked):
                 with progress.aside():
                     run.save(model, optimizer, schedule)
-                    draw_losses(run)
+                    if stop.asked or progress.draws(LOSS_PICTURE):
+                        draw_losses(run)
                 if stop.asked:
                     raise KeyboardInterrupt
         progress.report()
@@ -321,7 +322,7 @@ def end_epoch(run, model, judge, progress, stop):
         if evaluation is None:
             return
         run.add_evaluation(evaluation.loss, evaluation.accuracy, model)
-        if run.folder:
+        if run.folder and progress.draws(PREDICTIONS_PICTURE):
             draw_losses(run)
             draw_predictions(run, model.spec, evaluation)
     if run.config.eval_dataset_dir is None:

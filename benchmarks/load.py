@@ -49,7 +49,10 @@ def main():
 def small(folder, args):
     images, labels = make_small(folder, args)
     check(CONVERT + ["--image_root", images, "--label_dir", labels, "--save_dir", folder / "ofrecord"])
-    ways = {"**OneFlow's reader, our dataset**": [sys.executable, "oneflow", folder / "ofrecord"]}
+    ways = {"**OneFlow's reader, our dataset**": [sys.executable, "oneflow", folder / "ofrecord"],
+            # For few cores: OneFlow's scheduler computes by itself instead of waiting, busily, for a worker thread.
+            "the same, ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD=0": [
+                sys.executable, "oneflow", folder / "ofrecord", "auto", "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD=0"]}
     if args.peers_python:
         for name in ("webdataset", "streaming"):
             check([args.peers_python, WRITERS, name, images, labels, folder / name])
@@ -90,7 +93,8 @@ def table(ways, images, args, **environment):
         for path in images.iterdir():
             path.read_bytes()
         for name, (python, way, dataset, *option) in ways.items():
-            output = check([python, LOADERS, way, dataset, images, args.seconds] + option, **environment)
+            switches = dict(text.split("=") for text in option[1:])
+            output = check([python, LOADERS, way, dataset, images, args.seconds] + option[:1], **environment, **switches)
             result = json.loads(output.splitlines()[-1])
             speeds[name].append(result["images"] / result["seconds"])
     first = speeds[next(iter(ways))]

@@ -23,16 +23,16 @@ SWITCHES = {
 def fast_blas():
     """A further switch where it is needed: which kernels OneFlow's OpenBLAS multiplies matrices with.
 
-    On CPUs with bfloat16 (Intel since 2020, AMD since Zen 4) it takes those
-    named Cooperlake, and they are slow in this wheel: with those for other
-    AVX-512 CPUs a LeNet step takes three quarters of the time.
+    On AMD CPUs with bfloat16 (Zen 4 and later) it takes those named
+    Cooperlake, which are slow there: with those for other AVX-512 CPUs a LeNet
+    step takes three quarters of the time. (Not tried on Intel's.)
     """
     try:
         with open("/proc/cpuinfo") as file:
             flags = file.read().split()
     except OSError:
         return {}
-    return {"OPENBLAS_CORETYPE": "SkylakeX"} if "avx512_bf16" in flags else {}
+    return {"OPENBLAS_CORETYPE": "SkylakeX"} if {"AuthenticAMD", "avx512_bf16"} <= set(flags) else {}
 
 
 def import_oneflow():

@@ -83,7 +83,7 @@ def make_onnx(model):
         [helper.make_tensor_value_info("images", float32, ["n", spec.channels, spec.height, spec.width])],
         [helper.make_tensor_value_info(name, float32, ["n", spec.classes]) for name in ("logits", "probabilities")],
         [numpy_helper.from_array(array, name) for name, array in constants.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="image files to OFRecord to LeNet")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lenet.export")
     model.ir_version = IR_VERSION
     if spec.class_names:
         helper.set_model_props(model, {"class_names": json.dumps(spec.class_names, ensure_ascii=False)})

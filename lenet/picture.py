@@ -106,7 +106,8 @@ def draw_predictions(path, spec, evaluation):
             if sample.said == sample.label:
                 text, color = said, "black"
             else:
-                text, color = "{} ({:.0%}), is {}".format(_short(said), sample.probability, _short(spec.name(sample.label))), RED
+                text = "{} ({:.0%}), is {}".format(_short(said), sample.probability, _short(spec.name(sample.label)))
+                color = RED
             _draw_image(figure.add_subplot(grid[index]), sample.pixels, text, color)
         top -= share
     _save(figure, path)

@@ -87,7 +87,9 @@ def read_image(file, spec, as_digit):
         talk("{}: taken for a picture of one digit; cut out, centred and scaled like MNIST's (--digit no leaves it as it is)"
              .format(file))
     if pixels.shape[:2] != (spec.height, spec.width):
-        pixels = cv2.resize(pixels, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)  # as the pipeline does
+        # As OneFlow's Resize does in training: by areas where pixels get fewer.
+        fewer = spec.width * spec.height < pixels.shape[0] * pixels.shape[1]
+        pixels = cv2.resize(pixels, (spec.width, spec.height), interpolation=cv2.INTER_AREA if fewer else cv2.INTER_LINEAR)
     return pixels.reshape(spec.height, spec.width, spec.channels)
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ofrecord.cli import InputError, say, talk
 
 LOG_SECONDS = 60  # between two lines where there is no terminal
+PICTURE_SECONDS = 30  # between two drawings of a picture, which takes a second
 SHOWN_STEPS = 50  # whose mean loss is shown
 
 
@@ -21,6 +22,7 @@ class Progress:
         self.run = run
         self._first = run.step
         self._printed = run.step
+        self._drawn = {}
 
     def __enter__(self):
         self._start = self._logged = time.perf_counter()
@@ -60,6 +62,14 @@ class Progress:
             minutes = (plan.steps - self.run.step) * plan.batch_size / self._rate() / 60
             talk("step {:,} of {:,}: loss {:.4g}, {:.0f} images/s, about {:.0f} min left".format(
                 self.run.step, plan.steps, self._recent_loss(), self._rate(), math.ceil(minutes)))
+
+    def draws(self, picture):
+        """Is it time to draw this picture anew? Now and then as the run goes, and at its end."""
+        now = time.perf_counter()
+        if not self.run.finished and now - self._drawn.setdefault(picture, now) < PICTURE_SECONDS:
+            return False
+        self._drawn[picture] = now
+        return True
 
     def talk(self, text):
         """Say something, clear of the bar."""

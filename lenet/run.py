@@ -27,7 +27,8 @@ COLUMNS = ("step", "epoch", "learning_rate", "loss", "eval_loss", "eval_accuracy
 
 # What may differ when a run is resumed: it changes no weight. The datasets
 # themselves are compared, not where they lie.
-FREE = {"run_dir", "check_hashes", "device", "fetch_every", "print_every", "checkpoint_every", "picture", "dataset_dir", "eval_dataset_dir"}
+FREE = {"dataset_dir", "eval_dataset_dir", "check_hashes", "run_dir", "device", "fetch_every", "print_every",
+        "checkpoint_every", "picture"}
 
 
 @contextmanager

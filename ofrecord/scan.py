@@ -22,7 +22,6 @@ import os
 from collections import Counter
 
 import cv2
-import numpy as np
 
 from .check import find_parts, read_image
 from .cli import InputError, talk
@@ -142,17 +141,18 @@ class _Scan:
         width, height = next(iter(self.sizes)) if len(self.sizes) == 1 else (None, None)
         gray_in_color = not self.colorful and self.gray[False]
         sampled = sum(self.sizes.values())
-        talk("{} has no {}: made by another converter. Found: {:,} records in {:,} parts; {}; {}{}; labels {} to {} ({})".format(
-            folder, MANIFEST_NAME, sum(part.records for part in parts), len(parts),
-            ", ".join("{:,} {}".format(count, kind) for kind, count in self.kinds.most_common()),
-            "{}x{}".format(width, height) if width else "sizes that vary",
-            ", gray stored as colour" if gray_in_color else ", colour" if self.colorful else ", gray",
-            min(self.labels), max(self.labels), next(iter(self.label_kinds))))
+        talk("{} has no {}: made by another converter. Found: {:,} records in {:,} parts; {}; {}{}; "
+             "labels {} to {} ({})".format(
+                 folder, MANIFEST_NAME, sum(part.records for part in parts), len(parts),
+                 ", ".join("{:,} {}".format(count, kind) for kind, count in self.kinds.most_common()),
+                 "{}x{}".format(width, height) if width else "sizes that vary",
+                 ", gray stored as colour" if gray_in_color else ", colour" if self.colorful else ", gray",
+                 min(self.labels), max(self.labels), next(iter(self.label_kinds))))
         talk("mean, standard deviation, size and colour are of {:,} images".format(sampled) +
              ("" if sampled == sum(part.records for part in parts) else "; `python -m ofrecord check` decodes every one"))
         if self.oddities:
             talk("{}: OneFlow may decode some of these a little differently than other programs do: {}".format(
-                folder, ", ".join("{:,} with {}".format(count, oddity) for oddity, count in self.oddities.most_common())),
+                folder, ", ".join("{:,} {}".format(count, oddity) for oddity, count in self.oddities.most_common())),
                 "warning")
         extension = {name: ext for ext, name in reversed(list(FORMATS.items()))}.get(kind, "")
         return Manifest(parts=parts, image_format=extension, channels=channels, width=width, height=height,

@@ -142,7 +142,7 @@ def test_download_with_retry_and_a_second_mirror(tmp_path):
     assert [path.replace("-ubyte.gz", "") for path in Server.asked] == [
         "/bad/train-images-idx3", "/bad/train-images-idx3",  # the first time it was cut off
         "/bad/train-labels-idx1", "/train-labels-idx1", "/bad/t10k-images-idx3", "/bad/t10k-labels-idx1", "/t10k-labels-idx1"]
-    assert result.err.count("404") == 2, result
+    assert result.err.count("HTTP Error 404") == 2, result  # (the port may have a 404 in it too)
 
 
 def test_no_network_is_one_line(tmp_path):
@@ -160,7 +160,7 @@ def full_run(mnist, tmp_path_factory):
                             mnist / (split + "_label") / "label.txt", "--save_dir", folder / split, "--progress", "auto")
         assert result.code == 0, result.err
     result = run_script("lenet_train.py", "--config", PROJECT / "configs/mnist.yaml", "--dataset_dir", folder / "train",
-                        "--eval_dataset_dir", folder / "test", "--run_dir", folder / "run", "--device", "cpu", "--steps", 700,
+                        "--eval_dataset_dir", folder / "test", "--run_dir", folder / "run", "--device", "cpu", "--steps", 450,
                         timeout=1200)
     assert result.code == 0, result
     return folder / "run", result
@@ -168,11 +168,11 @@ def full_run(mnist, tmp_path_factory):
 
 @needs_mnist
 def test_mnist_is_learned(full_run):
-    """Slow: two to four minutes."""
+    """Slow: a minute and a half."""
     folder, result = full_run
     right, count = re.search(r"epoch 1 of 1: ([\d,]+) of ([\d,]+) right", result.err).groups()
     assert count == "10,000" and int(right.replace(",", "")) >= 9850, result.err
-    print("after 700 steps of 64 images:", right, "of", count)
+    print("after 450 steps of 64 images:", right, "of", count)
 
 
 @needs_mnist

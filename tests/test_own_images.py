@@ -1,7 +1,7 @@
 """Datasets of one's own and of other converters: held-out shares, colour and sizes, what is refused, and a fuzz test."""
 
+import io
 import json
-import os
 import random
 import re
 import shutil
@@ -194,6 +194,16 @@ def png16(index, data):
     return cv2.imencode(".png", cv2.imdecode(np.frombuffer(data, np.uint8), 0).astype(np.uint16) * 257)[1].tobytes() if index == 3 else data
 
 
+def cmyk(index, data):
+    from PIL import Image
+
+    if index != 3:
+        return data
+    file = io.BytesIO()
+    Image.new("CMYK", (28, 28), (10, 20, 30, 40)).save(file, "JPEG")
+    return file.getvalue()
+
+
 FATAL = {  # what ends OneFlow's process, or makes it read wrong pixels in silence
     "a part missing": (dict(), lambda d: (d / "part-3").unlink(), ["part-3 is missing"]),
     "the first part missing": (dict(), lambda d: (d / "part-0").unlink(), ["part-0 is missing"]),
@@ -212,6 +222,7 @@ FATAL = {  # what ends OneFlow's process, or makes it read wrong pixels in silen
     "a PNG damaged": (dict(change=lambda index, data: data[:100] + b"\0\0" + data[102:] if index == 40 else data), None, ["part-5, record 5", "damaged"]),
     "a JPEG cut off": (dict(ext=".jpg", change=lambda index, data: data[:300] if index == 40 else data), None, ["part-5, record 5", "cut off"]),
     "16-bit PNG": (dict(change=png16), None, ["part-0, record 3", "16-bit"]),
+    "CMYK JPEG": (dict(change=cmyk), None, ["part-0, record 3", "CMYK"]),
 }
 
 
@@ -302,12 +313,12 @@ def read_all_with_oneflow(folders):
 
 @pytest.mark.parametrize("kind", ["ours", "another converter's", "gray JPEG"])
 def test_fuzz(converted, tmp_path, kind):
-    """150 damaged datasets each: a clean error, or a dataset that OneFlow reads to its end."""
+    """120 damaged datasets each: a clean error, or a dataset that OneFlow reads to its end."""
     rng = random.Random(kind)
     origin = converted if kind == "ours" else foreign(
         tmp_path / "origin", **(dict(ext=".jpg", flag=cv2.IMREAD_GRAYSCALE) if kind == "gray JPEG" else {}))
     errors, passed = 0, []
-    for number in range(150):
+    for number in range(120):
         folder = tmp_path / str(number)
         shutil.copytree(str(origin), str(folder))
         mutate(folder, rng)
@@ -321,7 +332,7 @@ def test_fuzz(converted, tmp_path, kind):
             passed.append(folder)
     print("{}: {} clean errors, {} read to the end".format(kind, errors, len(passed)))
     labels = read_all_with_oneflow(passed)
-    assert set(labels) == {str(folder) for folder in passed} and errors > 60
+    assert set(labels) == {str(folder) for folder in passed} and errors > 50
     if kind == "ours":  # nothing but the whole dataset passes
         whole = read_all_with_oneflow([origin])[str(origin)]
         for folder in passed:

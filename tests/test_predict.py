@@ -49,6 +49,20 @@ def test_a_file_is_seen_as_in_training(trained, converted):
     np.testing.assert_allclose(predict(model, pixels), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [14, 20, 40])
+def test_other_sizes_are_resized_as_in_training(converted, size):
+    import lenet_train
+    from lenet.predict import read_image
+    from ofrecord.manifest import check_dataset
+
+    dataset = check_dataset(str(converted))
+    spec = lenet_train.Spec.of(dataset, size)
+    expected, _ = lenet_train.ImagePipeline(str(converted), dataset, spec, 50).read()
+    order = [json.loads(line) for line in (PROJECT / "data/images/train_label/label.txt").read_text().splitlines()]
+    pixels = np.stack([read_image(str(IMAGES / next(iter(entry))), spec, False) for entry in order])
+    assert (pixels == expected.numpy()).all()
+
+
 def test_the_likeliest_classes(trained):
     result = predict(trained, "--top", 3, IMAGES / "00000000_5.png")
     said = [re.match(r"(\d) \(([\d.]+)%\)\Z", part).groups() for part in result.out.strip().split(": ")[1].split(", ")]

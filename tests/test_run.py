@@ -33,23 +33,22 @@ def train(dataset, run_dir, *more, **options):
     return run_script("lenet_train.py", *command(dataset, run_dir, *more), **options)
 
 
-def weights(checkpoint):
+def weights(path):
     """One hash over every tensor of a checkpoint, with its name, and the optimizer's where it has them."""
-    code = ("import sys, hashlib; from lenet.checkpoint import open_checkpoint\n"
-            "digest = hashlib.sha256()\n"
-            "def add(name, value):\n"
-            "    if isinstance(value, dict):\n"
-            "        for key in sorted(value, key=str): add('{}.{}'.format(name, key), value[key])\n"
-            "    else:\n"
-            "        digest.update('{} '.format(name).encode() + (value.numpy().tobytes() if hasattr(value, 'numpy') else repr(value).encode()))\n"
-            "checkpoint = open_checkpoint(sys.argv[1])\n"
-            "add('model', dict(checkpoint.load('model')))\n"
-            "if sys.argv[1].endswith('last'): add('optimizer', checkpoint.load('training')['optimizer']['state'])\n"
-            "print(digest.hexdigest())")
-    process = subprocess.run([sys.executable, "-c", code, str(checkpoint)], cwd=str(PROJECT), stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, encoding="utf-8")
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    from lenet.checkpoint import open_checkpoint
+
+    digest, checkpoint = hashlib.sha256(), open_checkpoint(str(path))
+
+    def add(name, value):
+        if isinstance(value, dict):
+            for key in sorted(value, key=str):
+                add("{}.{}".format(name, key), value[key])
+        else:
+            digest.update(name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()))
+    add("model", dict(checkpoint.load("model")))
+    if path.name == "last":
+        add("optimizer", checkpoint.load("training")["optimizer"]["state"])
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
