@@ -370,7 +370,7 @@ def write_datasets(outputs, target, left_out, args):
     locks = [output.staging.lock for output in outputs]
 
     def write(target):
-        return [write_parts(*output, target, args, progress, locks) for output in outputs]
+        return [write_parts(output, target, args, progress, locks) for output in outputs]
 
     with Progress(sum(len(output.samples) for output in outputs), args) as progress:
         written = gray_then_color(write, target, progress)
@@ -393,8 +393,9 @@ def make_manifest(samples, parts, totals, left_out, halves, args):
                     left_out=[{"file": name, "reason": reason} for name, reason in left_out])
 
 
-def write_parts(samples, part_files, staging, target, args, progress, locks):
-    """Fill the part files in the samples' order. Returns their list of Part and the Totals."""
+def write_parts(output, target, args, progress, locks):
+    """Fill an Output's part files in the samples' order. Returns their list of Part and the Totals."""
+    samples, part_files, staging = output
     chunks = pack_all(samples, [size for _, size in part_files], target, args, close_in_workers=locks)
     parts, totals = [], Totals()
     with closing(chunks):
