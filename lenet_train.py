@@ -15,6 +15,10 @@ from ofrecord.environment import check_environment
 
 check_environment(__name__)
 
+from lenet.guard import guard
+
+guard(__name__)
+
 import math
 import os
 import re
@@ -22,14 +26,16 @@ from functools import partial
 
 import numpy as np
 
+from lenet import ranks
 from lenet.config import parse_config
 from lenet.device import choose_device
 from lenet.engine import flow
 from lenet.evaluation import Evaluation
 from lenet.model import LeNet, Spec
 from lenet.progress import Progress
-from lenet.run import LOSS_PICTURE, PREDICTIONS_PICTURE, Plan, open_run, seed_of
-from ofrecord.cli import InputError, run, some, stop_requests, talk
+from lenet.run import LOSS_PICTURE, PREDICTIONS_PICTURE, Plan, open_run, plain, seed_of
+from lenet.step import EagerStep, GraphStep
+from ofrecord.cli import InputError, become_rank, run, some, stop_requests, talk
 from ofrecord.scan import open_dataset
 from ofrecord.staging import dataset_in_use
 
@@ -38,6 +44,7 @@ functional = flow.nn.functional
 
 
 def main():
+    become_rank(ranks.RANK, ranks.WORLD_SIZE)
     config, resume = parse_config()
     with dataset_in_use(config.dataset_dir), dataset_in_use(config.eval_dataset_dir):
         run_training(config, resume)
@@ -49,24 +56,28 @@ def run_training(config, resume):
         for folder in (config.dataset_dir, config.eval_dataset_dir))
     check_fit(config, dataset, eval_dataset)
     digests = {"dataset": dataset.digest, "eval_dataset": eval_dataset and eval_dataset.digest}
-    with open_run(config, Plan(config, dataset.records), digests, resume) as run:
+    ranks.agree({"configuration": plain(config), **digests})
+    plan = Plan(config, ranks.WORLD_SIZE * max(ranks.share_records(dataset)))
+    with open_run(config, plan, digests, resume) as run:
         if run.finished:
             return talk("{} is finished: {}".format(run.folder, run.outcome))
         device = choose_device(config.device)
         spec = Spec.of(dataset, config.image_size)
-        pipeline = ImagePipeline(config.dataset_dir, dataset, spec, config.batch_size, config.shuffle_buffer, config.seed,
-                                 config.decoder)
+        pipeline = ImagePipeline(config.dataset_dir, dataset, spec, config.batch_size // ranks.WORLD_SIZE,
+                                 config.shuffle_buffer, config.seed, config.decoder)
         model = LeNet(spec, config.dropout).draw_weights(config.weights, np.random.default_rng(config.seed)).to(device)
-        optimizer = flow.optim.Adam(model.parameters(), lr=config.learning_rate)
-        schedule = make_schedule(optimizer, config, run.plan.steps)
+        make_optimizer = partial(make_adam, config, plan.steps)
+        optimizer, schedule = make_optimizer(model.parameters())
         if run.checkpoint:
             restore(run, pipeline, model, optimizer, schedule, device)
+        step = make_step(config, model, optimizer, make_optimizer, device)
         describe(dataset, eval_dataset, model, run)
 
         judge = partial(evaluate, model, config.eval_dataset_dir or config.dataset_dir, eval_dataset or dataset, device,
-                        config.batch_size)
-        train(run, pipeline, model, optimizer, schedule, device, judge)
-        if config.picture:
+                        config.batch_size // ranks.WORLD_SIZE)
+        train(run, pipeline, step, model, optimizer, schedule, device, judge)
+        step.close()
+        if config.picture and ranks.RANK == 0:
             draw_picture(config, dataset, spec, run.losses)
 
 
@@ -93,6 +104,7 @@ def check_fit(config, dataset, eval_dataset):
                          "machine has {:,.0f}: try a smaller --image_size".format(
                              width, height, dataset.classes, config.batch_size, needed / 1e9, memory / 1e9))
     choose_decoder(config.decoder, config.dataset_dir, dataset)
+    ranks.check_shares(config, dataset, eval_dataset)
     if config.picture and not (re.search(r"[^/]\.png\Z", config.picture)
                                and os.path.isdir(os.path.dirname(config.picture) or ".")):
         raise InputError("picture {}: it must be a .png file in a folder that exists".format(config.picture))
@@ -130,15 +142,16 @@ class ImagePipeline(nn.Module):
     labels, int32 (batch_size,). It never ends: after the last record comes
     the first again.
 
-    ``shuffle_buffer`` records are held to draw the next one from, and half of
-    the dataset at most, as a buffer that is larger than the dataset would hold
-    some records twice; 0 reads in order.
+    On several ranks each reads its share of the parts, ``batch_size`` images
+    at a time. ``shuffle_buffer`` records are held to draw the next one from,
+    and half of the share at most, as a buffer that is larger than it would
+    hold some records twice; 0 reads in order.
     """
 
     def __init__(self, folder, dataset, spec, batch_size, shuffle_buffer=0, seed=0, decoder="auto"):
         super().__init__()
         color = "GRAY" if spec.channels == 1 else "RGB"
-        buffer_size = min(shuffle_buffer, dataset.records // 2)
+        buffer_size = min(shuffle_buffer, ranks.share_records(dataset)[ranks.RANK] // 2)
 
         self.reader = nn.OFRecordReader(
             folder,
@@ -226,64 +239,80 @@ CROP_ASPECT = (0.99, 1.0)  # width over height of what is cut out, relative to t
 
 # -- loop -------------------------------------------------------------------------
 
-def train(run, pipeline, model, optimizer, schedule, device, judge):
+def train(run, pipeline, step, model, optimizer, schedule, device, judge):
     """Take the steps that are left: train, print the losses, evaluate, save; see Run and Plan.
 
-    The losses stay on the device and are fetched ``fetch_every`` steps
-    together, since a GPU would otherwise have to be waited for at every step.
-    Ctrl-C stops at the next step after which the run can be saved. Raises
-    InputError where the loss is no longer a number.
+    The device is kept busy: the next batch is decoded while it computes, and
+    the losses stay on it and are fetched ``fetch_every`` steps together, since
+    each fetch waits for it. Ctrl-C stops at the next step after which the run
+    can be saved; several ranks it stops at once. Raises InputError where the
+    loss is no longer a number.
     """
     plan, config = run.plan, run.config
     waiting, learning_rates = [], []
-    model.train()
-    with Progress(run) as progress, stop_requests(enabled=bool(run.folder)) as stop:
+    with Progress(run) as progress, stop_requests(enabled=bool(run.folder) and ranks.WORLD_SIZE == 1) as stop:
         if plan.evaluates(run.step) and run.step not in run.evaluations:  # it was stopped there
             end_epoch(run, model, judge, progress, stop)
-        for step in range(run.step + 1, plan.steps + 1):
-            if plan.may_pause(step - 1):
-                flow.manual_seed(seed_of(config.seed, step - 1))
-            images, labels = pipeline()
+        batch = pipeline()
+        for number in range(run.step + 1, plan.steps + 1):
+            if plan.may_pause(number - 1):
+                flow.manual_seed(seed_of(config.seed, number - 1, ranks.RANK))
             learning_rates.append(optimizer.param_groups[0]["lr"])
-            waiting.append(train_step(model, optimizer, images.to(device), labels.to(device), config))
+            waiting.append(train_step(step, model, *(each.to(device) for each in batch), config))
             schedule.step()
+            batch = pipeline()
 
-            if len(waiting) == config.fetch_every or plan.evaluates(step) or run.saves(step, stop.asked):
-                run.add_losses(learning_rates, flow.stack(waiting).numpy())
+            if len(waiting) == config.fetch_every or plan.evaluates(number) or run.saves(number, stop.asked):
+                run.add_losses(learning_rates, ranks.mean(flow.stack(waiting)).numpy())
                 progress.show(len(waiting))
                 waiting, learning_rates = [], []
-            if plan.evaluates(step):
+            if plan.evaluates(number) or run.saves(number, stop.asked):
+                step.pull()
+            if plan.evaluates(number):
                 end_epoch(run, model, judge, progress, stop)
-            if not waiting and run.saves(step, stop.asked):
+            if not waiting and run.saves(number, stop.asked):
                 with progress.aside():
                     run.save(model, optimizer, schedule)
-                    if stop.asked or progress.draws(LOSS_PICTURE):
+                    if run.writes and (stop.asked or progress.draws(LOSS_PICTURE)):
                         draw_losses(run)
                 if stop.asked:
                     raise KeyboardInterrupt
         progress.report()
 
 
-def train_step(model, optimizer, images, labels, config):
+def train_step(step, model, images, labels, config):
     """One update of the model's weights; returns the loss, a 0-d tensor that is still on the device."""
     if config.augment and (config.crop or config.rotation or config.zoom or config.shift):
         images = augment(images, config)
-    loss = functional.cross_entropy(model(images), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+    return step(images, labels, model.draw_dropout(len(labels)))
 
 
-def make_schedule(optimizer, config, steps):
-    """The learning rate over all ``steps``: after a linear rise in the first ``warmup`` of them constant, or half a cosine."""
+def make_step(config, model, optimizer, make_optimizer, device):
+    """What takes the step: lenet/step.py shows both ways."""
+    if not config.graph:
+        return EagerStep(model, optimizer)
+    amp = config.amp and device != "cpu"
+    if config.amp and not amp:
+        talk("amp: mixed precision is for GPUs; computing in float32 on the CPU", "warning")
+    return GraphStep(model, optimizer, make_optimizer, amp)
+
+
+def make_adam(config, steps, parameters):
+    """The optimizer and its schedule.
+
+    The learning rate over all ``steps``: after a linear rise in the first
+    ``config.warmup`` of them constant, or half a cosine.
+    """
+    optimizer = flow.optim.Adam(parameters, lr=config.learning_rate)
     schedules = flow.optim.lr_scheduler
     if config.schedule == "cosine":
         schedule = schedules.CosineDecayLR(optimizer, decay_steps=steps)
     else:
         schedule = schedules.ConstantLR(optimizer, factor=1.0, total_iters=0)
     warmup_steps = round(config.warmup * steps)
-    return schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup_steps) if warmup_steps else schedule
+    if warmup_steps:
+        schedule = schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup_steps)
+    return optimizer, schedule
 
 
 def restore(run, pipeline, model, optimizer, schedule, device):
@@ -310,7 +339,11 @@ def describe(dataset, eval_dataset, model, run):
         talk("evaluated on: {}".format(images_of(eval_dataset)))
     talk("model: LeNet, {:,} parameters".format(sum(p.numel() for p in model.parameters())))
     talk("training: {:,} steps of {} images, {} epoch{}".format(
-        run.plan.steps, run.config.batch_size, run.plan.epochs, "s" if run.plan.epochs > 1 else ""))
+        run.plan.steps, run.config.batch_size, run.plan.epochs, "s" if run.plan.epochs > 1 else "") +
+        (", as a graph" + (" in mixed precision" if run.config.amp else "") if run.config.graph else ""))
+    if ranks.WORLD_SIZE > 1:
+        talk("ranks: {}, each takes {} images of a step's {}".format(
+            ranks.WORLD_SIZE, run.config.batch_size // ranks.WORLD_SIZE, run.config.batch_size))
     if run.step:
         talk("resumed: {:,} steps were taken before".format(run.step))
 
@@ -322,7 +355,7 @@ def end_epoch(run, model, judge, progress, stop):
         if evaluation is None:
             return
         run.add_evaluation(evaluation.loss, evaluation.accuracy, model)
-        if run.folder and progress.draws(PREDICTIONS_PICTURE):
+        if run.writes and progress.draws(PREDICTIONS_PICTURE):
             draw_losses(run)
             draw_predictions(run, model.spec, evaluation)
     if run.config.eval_dataset_dir is None:
@@ -341,21 +374,24 @@ def evaluate(model, folder, dataset, device, batch_size, stop=None):
     """What the model says of every image of a dataset, each counted once. Returns an Evaluation.
 
     A reader knows no end, so the last batch runs on into the first records
-    again; those are left out. None where ``stop``, of stop_requests, was asked.
+    again; those are left out. Each rank does its share. None where ``stop``,
+    of stop_requests, was asked.
     """
-    model.eval()
     pipeline = ImagePipeline(folder, dataset, model.spec, batch_size)
     evaluation = Evaluation()
+    records = ranks.share_records(dataset)[ranks.RANK]
     with flow.no_grad():
-        for first in range(0, dataset.records, batch_size):
+        for first in range(0, records, batch_size):
             pixels, labels = pipeline.read()
             logits = model(pipeline.normalize(pixels).to(device))
-            new = slice(dataset.records - first)
+            new = slice(records - first)
             evaluation.add(pixels.numpy()[new], labels.numpy()[new], logits.numpy()[new])
             if stop and stop.asked:
-                break
-    model.train()
-    return None if stop and stop.asked else evaluation
+                return None
+    whole, *others = ranks.gather(evaluation)
+    for other in others:
+        whole.merge(other)
+    return whole
 
 
 def draw_losses(run):

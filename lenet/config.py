@@ -1,6 +1,7 @@
 """The trainer's configuration: typed, from YAML files and the command line."""
 
 import os
+import sys
 from dataclasses import dataclass, fields
 from typing import Optional
 
@@ -54,6 +55,8 @@ class TrainConfig:
         shift: share of its width and height that it may be moved
         shuffle_buffer: records from which the reader draws the next one at random; 0 reads in order
         image_size: pixels, width and height images are resized to; null keeps the dataset's own
+        graph: compile the training step as a graph; else op by op
+        amp: mixed precision, float16 where it is safe; in a graph, on a GPU
         seed: of weights, dropout, augmentation and the reader's order
         device: auto takes a GPU where one works, else the CPU
         fetch_every: steps between two fetches of the losses from the device
@@ -84,6 +87,8 @@ class TrainConfig:
     shift: Share
     shuffle_buffer: NonNegativeInt
     image_size: Optional[PositiveInt]
+    graph: bool
+    amp: bool
     seed: Seed
     device: Device
     fetch_every: PositiveInt
@@ -104,13 +109,25 @@ def parse_config(arguments=None):
     parser.add_argument("--resume", action="store_true", help="go on with the run in run_dir where it was last saved")
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
-        values = parser.parse_args(arguments)
+        values = parser.parse_args(_spell_out(sys.argv[1:] if arguments is None else arguments))
     except (UnicodeDecodeError, AttributeError, RecursionError) as error:
         raise InputError("cannot understand the configuration file: {}".format(error))
     config = TrainConfig(**{field.name: values[field.name] for field in fields(TrainConfig)})
+    if config.amp and not config.graph:
+        raise InputError("amp: OneFlow has mixed precision in graphs only: give --graph too")
+    if config.amp and config.device == "cpu":
+        raise InputError("amp: mixed precision is for GPUs, and device is cpu")
     if not (config.steps or config.epochs):
         raise InputError("how long to train: give steps or epochs")
     return config, values.resume
+
+
+def _spell_out(arguments):
+    """``--graph`` as ``--graph=true``, and likewise every setting that is true or false."""
+    switches = {"--" + field.name for field in fields(TrainConfig) if field.type is bool}
+    following = arguments[1:] + ["--"]
+    return [argument + "=true" if argument in switches and after.startswith("--") else argument
+            for argument, after in zip(arguments, following)]
 
 
 class _Parser(ArgumentParser):

@@ -7,8 +7,10 @@ Every module that needs the engine takes it from here::
 
 import os
 import signal
+import socket
 import sys
 import tempfile
+import time
 
 # Read by OneFlow while it is imported; the environment's own values win.
 SWITCHES = {
@@ -35,6 +37,20 @@ def fast_blas():
     return {"OPENBLAS_CORETYPE": "SkylakeX"} if {"AuthenticAMD", "avx512_bf16"} <= set(flags) else {}
 
 
+def wait_for_rank_0():
+    """On another rank, wait until rank 0 listens, for a minute at most.
+
+    OneFlow would knock once and then sleep for ten seconds.
+    """
+    address = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and all(address) and os.environ.get("RANK") != "0":
+        for _ in range(600):
+            try:
+                return socket.create_connection(address, timeout=10).close()
+            except OSError:
+                time.sleep(0.1)
+
+
 def import_oneflow():
     """Import and return ``oneflow``.
 
@@ -42,6 +58,7 @@ def import_oneflow():
     available") is dropped, unless the import fails. Its SIGINT handler, which
     exits without running any ``finally``, is replaced by the one that was there.
     """
+    wait_for_rank_0()
     for name, value in dict(SWITCHES, **fast_blas()).items():
         os.environ.setdefault(name, value)
     handler = signal.getsignal(signal.SIGINT)

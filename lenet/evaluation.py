@@ -41,6 +41,13 @@ class Evaluation:
         wrong = [sample(index) for index in np.flatnonzero(said != labels)]
         self.mistakes = sorted(self.mistakes + wrong, key=lambda sample: -sample.probability)[:KEPT]
 
+    def merge(self, other):
+        """Take in what another one, of other images, was filled with."""
+        self.pairs.update(other.pairs)
+        self.samples = (self.samples + other.samples)[:KEPT]
+        self.mistakes = sorted(self.mistakes + other.mistakes, key=lambda sample: -sample.probability)[:KEPT]
+        self._loss += other._loss
+
     @property
     def count(self):
         return sum(self.pairs.values())

@@ -79,14 +79,22 @@ class LeNet(nn.Module):
             nn.init.zeros_(layer.bias)
         return self
 
-    def forward(self, images):
+    def forward(self, images, kept=None):
+        """Logits, float32 (n, classes). ``kept``, of draw_dropout, is for training."""
         # Shapes for 28x28 gray images:                                             (n, 1, 28, 28)
         x = functional.max_pool2d(functional.relu(self.conv1(images)), 2, stride=2)  # (n, 32, 14, 14)
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2, stride=2)  # (n, 64, 7, 7)
         x = functional.relu(self.dense1(x.flatten(1)))  # (n, 512)
-        # Not nn.Dropout: it has a generator of its own, which flow.manual_seed does not reach.
-        x = functional.dropout(x, self.dropout, self.training)
-        return self.dense2(x)  # (n, 10), logits
+        return self.dense2(x if kept is None else x * kept)  # (n, 10)
+
+    def draw_dropout(self, n):
+        """What the dense features of ``n`` images are multiplied by: float32 (n, 512), 0 for a share of ``dropout``.
+
+        Drawn by flow.manual_seed's generator, outside the forward pass: that
+        of nn.Dropout, and of a compiled graph, are out of its reach.
+        """
+        weight = self.dense2.weight
+        return functional.dropout(flow.ones(n, weight.shape[1], device=weight.device), self.dropout)
 
 
 def truncated_normal(shape, sigma, rng):

@@ -27,7 +27,7 @@ class Progress:
     def __enter__(self):
         self._start = self._logged = time.perf_counter()
         self._bar = tqdm(total=self.run.plan.steps, initial=self.run.step, unit="step",
-                         disable=None)  # only on a terminal
+                         disable=None if self.run.writes else True)  # None: only on a terminal
         return self
 
     def __exit__(self, *_):

@@ -20,14 +20,16 @@ from ofrecord.cli import InputError, some, talk, uninterrupted
 from ofrecord.staging import flush_to_disk, lock_folder
 
 from .checkpoint import find_checkpoint, open_checkpoint, save_checkpoint, settle_checkpoint
+from .ranks import LAUNCHER, RANK, WORLD_SIZE, wait_for_all
 
 CONFIG, METRICS, LAST, BEST, LOSS_PICTURE, PREDICTIONS_PICTURE = NAMES = (
     "config.yaml", "metrics.csv", "last", "best", "loss.png", "predictions.png")
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "eval_loss", "eval_accuracy")
 
-# What may differ when a run is resumed: it changes no weight. The datasets
-# themselves are compared, not where they lie.
-FREE = {"dataset_dir", "eval_dataset_dir", "check_hashes", "run_dir", "device", "fetch_every", "print_every",
+# What may differ when a run is resumed: it changes no weight, or (device,
+# graph, amp) only as it rounds them. The datasets themselves are compared, not
+# where they lie.
+FREE = {"dataset_dir", "eval_dataset_dir", "check_hashes", "run_dir", "device", "graph", "amp", "fetch_every", "print_every",
         "checkpoint_every", "picture"}
 
 
@@ -39,12 +41,18 @@ def open_run(config, plan, digests, resume):
     ``config.run_dir`` nothing is kept. Raises InputError where the folder
     holds another run or is in use, and where a run cannot be resumed as it is
     asked to; a folder that cannot be written to is one too, at any time.
+
+    Of several ranks only rank 0 touches the folder; the others, on whatever
+    machine, read the checkpoint in it.
     """
     folder = config.run_dir and (config.run_dir.rstrip("/") or config.run_dir)
     if folder is None:
         if resume:
             raise InputError("--resume needs the run's folder: --run_dir DIR")
         yield Run(config, plan, digests, None)
+        return
+    if RANK != 0:
+        yield _follow(Run(config, plan, digests, folder), resume)
         return
     try:
         made = _prepare_folder(folder, resume)
@@ -55,6 +63,8 @@ def open_run(config, plan, digests, resume):
     try:
         if resume:
             run.load()
+        wait_for_all()  # now the others load
+        wait_for_all()
         run.start_files()
         yield run
     except KeyboardInterrupt:
@@ -71,6 +81,15 @@ def open_run(config, plan, digests, resume):
         if made and find_checkpoint(run.path(LAST)) is None:
             _remove_files(folder)  # nothing to go on from
         os.close(lock)
+
+
+def _follow(run, resume):
+    """The Run of a rank other than 0: it goes on from the same checkpoint, and writes nothing."""
+    wait_for_all()
+    if resume:
+        run.load()
+    wait_for_all()
+    return run
 
 
 def _prepare_folder(folder, resume):
@@ -111,7 +130,10 @@ class Plan:
     """When what happens: all of it follows from the dataset's size and the configuration.
 
     ``steps`` is the number of steps to take, the smaller of ``config.steps``
-    and what makes ``config.epochs`` passes over ``records`` images.
+    and what makes ``config.epochs`` passes over ``records`` images. A batch is
+    what all ranks take in one step together; on several, ``records`` is what
+    the rank with the most reads, times their number, so that an epoch ends
+    when every image was read.
     """
 
     def __init__(self, config, records):
@@ -147,14 +169,14 @@ class Plan:
 SEED_EVERY = 10  # steps; seeding makes a GPU wait
 
 
-def seed_of(seed, step):
-    """The seed of OneFlow's generators for the steps after ``step``.
+def seed_of(seed, step, rank=0):
+    """The seed of a rank's OneFlow generators for the steps after ``step``.
 
     OneFlow's generators cannot be saved and restored: what get_rng_state
     returns lacks the position in the generator's block of 624 numbers, and
     there is none for a GPU.
     """
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence([seed, step] + [rank] * (rank > 0)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class Run:
@@ -166,6 +188,7 @@ class Run:
 
     def __init__(self, config, plan, digests, folder):
         self.config, self.plan, self.digests, self.folder = config, plan, digests, folder
+        self.writes = folder is not None and RANK == 0
         self.losses, self.learning_rates, self.evaluations = [], [], {}
         self.checkpoint = None  # the one to go on from
         self.saved = 0  # the step of the newest checkpoint
@@ -184,7 +207,13 @@ class Run:
     @property
     def command(self):
         """What to type to go on."""
-        return "python lenet_train.py --config {} --resume".format(shlex.quote(self.path(CONFIG)))
+        return "python {}lenet_train.py --config {} --resume".format(LAUNCHER, shlex.quote(self.path(CONFIG)))
+
+    @property
+    def how(self):
+        """What else, beside the configuration, makes two runs the same bit for bit."""
+        return "{} on {} rank{}".format("with amp" if self.config.amp else "as a graph" if self.config.graph else "op by op",
+                                        WORLD_SIZE, "s" if WORLD_SIZE > 1 else "")
 
     @property
     def finished(self):
@@ -212,7 +241,8 @@ class Run:
         """Take up the run in the folder. Raises InputError where it is another one, or damaged."""
         self._compare_config()
         for name in (LAST, BEST):
-            settle_checkpoint(self.path(name))
+            if self.writes:
+                settle_checkpoint(self.path(name))
         if find_checkpoint(self.path(LAST)) is None:
             talk("{} was stopped before its first checkpoint: it starts from the beginning".format(self.folder))
             return
@@ -221,7 +251,11 @@ class Run:
             if self.checkpoint.about["datasets"].get(name) != digest:
                 raise InputError("cannot resume {}: it was trained with another {}; --run_dir DIR starts another run"
                                  .format(self.folder, name))
-        self.saved = self.checkpoint.about["step"]
+        about = self.checkpoint.about
+        if about.get("how", self.how) != self.how:
+            talk("it was trained {} and goes on {}: not bit for bit as it would have, but for rounding and order"
+                 .format(about["how"], self.how))
+        self.saved = about["step"]
         self._read_metrics(self.saved)
 
     def _compare_config(self):
@@ -305,7 +339,7 @@ class Run:
         if self._file:
             self._writer.writerow((step, self.plan.epoch_of(step)) + values)
 
-    def saves(self, step, asked):
+    def saves(self, step, asked=False):
         """Is a run saved after this step: when it is ``asked`` to, after every ``checkpoint_every`` steps, and at its end?"""
         return self.folder is not None and self.plan.may_pause(step) and (
             asked or step == self.plan.steps or step - self.saved >= self.config.checkpoint_every)
@@ -316,12 +350,13 @@ class Run:
         self.saved = self.step
 
     def _save(self, name, model, training=None):
-        if self.folder is None:
+        if not self.writes:
             return
         flush_to_disk(self._file)
         loss, accuracy = self.evaluations.get(self.step, (None, None))
         about = {"step": self.step, "steps": self.plan.steps, "epoch": self.plan.epoch_of(self.step),
-                 "eval_loss": loss, "eval_accuracy": accuracy, "datasets": self.digests, "config": plain(self.config)}
+                 "eval_loss": loss, "eval_accuracy": accuracy, "how": self.how, "datasets": self.digests,
+                 "config": plain(self.config)}
         with uninterrupted():
             save_checkpoint(self.path(name), model.spec, about, model.state_dict(), training)
 

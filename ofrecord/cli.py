@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import traceback
 import types
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 SHOWN_PROBLEMS = 20
+RANK_SECONDS = 3  # after which a rank's error is its own; OneFlow's launcher looks every second whether one has ended
+
+_ranks = types.SimpleNamespace(rank=0, world_size=1)  # see become_rank
 
 
 class InputError(Exception):
@@ -54,8 +58,15 @@ def some(names):
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
+def become_rank(rank, world_size):
+    """This process is one of several that do the same: only that of rank 0 prints results and talks, each its errors."""
+    _ranks.rank, _ranks.world_size = rank, world_size
+
+
 def say(*lines, flush=False):
     """Print lines of results to stdout. Raises InputError where they cannot be written (a full disk)."""
+    if _ranks.rank:
+        return
     try:
         for line in lines:
             print(line)
@@ -72,6 +83,10 @@ def talk(message, level=None):
 
     ``level`` is ``"error"``, ``"warning"`` or None for plain talk.
     """
+    if _ranks.rank:
+        if level != "error":
+            return
+        message = "rank {}: {}".format(_ranks.rank, message)
     if level:
         program = os.path.basename(sys.argv[0]) or "python"
         message = "{}: {}: {}".format(program, level, one_line(message))
@@ -118,6 +133,9 @@ def run(main):
 
     0: done. 2: bad input, one line (or twenty and a count). 130: Ctrl-C.
     1: a fault of this program, with its traceback. Never returns.
+
+    Of several ranks, the first that fails ends the others with it. What all
+    of them find wrong is rank 0's to say, so the others wait before they do.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream:  # None where it was closed
@@ -129,6 +147,7 @@ def run(main):
         say(flush=True)
         code = 0
     except InputErrors as error:
+        _let_rank_0_speak()
         for problem in error.problems[:SHOWN_PROBLEMS]:
             talk(problem, "error")
         more = len(error.problems) - SHOWN_PROBLEMS
@@ -138,6 +157,7 @@ def run(main):
             talk(error.summary, "error")
         code = EXIT_BAD_INPUT
     except InputError as error:
+        _let_rank_0_speak()
         talk(error, "error")
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:
@@ -158,4 +178,11 @@ def run(main):
             sys.stdout.flush()
     except OSError:  # what could not be written has been reported, or nobody wants it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if _ranks.world_size > 1 and code:  # without what OneFlow does at the end, which is to wait for the other ranks
+        os._exit(code)
     sys.exit(code)
+
+
+def _let_rank_0_speak():
+    if _ranks.rank:
+        time.sleep(RANK_SECONDS)

@@ -82,9 +82,7 @@ def _work(function, pipe, parent, descriptors):
     """A worker's life. It leaves Ctrl-C to the parent, and ends with it however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
+    end_with_parent(parent)
     for descriptor in descriptors:
         os.close(descriptor)
     while True:
@@ -94,3 +92,10 @@ def _work(function, pipe, parent, descriptors):
         except Exception as error:
             answer = None, error, traceback.format_exc()
         pipe.send(answer)
+
+
+def end_with_parent(parent):
+    """Kill this process when its ``parent``, a process id, ends, however it does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)

@@ -165,16 +165,19 @@ def test_weights_are_truncated_normal():
         assert layer.weight.numpy().std() == pytest.approx(0.8796 * np.sqrt(2 / inputs), rel=0.05)
 
 
-def test_dropout_obeys_the_seed_and_the_mode(script):
+def test_dropout_obeys_the_seed_and_is_for_training_only(script):
     """oneflow.nn.Dropout would not: it has a generator of its own."""
     flow, model, images = script.flow, lenet(), script.flow.ones(4, 1, 28, 28)
+    model.dropout = 0.25
 
-    def outputs(seed):
+    def drawn(seed):
         flow.manual_seed(seed)
-        return model(images).numpy()
-    assert (outputs(1) == outputs(1)).all() and (outputs(1) != outputs(2)).any()
-    model.eval()
-    assert (outputs(1) == outputs(2)).all()
+        return model.draw_dropout(4)
+    assert (drawn(1).numpy() == drawn(1).numpy()).all() and (drawn(1).numpy() != drawn(2).numpy()).any()
+    values, counts = np.unique(drawn(1).numpy(), return_counts=True)
+    assert values == pytest.approx([0, 1 / 0.75]) and counts[0] == pytest.approx(4 * 512 * 0.25, rel=0.2)
+    assert (model(images, drawn(1)).numpy() != model(images).numpy()).any()
+    assert (model(images).numpy() == model(images, flow.ones(4, 512)).numpy()).all()
 
 
 def test_one_step_moves_every_weight_tensor(script):
@@ -184,7 +187,7 @@ def test_one_step_moves_every_weight_tensor(script):
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
     optimizer = flow.optim.Adam(model.parameters(), lr=1e-3)
     images = flow.tensor(np.random.default_rng(0).standard_normal((8, 1, 28, 28)).astype(np.float32))
-    loss = script.train_step(model, optimizer, images, flow.arange(8, dtype=flow.int32), configured())
+    loss = script.train_step(script.EagerStep(model, optimizer), model, images, flow.arange(8, dtype=flow.int32), configured())
     assert math.isfinite(loss.item())
     for name, p in model.named_parameters():
         moved = np.abs(p.numpy() - before[name]).max()
@@ -269,7 +272,6 @@ def test_evaluation_counts_each_image_once(script, converted, batch_size):
     assert [sample.label for sample in evaluation.samples] == labels[:40].tolist()
     surest = sorted((probabilities[index, said[index]] for index in np.flatnonzero(said != labels)), reverse=True)[:40]
     np.testing.assert_allclose([sample.probability for sample in evaluation.mistakes], surest, rtol=1e-5)
-    assert model.training  # as it is found in the loop
 
 
 # -- what is wrong is one line, and OneFlow never sees it ----------------------------------

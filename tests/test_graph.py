@@ -1,0 +1,167 @@
+"""The training step as a graph: the same losses as op by op, checkpoints for both, and what OneFlow would keep silent."""
+
+import csv
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import PROJECT, assert_one_error, run_script
+
+sys.path.insert(0, str(PROJECT))
+
+from lenet.checkpoint import open_checkpoint
+from lenet.engine import flow
+from lenet.model import LeNet, Spec
+from lenet.step import EagerStep, GraphStep
+
+RUN = ["--device", "cpu", "--batch_size", 10, "--steps", 30, "--checkpoint_every", 10, "--schedule", "cosine", "--warmup", 0.1]
+
+
+def train(dataset, *arguments, **options):
+    return run_script("lenet_train.py", "--dataset_dir", dataset, *map(str, arguments), **options)
+
+
+def losses(result):
+    assert result.code == 0, result
+    return np.array([float(line.strip("[]")) for line in result.out.split()])
+
+
+def weights(path):
+    return {name: tensor.numpy() for name, tensor in open_checkpoint(str(path)).load("model").items()}
+
+
+@pytest.mark.parametrize("start", ["he", "tutorial"])
+def test_a_graph_trains_as_op_by_op(converted, start):
+    options = ["--device", "cpu", "--steps", 50, "--dropout", 0, "--augment", "false", "--weights", start,
+               "--schedule", "cosine", "--warmup", 0.1]
+    eager, graph = (losses(train(converted, *options, *more)) for more in ([], ["--graph"]))
+    assert len(eager) == 50 and eager[-1] < 0.3 * eager[0]
+    # What is left is Adam's bias correction, which graphs compute in float32 and the eager optimizer in float64.
+    assert np.abs(eager - graph).max() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def runs(converted, tmp_path_factory):
+    """A run of each mode that was never stopped. Read only."""
+    folders = {}
+    for graph in ("false", "true"):
+        folders[graph] = tmp_path_factory.mktemp("modes") / graph
+        assert train(converted, *RUN, "--graph", graph, "--run_dir", folders[graph]).code == 0
+    return folders
+
+
+def stopped(converted, folder, graph):
+    """A run that was killed after its checkpoint of step 20."""
+    import subprocess
+
+    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted), *map(str, RUN),
+                                "--fetch_every", "1", "--graph", graph, "--run_dir", str(folder)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(24):
+        assert process.stdout.readline()
+    process.kill()
+    process.communicate()
+    return folder
+
+
+def test_a_graph_is_resumed_bit_for_bit(converted, runs, tmp_path):
+    """With dropout and augmentation."""
+    folder = stopped(converted, tmp_path / "run", "true")
+    result = train(converted, *RUN, "--graph", "--run_dir", folder, "--resume")
+    assert result.code == 0 and "resumed: 20 steps" in result.err, result
+    assert (folder / "metrics.csv").read_text() == (runs["true"] / "metrics.csv").read_text()
+    for name, weight in weights(runs["true"] / "last").items():
+        assert (weights(folder / "last")[name] == weight).all(), name
+
+
+@pytest.mark.parametrize("first, then", [("false", "true"), ("true", "false")])
+def test_a_run_goes_on_in_the_other_mode(converted, runs, tmp_path, first, then):
+    """Weights, moments, count of steps and learning rate go over: up to rounding it ends as one that never changed."""
+    folder = stopped(converted, tmp_path / "run", first)
+    result = train(converted, *RUN, "--graph", then, "--run_dir", folder, "--resume")
+    assert result.code == 0 and "resumed: 20 steps" in result.err, result
+    assert "it was trained {} on 1 rank and goes on {} on 1 rank".format(
+        *("as a graph" if graph == "true" else "op by op" for graph in (first, then))) in result.err
+    found, expected = ([float(row["loss"]) for row in csv.DictReader((each / "metrics.csv").open()) if row["loss"]]
+                       for each in (folder, runs[first]))
+    assert found[:20] == expected[:20]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    for name, weight in weights(runs[first] / "last").items():
+        np.testing.assert_allclose(weights(folder / "last")[name], weight, atol=1e-4)
+
+
+# -- in this process ------------------------------------------------------------------
+
+def made():
+    spec = Spec(1, 8, 8, [0.0], [255.0], 3, None)
+    model = LeNet(spec).draw_weights("he", np.random.default_rng(0))
+    return (model, *make_optimizer(model.parameters()))
+
+
+def make_optimizer(parameters):
+    optimizer = flow.optim.Adam(parameters, lr=1e-3)
+    return optimizer, flow.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def batch():
+    rng = np.random.default_rng(1)
+    return (flow.tensor(rng.standard_normal((6, 1, 8, 8)).astype(np.float32)), flow.arange(6, dtype=flow.int32) % 3,
+            flow.ones(6, 512))
+
+
+def test_gradients_that_are_there_do_not_stop_a_graph_from_training():
+    """OneFlow's trap: a graph whose parameters have a gradient, zeros too, when it is first called never trains."""
+    model, optimizer, schedule = made()
+    model(batch()[0]).sum().backward()
+    optimizer.zero_grad()
+    assert model.conv1.weight.grad is not None
+    before = {name: weight.numpy().copy() for name, weight in model.state_dict().items()}
+    step = GraphStep(model, optimizer, make_optimizer)
+    first = step(*batch()).item()
+    for _ in range(4):
+        last = step(*batch()).item()
+    assert last < first
+    step.pull()
+    for name, weight in model.state_dict().items():
+        assert (weight.numpy() != before[name]).any(), name
+    assert optimizer.state_dict()["state"]["step"] == 5
+
+
+def test_a_graph_that_does_not_train_is_found_out():
+    model, optimizer, schedule = made()
+    step = GraphStep(model, optimizer, make_optimizer)
+    for parameter in step.graph._blocks["model"].to(flow.nn.Module).parameters():
+        parameter.grad = flow.zeros_like(parameter)
+    assert step(*batch()).item() == step(*batch()).item()  # it computes, and stays as it is
+    with pytest.raises(RuntimeError, match="does not train"):
+        step.pull()
+
+
+def test_both_steps_leave_the_same_moments():
+    states = []
+    for kind in (EagerStep, lambda model, optimizer: GraphStep(model, optimizer, make_optimizer)):
+        model, optimizer, schedule = made()
+        step = kind(model, optimizer)
+        for _ in range(3):
+            step(*batch())
+        step.pull()
+        states.append(optimizer.state_dict()["state"])
+    eager, graph = states
+    assert eager["step"] == graph["step"] == 3
+    for index in range(8):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            np.testing.assert_allclose(graph[index][moment].numpy(), eager[index][moment].numpy(), rtol=1e-3, atol=1e-7)
+
+
+# -- mixed precision ---------------------------------------------------------------------
+
+def test_amp_where_it_cannot_work(converted, tmp_path):
+    assert_one_error(train(converted, "--amp", "--device", "cpu"), "amp", "--graph")
+    assert_one_error(train(converted, "--amp", "--graph", "--device", "cpu"), "amp", "GPUs")
+    no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
+    assert_one_error(train(converted, "--amp", "--graph", "--device", "cuda", env=no_gpu), "device cuda")
+    result = train(converted, "--amp", "--graph", "--steps", 2, env=no_gpu)
+    assert result.code == 0 and "warning: amp: mixed precision is for GPUs; computing in float32" in result.err, result
+    assert len(losses(result)) == 2
