@@ -3,7 +3,8 @@
 # make test    run the tests
 # make gpu     run the tests that need a GPU, and no others
 # make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
-# make bench-load  time reading a dataset against other ways
+# make bench-load   time reading a dataset against other ways
+# make bench-train  time training steps: op by op, as a graph, on two ranks, in PyTorch
 # make clean   remove the datasets and caches that these made, not .venv, runs/ and data/mnist/
 #
 # MNIST=DIR takes MNIST's four .gz files from a folder instead of downloading them.
@@ -12,7 +13,7 @@
 PYTHON_RUN = .venv/bin/python
 TESTS = tests
 
-.PHONY: train mnist test gpu picture bench bench-load venv venv-test clean
+.PHONY: train mnist test gpu picture bench bench-load bench-train venv venv-test clean
 
 train: venv
 	$(PYTHON_RUN) img2ofrecord.py
@@ -41,6 +42,9 @@ bench: venv .venv-peers/ready
 
 bench-load: venv .venv-peers/ready
 	$(PYTHON_RUN) benchmarks/load.py --peers_python .venv-peers/bin/python $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
+
+bench-train: venv .venv-peers/ready
+	$(PYTHON_RUN) benchmarks/train.py --peers_python .venv-peers/bin/python $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
 
 .venv-peers/ready: benchmarks/requirements.txt  # any Python that the peers' packages have wheels for
 	$(or $(PEERS_PYTHON),python3) -m venv --clear .venv-peers

@@ -68,9 +68,8 @@ def run_training(config, resume):
         model = LeNet(spec, config.dropout).draw_weights(config.weights, np.random.default_rng(config.seed)).to(device)
         make_optimizer = partial(make_adam, config, plan.steps)
         optimizer, schedule = make_optimizer(model.parameters())
-        if run.checkpoint:
-            restore(run, pipeline, model, optimizer, schedule, device)
-        step = make_step(config, model, optimizer, make_optimizer, device)
+        scaler = restore(run, pipeline, model, optimizer, schedule, device) if run.checkpoint else {}
+        step = make_step(config, model, optimizer, make_optimizer, scaler, device)
         describe(dataset, eval_dataset, model, run)
 
         judge = partial(evaluate, model, config.eval_dataset_dir or config.dataset_dir, eval_dataset or dataset, device,
@@ -272,7 +271,7 @@ def train(run, pipeline, step, model, optimizer, schedule, device, judge):
                 end_epoch(run, model, judge, progress, stop)
             if not waiting and run.saves(number, stop.asked):
                 with progress.aside():
-                    run.save(model, optimizer, schedule)
+                    run.save(model, optimizer, schedule, step.scaler)
                     if run.writes and (stop.asked or progress.draws(LOSS_PICTURE)):
                         draw_losses(run)
                 if stop.asked:
@@ -287,14 +286,14 @@ def train_step(step, model, images, labels, config):
     return step(images, labels, model.draw_dropout(len(labels)))
 
 
-def make_step(config, model, optimizer, make_optimizer, device):
+def make_step(config, model, optimizer, make_optimizer, scaler, device):
     """What takes the step: lenet/step.py shows both ways."""
     if not config.graph:
         return EagerStep(model, optimizer)
     amp = config.amp and device != "cpu"
     if config.amp and not amp:
         talk("amp: mixed precision is for GPUs; computing in float32 on the CPU", "warning")
-    return GraphStep(model, optimizer, make_optimizer, amp)
+    return GraphStep(model, optimizer, make_optimizer, amp, scaler)
 
 
 def make_adam(config, steps, parameters):
@@ -316,7 +315,10 @@ def make_adam(config, steps, parameters):
 
 
 def restore(run, pipeline, model, optimizer, schedule, device):
-    """Make all of them as they were when the run was saved. Raises InputError for another model's checkpoint."""
+    """Make all of them as they were when the run was saved; returns the gradient scaler's state.
+
+    Raises InputError for another model's checkpoint.
+    """
     if run.checkpoint.spec != model.spec:
         raise InputError("cannot resume {}: its checkpoint is of another model".format(run.folder))
     model.load_state_dict(run.checkpoint.load("model", device))
@@ -324,6 +326,7 @@ def restore(run, pipeline, model, optimizer, schedule, device):
     optimizer.load_state_dict(training["optimizer"])
     schedule.load_state_dict(training["schedule"])
     pipeline.skip(run.step)
+    return training.get("scaler", {})
 
 
 # -- what it came to --------------------------------------------------------------

@@ -9,39 +9,26 @@ machine whose speed drifts drifts for all. Prints Markdown tables.
     make bench BENCH="--only small"  one of small, large, memory
 """
 
-import argparse
 import gzip
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-PROJECT = Path(__file__).resolve().parent.parent
-CONVERT = [sys.executable, str(PROJECT / "img2ofrecord.py")]
+from sides import CONVERT, PROJECT, parse_options, workspace
+
 WRITERS = str(PROJECT / "benchmarks" / "writers.py")
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Time img2ofrecord.py against other ways, side by side.")
-    parser.add_argument("--mnist", metavar="DIR", help="the folder of MNIST's four .gz files")
-    parser.add_argument("--peers_python", metavar="FILE", help="a Python with benchmarks/requirements.txt installed")
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=60000, help="how many small images (default: %(default)s)")
-    parser.add_argument("--only", choices=["small", "large", "memory"], help="one part of it")
-    args = parser.parse_args()
-    print("{} cores, Python {}, OpenCV {}; median of {} runs, spread in brackets\n".format(
-        len(os.sched_getaffinity(0)), platform.python_version(), cv2.__version__, args.rounds))
-    folder = Path(tempfile.mkdtemp(prefix="convert-bench-"))
-    try:
+    args = parse_options("Time img2ofrecord.py against other ways, side by side.", ["small", "large", "memory"])
+    with workspace(args) as folder:
         if args.only in (None, "small", "memory"):
             images, labels = make_small(folder, args)
         if args.only in (None, "small"):
@@ -50,8 +37,6 @@ def main():
             large(folder, args)
         if args.only in (None, "memory"):
             memory(folder, images, labels)
-    finally:
-        shutil.rmtree(str(folder))
 
 
 # -- the parts of it ------------------------------------------------------------------

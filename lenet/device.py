@@ -27,7 +27,7 @@ PROBE_SECONDS = 120  # the first CUDA call on a large machine can take half a mi
 # newer GPU can run them. Read from the wheel's binaries with cuobjdump.
 SUPPORTED = "compute capability 6.0 to 8.9: GTX 10 to RTX 40 series, P100, V100, T4, A100, L4"
 
-NEWER = "for newer GPUs OneFlow 1.0 is built, which is not on the package index; see the README"
+NEWER = "newer GPUs take OneFlow 1.0, which is not on the package index: see the README"
 
 Probe = namedtuple("Probe", "works name reason")
 Probe.__doc__ = """What the probe found: works (bool), the GPU's name or None, and why it does not work or None."""

@@ -344,9 +344,9 @@ class Run:
         return self.folder is not None and self.plan.may_pause(step) and (
             asked or step == self.plan.steps or step - self.saved >= self.config.checkpoint_every)
 
-    def save(self, model, optimizer, schedule):
+    def save(self, model, optimizer, schedule, scaler):
         """Save all that it takes to go on after the last step."""
-        self._save(LAST, model, {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
+        self._save(LAST, model, {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "scaler": scaler})
         self.saved = self.step
 
     def _save(self, name, model, training=None):

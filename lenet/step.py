@@ -22,6 +22,8 @@ functional = flow.nn.functional
 class EagerStep:
     """Op by op. On several ranks the gradients are averaged."""
 
+    scaler = {}
+
     def __init__(self, model, optimizer):
         self.optimizer = optimizer
         self.forward = flow.nn.parallel.DistributedDataParallel(model) if WORLD_SIZE > 1 else model
@@ -48,13 +50,16 @@ class GraphStep:
     has a gradient then, and leaves the optimizer's and the schedule's Python
     objects as they were. So it gets a copy of the model, without gradients,
     with an optimizer and a schedule of its own (``make_optimizer(parameters)``
-    returns the two), and is asked afterwards whether it counted every step.
+    returns the two), and is asked afterwards whether it counted its steps.
 
     On several ranks each holds the whole copy and sees its share of a batch.
+    With ``amp`` a step whose gradients overflow float16 changes nothing and
+    does not count; the next are scaled less. ``scaler`` is the state of that,
+    {name: tensor}, to be saved with the optimizer's.
     """
 
-    def __init__(self, model, optimizer, make_optimizer, amp=False):
-        self.model, self.optimizer, self.amp = model, optimizer, amp
+    def __init__(self, model, optimizer, make_optimizer, amp=False, scaler=()):
+        self.model, self.optimizer, self.scaler = model, optimizer, dict(scaler)
         device = next(model.parameters()).device
         self.placement = flow.placement(device.type, list(range(WORLD_SIZE)))
         copy = LeNet(model.spec).to(device)
@@ -78,6 +83,8 @@ class GraphStep:
         for index, (name, _) in enumerate(self.model.named_parameters()):
             for moment, ending in MOMENTS.items():
                 state[_name(name, ending)] = saved[index][moment].to_global(self.placement, flow.sbp.broadcast)
+        for name, value in self.scaler.items():
+            state[SCALER.format(self.graph.name) + name] = value.to_global(self.placement, flow.sbp.broadcast)
         self.graph.load_state_dict(state)
 
     def pull(self):
@@ -86,15 +93,23 @@ class GraphStep:
             return
         state = self.graph.state_dict()
         names = list(enumerate(name for name, _ in self.model.named_parameters()))
-        steps = state[STEPS].to_global(self.placement, flow.sbp.broadcast).to_local().item()
-        if steps != self.steps or any(_name(name, ending) not in state for _, name in names for ending in MOMENTS.values()):
+        steps = self._local(state[STEPS]).item()
+        skipped = self.steps - steps if SCALER.format(self.graph.name) + "LossScale" in state else 0
+        if steps + skipped != self.steps or any(_name(name, ending) not in state for _, name in names for ending in MOMENTS.values()):
             raise RuntimeError("OneFlow's graph does not train: after {} steps it counts {}".format(self.steps, steps))
         self.model.load_state_dict({name: weight.to_local() for name, weight in state["model"].items()})
         optimizer = self.optimizer.state_dict()
         optimizer["state"] = {index: {moment: state[_name(name, ending)].to_local().clone() for moment, ending in MOMENTS.items()}
                               for index, name in names}
-        optimizer["state"]["step"] = steps
+        optimizer["state"]["step"] = self.steps = steps
         self.optimizer.load_state_dict(optimizer)
+        prefix = SCALER.format(self.graph.name)
+        self.scaler = {name[len(prefix):]: self._local(value) for name, value in state.items() if name.startswith(prefix)}
+
+    def _local(self, tensor):
+        """On this rank's CPU, what a graph keeps on rank 0, wherever there."""
+        tensor = tensor.to_global(flow.placement("cpu", tensor.placement.ranks))
+        return tensor.to_global(flow.placement("cpu", self.placement.ranks), flow.sbp.broadcast).to_local().clone()
 
     def close(self):
         """The last call. The end of a graph waits for the other ranks, so it cannot be left to the garbage collector."""
@@ -119,6 +134,7 @@ class _Graph(flow.nn.Graph):
 
 # Names in a graph's state.
 STEPS = "System-Train-TrainStep"
+SCALER = "System-Train-DynamicLossScale-{}-"  # of a graph's name
 MOMENTS = {"exp_avg": "m", "exp_avg_sq": "v"}  # of Adam: in an optimizer's state, and here
 
 

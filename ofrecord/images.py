@@ -158,18 +158,22 @@ def _png_header(data):
 
 def _png_chunks(data):
     """The types of a PNG's chunks. Raises BadImage where one is cut off or damaged."""
-    position, chunks = 8, []
-    while True:
-        kind = data[position + 4:position + 8]
-        end = position + 8 + int.from_bytes(data[position:position + 4], "big")
-        if end + 4 > len(data):
-            raise BadImage("the PNG is cut off")
-        if zlib.crc32(data[position + 4:end]) != int.from_bytes(data[end:end + 4], "big"):
+    position, chunks, size = 8, [], len(data)
+    while position + 8 <= size:
+        length, kind = _PNG_CHUNK.unpack_from(data, position)
+        end = position + 8 + length
+        if end + 4 > size:
+            break
+        if zlib.crc32(data[position + 4:end]) != _PNG_SUM.unpack_from(data, end)[0]:
             raise BadImage("the PNG is damaged (checksum of chunk {})".format(kind.decode("latin-1")))
         chunks.append(kind)
         if kind == b"IEND":
             return chunks
         position = end + 4
+    raise BadImage("the PNG is cut off")
+
+
+_PNG_CHUNK, _PNG_SUM = struct.Struct(">I4s"), struct.Struct(">I")  # length and type; and after the data its CRC
 
 
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive Huffman

@@ -50,6 +50,10 @@ class BadRecord(Exception):
         self.index = index
 
 
+class MissingFeature(BadRecord):
+    """A record that has other features than were asked for."""
+
+
 def split_records(buffer):
     """Yield each record's serialized bytes from a whole part file's bytes.
 
@@ -78,16 +82,17 @@ def read_record(serialized, index=0, image_feature=IMAGE_FEATURE, label_feature=
     The label is an int32 list with one value; an int64 list, which other
     converters write, is read too; which it was is counted in ``label_kinds``,
     a Counter. Raises BadRecord where it is no OFRecord or has not exactly one
-    of each.
+    of each (MissingFeature where one is not there at all).
     """
     try:
         feature = OFRecord.FromString(serialized).feature
-        names = sorted(feature)
+        for name in (image_feature, label_feature):
+            if name not in feature:
+                raise MissingFeature(index, "it has no feature {!r}, only {}".format(name, sorted(feature)))
+    except MissingFeature:
+        raise
     except Exception as error:  # protobuf's DecodeError, or a UnicodeDecodeError of a name
         raise BadRecord(index, "it is not an OFRecord ({})".format(error))
-    for name in (image_feature, label_feature):
-        if name not in names:
-            raise BadRecord(index, "it has no feature {!r}, only {}".format(name, names))
     images = feature[image_feature].bytes_list.value
     label_kind = feature[label_feature].WhichOneof("kind")
     labels = getattr(feature[label_feature], label_kind).value if label_kind in ("int32_list", "int64_list") else ()

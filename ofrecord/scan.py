@@ -17,8 +17,10 @@ a label below 0, or beyond the classes      wrong loss, or aborts
 """
 
 import hashlib
+import itertools
 import mmap
 import os
+from array import array
 from collections import Counter
 
 import cv2
@@ -27,7 +29,7 @@ from .check import find_parts, read_image
 from .cli import InputError, talk
 from .images import FORMATS, BadImage, DecoderNoise, PixelStatistics, mean_and_std, read_header
 from .manifest import MANIFEST_NAME, PART_PREFIX, STAGING_NAME, Manifest, Part, check_dataset
-from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_record, split_records
+from .record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, BadRecord, MissingFeature, read_record, split_records
 
 SAMPLED = 500  # PNG and JPEG images that are decoded; of all others the header is read
 
@@ -53,8 +55,7 @@ def scan_dataset(folder, image_feature, label_feature):
     files = _consecutive_parts(folder)
     scan = _Scan(image_feature, label_feature)
     parts = [scan.part(os.path.join(folder, file), file) for file in files]
-    records = sum(part.records for part in parts)
-    scan.sample(folder, parts, max(1, records // SAMPLED))
+    scan.sample(folder, parts)
     return scan.manifest(folder, parts)
 
 
@@ -77,6 +78,7 @@ class _Scan:
 
     def __init__(self, image_feature, label_feature):
         self.image_feature, self.label_feature = image_feature, label_feature
+        self.lengths = array("q")  # of all records, in bytes
         self.labels, self.kinds, self.label_kinds = Counter(), Counter(), Counter()
         self.gray, self.oddities = Counter(), Counter()
         self.sizes, self.pixels, self.colorful = Counter(), PixelStatistics(3), False
@@ -87,6 +89,7 @@ class _Scan:
         try:
             with open(path, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 for index, serialized in enumerate(split_records(content)):
+                    self.lengths.append(len(serialized))
                     data, label = read_record(serialized, index, self.image_feature, self.label_feature, self.label_kinds)
                     header = read_header(data)
                     self.labels[label] += 1
@@ -98,37 +101,44 @@ class _Scan:
                     if header.oddity:
                         self.oddities[header.oddity] += 1
                 return Part(file, index + 1, len(content), hashlib.sha256(content).hexdigest())
+        except MissingFeature as error:
+            raise InputError("{}: {}; name the features with --image_feature and --label_feature".format(path, error))
         except BadRecord as error:
-            raise InputError("{}: {}{}".format(path, error, self._hint(str(error))))
+            raise InputError("{}: {}".format(path, error))
         except BadImage as error:
             raise InputError("{}, record {}: its image is no good: {}".format(path, index, error))
         except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
             raise InputError("cannot read {}: {}".format(path, getattr(error, "strerror", None) or error))
 
-    def _hint(self, message):
-        return "; name the features with --image_feature and --label_feature" if "it has no feature" in message else ""
-
-    def sample(self, folder, parts, every):
-        """Decode every so many images."""
-        count = 0
+    def sample(self, folder, parts):
+        """Decode some of the images, evenly spread; all of them where there are formats whose header does not tell enough."""
+        every = max(1, len(self.lengths) // SAMPLED) if self.kinds.keys() <= {"PNG", "JPEG"} else 1
+        lengths = iter(self.lengths)
+        number = 0
         with DecoderNoise() as noise:
             for part in parts:
                 path = os.path.join(folder, part.file)
-                with open(path, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    for index, serialized in enumerate(split_records(content)):
-                        count += 1
-                        if (count - 1) % every and self.kinds.keys() <= {"PNG", "JPEG"}:
-                            continue  # their headers told; what is wrong with others only their decoder knows
-                        data, _ = read_record(serialized, index, self.image_feature, self.label_feature)
-                        try:
-                            _, pixels = read_image(data, noise)
-                        except BadImage as error:
-                            raise InputError("{}, record {}: its image is no good: {}".format(path, index, error))
-                        if pixels.ndim == 2:
-                            pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-                        self.sizes[pixels.shape[1], pixels.shape[0]] += 1
-                        self.colorful = self.colorful or bool((pixels != pixels[:, :, :1]).any())
-                        self.pixels.add(pixels)
+                with open(path, "rb") as file:
+                    position = 0
+                    for index, length in enumerate(itertools.islice(lengths, part.records)):
+                        position += LENGTH.size
+                        if number % every == 0:
+                            file.seek(position)
+                            self._decode(file.read(length), path, index, noise)
+                        position += length
+                        number += 1
+
+    def _decode(self, serialized, path, index, noise):
+        data, _ = read_record(serialized, index, self.image_feature, self.label_feature)
+        try:
+            _, pixels = read_image(data, noise)
+        except BadImage as error:
+            raise InputError("{}, record {}: its image is no good: {}".format(path, index, error))
+        if pixels.ndim == 2:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+        self.sizes[pixels.shape[1], pixels.shape[0]] += 1
+        self.colorful = self.colorful or bool((pixels != pixels[:, :, :1]).any())
+        self.pixels.add(pixels)
 
     def manifest(self, folder, parts):
         if min(self.labels) < 0:

@@ -157,6 +157,38 @@ def test_both_steps_leave_the_same_moments():
 
 # -- mixed precision ---------------------------------------------------------------------
 
+def with_scaler(step, scale):
+    """A GraphStep on the CPU scales gradients too, where it is told to; float32 overflows like float16, only later."""
+    step.graph.set_grad_scaler(flow.amp.GradScaler(init_scale=scale))
+    return step
+
+
+def test_a_step_that_overflows_is_skipped_and_the_scale_is_kept(tmp_path):
+    model, optimizer, schedule = made()
+    images, labels, kept = batch()
+    step = with_scaler(GraphStep(model, optimizer, make_optimizer), 2.0**127)
+    step(100 * images, labels, kept)  # large gradients
+    step.pull()
+    assert optimizer.state_dict()["state"]["step"] == 0 and step.scaler["LossScale"].item() == 2.0**126
+    for _ in range(3):
+        step(images / 1000, labels, kept)
+    step.pull()
+    assert optimizer.state_dict()["state"]["step"] == 3 and step.scaler["GoodStepCounter"].item() == 3
+
+    flow.save({"scaler": step.scaler, "optimizer": optimizer.state_dict()}, str(tmp_path / "training"))
+    saved = flow.load(str(tmp_path / "training"))
+    again, optimizer_again, _ = made()
+    again.load_state_dict(model.state_dict())
+    optimizer_again.load_state_dict(saved["optimizer"])
+    resumed = with_scaler(GraphStep(again, optimizer_again, make_optimizer, scaler=saved["scaler"]), 2.0**127)
+    assert resumed(images, labels, kept).item() == step(images, labels, kept).item()
+    resumed.pull()
+    step.pull()
+    assert resumed.scaler["LossScale"].item() == step.scaler["LossScale"].item() == 2.0**126
+    for name, weight in model.state_dict().items():
+        assert (again.state_dict()[name].numpy() == weight.numpy()).all(), name
+
+
 def test_amp_where_it_cannot_work(converted, tmp_path):
     assert_one_error(train(converted, "--amp", "--device", "cpu"), "amp", "--graph")
     assert_one_error(train(converted, "--amp", "--graph", "--device", "cpu"), "amp", "GPUs")

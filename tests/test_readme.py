@@ -130,3 +130,19 @@ def test_the_walk_from_a_folder_to_a_prediction(followed):
     right, count = map(int, re.findall(r"(\d+) of (\d+) right", said[2].stderr)[-1])
     print("{} patches; {} of the {} held out right; new.jpg: {}".format(patches, right, count, said[3].stdout))
     assert right / count > 0.7 and "flower" in said[3].stdout
+
+
+def test_one_gpu_and_many(followed):
+    """The commands for several ranks as they stand, and those for a GPU, which say what they do without one."""
+    section = README[README.index("## One GPU, and many"):].split("\n## ")[0]
+    commands = [line.split("#")[0] for line in re.findall(r"^python (.*)$", section, re.M)]
+    assert len(commands) == 6
+    for command in commands[:4]:
+        result = subprocess.run([sys.executable] + command.split(), cwd=str(followed[0]), encoding="utf-8", stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env=dict(os.environ, CUDA_VISIBLE_DEVICES="", WORLD_SIZE="1"))
+        assert result.returncode == 0, (command, result.stderr)
+        assert ("--amp" in command) == ("mixed precision is for GPUs" in result.stderr)
+        assert ("launch" in command) == ("ranks: 2, each takes 5 images of a step's 10" in result.stderr)
+    for command in commands[4:]:  # of several machines: the options at least are the launcher's
+        parts = command.split()
+        assert parts[:2] == ["-m", "oneflow.distributed.launch"] and parts[parts.index("--nnodes") + 1] == "2"
