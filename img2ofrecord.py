@@ -55,8 +55,7 @@ def main():
         samples, target, left_out = leave_out_bad(samples, target, args)
     with ExitStack() as stack:
         outputs = []
-        for folder, share in split(samples, args):
-            part_files = plan_parts(len(share), args, most=None if folder == args.save_dir else len(share))
+        for folder, share, part_files in split(samples, args):
             staging = stack.enter_context(Staging(folder, [file for file, _ in part_files]))
             outputs.append(Output(share, part_files, staging))
         for output, manifest in zip(outputs, write_datasets(outputs, target, left_out, args)):
@@ -181,9 +180,13 @@ def read_labels(args):
 
 
 def split(samples, args):
-    """[(folder, Samples)]: the dataset and, with --val_share, a second one of what is held out of it."""
+    """The dataset and, with --val_share, a second one of what is held out of it.
+
+    A list of (folder, Samples, [(part file, number of records)]). Raises
+    InputError where nothing can be held out, and for too many parts.
+    """
     if args.val_share is None:
-        return [(args.save_dir, samples)]
+        return [(args.save_dir, samples, plan_parts(len(samples), args.part_num, args))]
     train, held_out, single = hold_out(samples, args.val_share, args.seed or 0)
     if single:
         names = samples.class_names
@@ -191,7 +194,8 @@ def split(samples, args):
             len(single), some([names[label] if names else str(label) for label in single])), "warning")
     if not len(held_out):
         raise InputError("--val_share: no class has two images, so none can be held out")
-    return [(args.save_dir, train), (args.val_dir, held_out)]
+    return [(args.save_dir, train, plan_parts(len(train), args.part_num, args)),
+            (args.val_dir, held_out, plan_parts(len(held_out), min(args.part_num, len(held_out)), args))]
 
 
 # -- encode ---------------------------------------------------------------------
@@ -348,9 +352,8 @@ def gray_then_color(work, target, progress):
 
 # -- write ----------------------------------------------------------------------
 
-def plan_parts(records, args, most=None):
-    """[(file name, number of records)] of the part files, ``most`` at most. Raises InputError for too many parts."""
-    parts = args.part_num if most is None else min(args.part_num, most)
+def plan_parts(records, parts, args):
+    """[(file name, number of records)] of so many part files. Raises InputError for too many."""
     if parts > records:
         raise InputError("--part_num {} is more than the {} images: every part needs one at least"
                          .format(parts, records))
@@ -437,27 +440,24 @@ def leave_out_bad(samples, target, args):
     bad images' (name, reason). Raises InputError where none is good.
     """
     totals = look_at_all(samples, target, args)
-    bad = dict(totals.problems)
+    bad = {name for name, _ in totals.problems}
     for line in totals.lines(args)[:SHOWN_PROBLEMS]:
         talk("left out: " + line, "warning")
     if bad:
         talk("{:,} of {:,} images are left out, and listed in dataset.json".format(len(bad), len(samples)), "warning")
     if len(bad) == len(samples):
         raise InputError("no good image among the {} in {}; nothing was written".format(len(samples), args.image_root))
-    good = samples.take([index for index, name in enumerate(samples.names) if name not in bad])
-    return good, target._replace(channels=len(totals.histogram), only_gray=False), totals.problems
+    return samples.without(bad), target._replace(channels=len(totals.histogram), only_gray=False), totals.problems
 
 
 def dry_run(samples, target, args):
     """Print what a run would do. Raises InputErrors with every problem that it would meet."""
     totals = look_at_all(samples, target, args)
-    bad = {name for name, _ in totals.problems} if args.skip_bad else ()
-    good = samples.take([index for index, name in enumerate(samples.names) if name not in bad])
+    good = samples.without(name for name, _ in totals.problems) if args.skip_bad else samples
     problems = [] if args.skip_bad else totals.lines(args)
     try:
         plans = []
-        for folder, share in split(good, args):
-            part_files = plan_parts(len(share), args, most=None if folder == args.save_dir else len(share))
+        for folder, share, part_files in split(good, args):
             check_target(folder, [name for name, _ in part_files])
             plans.append("{} in each of {:,} parts".format(
                 " or ".join(map(str, sorted({size for _, size in part_files}))), len(part_files)))

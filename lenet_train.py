@@ -359,7 +359,6 @@ def end_epoch(run, model, judge, progress, stop):
             return
         run.add_evaluation(evaluation.loss, evaluation.accuracy, model)
         if run.writes and progress.draws(PREDICTIONS_PICTURE):
-            draw_losses(run)
             draw_predictions(run, model.spec, evaluation)
     if run.config.eval_dataset_dir is None:
         progress.talk("the trained model gets {} of {} training images right ({:.2%})"

@@ -5,10 +5,11 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Optional
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type, restricted_string_type
 
-from ofrecord.cli import InputError, one_line
+from ofrecord.cli import InputError, one_line, some
 
 DEFAULT_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "lenet.yaml")
 
@@ -105,14 +106,16 @@ def parse_config(arguments=None):
     """
     parser = _Parser(default_config_files=[DEFAULT_FILE], allow_abbrev=False,
                      description="Train LeNet on an OFRecord dataset with OneFlow.")
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file whose values replace the defaults")
+    parser.add_argument("--config", action=_ConfigFile, help="YAML file whose values replace the defaults")
     parser.add_argument("--resume", action="store_true", help="go on with the run in run_dir where it was last saved")
     parser.add_class_arguments(TrainConfig, as_group=False)
     try:
         values = parser.parse_args(_spell_out(sys.argv[1:] if arguments is None else arguments))
     except (UnicodeDecodeError, AttributeError, RecursionError) as error:
         raise InputError("cannot understand the configuration file: {}".format(error))
-    config = TrainConfig(**{field.name: values[field.name] for field in fields(TrainConfig)})
+    config = TrainConfig(**{field.name: None if values[field.name] == "" else values[field.name] for field in fields(TrainConfig)})
+    if config.dataset_dir is None:
+        raise InputError("dataset_dir is empty: name the folder of the dataset")
     if config.amp and not config.graph:
         raise InputError("amp: OneFlow has mixed precision in graphs only: give --graph too")
     if config.amp and config.device == "cpu":
@@ -128,6 +131,26 @@ def _spell_out(arguments):
     following = arguments[1:] + ["--"]
     return [argument + "=true" if argument in switches and after.startswith("--") else argument
             for argument, after in zip(arguments, following)]
+
+
+class _ConfigFile(ActionConfigFile):
+    """``--config FILE``, looked at first, as jsonargparse's complaints name no file."""
+
+    def __call__(self, parser, namespace, path, option_string=None):
+        try:
+            with open(path, encoding="utf-8") as file:
+                settings = yaml.safe_load(file)
+        except OSError as error:
+            raise InputError("cannot read {}: {}".format(path, error.strerror))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError("{} is not YAML: {}".format(path, one_line(" ".join(str(error).split()))))
+        if not isinstance(settings, dict) or all(value is None for value in settings.values()):
+            raise InputError("{} sets nothing: it needs lines such as `steps: 200`".format(path))
+        known = {field.name for field in fields(TrainConfig)} | {"resume"}  # --print_config prints it
+        unknown = [str(name) for name in settings if name not in known]
+        if unknown:
+            raise InputError("{}: there is no setting {}; configs/lenet.yaml has them all".format(path, some(unknown)))
+        super().__call__(parser, namespace, path, option_string)
 
 
 class _Parser(ArgumentParser):

@@ -8,7 +8,6 @@ from ofrecord.environment import check_environment
 
 check_environment(__name__)
 
-import os
 
 import cv2
 import numpy as np

@@ -39,6 +39,11 @@ class Samples:
         """The Samples at these indices, in their order."""
         return Samples((self.names[i] for i in indices), (self.labels[i] for i in indices), self.class_names)
 
+    def without(self, names):
+        """The Samples but those of these names."""
+        names = set(names)
+        return self.take([index for index, name in enumerate(self.names) if name not in names])
+
 
 def hold_out(samples, share, seed):
     """Split Samples by class: (the rest, what is held out, labels of classes with a single image).

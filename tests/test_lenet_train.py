@@ -79,6 +79,9 @@ def test_configuration_from_file_and_command_line(converted, tmp_path):
     assert len(losses_of(result)) == 2
     printed = train(converted, "--config", tmp_path / "mine.yaml", "--print_config")
     assert yaml.safe_load(printed.out)["batch_size"] == 10
+    (tmp_path / "printed.yaml").write_text(printed.out)
+    again = train(converted, "--config", tmp_path / "printed.yaml", "--steps", 1, "--eval_dataset_dir", "", "--run_dir", "")
+    assert len(losses_of(again)) == 1
 
 
 def test_every_key_of_the_yaml_is_a_field_and_has_a_comment():
@@ -446,7 +449,9 @@ def test_bad_configuration(converted, arguments, said):
 
 
 @pytest.mark.parametrize("text, said", [
-    ("stepz: 3\n", "stepz"), ("steps: many\n", "steps"), ("steps: [\n", "pars"), ("batch_size: 2.5\n", "batch_size")])
+    ("stepz: 3\n", "mine.yaml: there is no setting stepz"), ("steps: many\n", "steps"), ("steps: [\n", "mine.yaml is not YAML"),
+    ("batch_size: 2.5\n", "batch_size"), ("", "mine.yaml sets nothing"), ("steps:\n", "mine.yaml sets nothing"),
+    ("- 5\n", "mine.yaml sets nothing"), ("config: other.yaml\n", "there is no setting config")])
 def test_bad_config_file(converted, tmp_path, text, said):
     (tmp_path / "mine.yaml").write_text(text)
     assert_one_error(train(converted, "--config", tmp_path / "mine.yaml"), said)
