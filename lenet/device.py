@@ -69,8 +69,8 @@ def probe_gpu(index=0):
         return Probe(False, name, "OneFlow cannot use the {}: its driver is older than CUDA 11.7 needs (515), "
                                   "or CUDA_VISIBLE_DEVICES hides it".format(name))
     if index >= flow.cuda.device_count():
-        return Probe(False, None, "this machine has {} GPU{} and rank {} of those on it would need one more".format(
-            flow.cuda.device_count(), "s" if flow.cuda.device_count() > 1 else "", index))
+        return Probe(False, None, "this machine has {} GPU{}, too few for its ranks".format(
+            flow.cuda.device_count(), "s" if flow.cuda.device_count() > 1 else ""))
     alone = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
     try:
         process = subprocess.run([sys.executable, "-m", __name__, str(index)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -4,11 +4,15 @@
 """
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from conftest import run_script
+from conftest import PROJECT, run_script
 from lenet.device import SUPPORTED, probe_gpu, read_probe
+from lenet.engine import flow
 
 PROBE = probe_gpu()
 needs_gpu = pytest.mark.skipif(not PROBE.works, reason="no GPU here that OneFlow runs on: {}".format(PROBE.reason))
@@ -61,3 +65,39 @@ def test_the_gpu_computes_what_the_cpu_does(converted):
                 for device in ("cuda", "cpu"))
     assert gpu == pytest.approx(cpu, rel=2e-2)
     assert gpu[0] == pytest.approx(cpu[0], rel=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("mode", [["--graph"], ["--graph", "--amp"]], ids=["graph", "amp"])
+def test_graphs_on_the_gpu(converted, tmp_path, mode):
+    """They learn the digits; and go on from a checkpoint, with the gradient scaler's state, as if never stopped."""
+    def options(folder):
+        return ["--dataset_dir", str(converted), "--device", "cuda", "--checkpoint_every", "20", "--fetch_every", "1", *mode,
+                "--run_dir", str(tmp_path / folder)]
+    result = run_script("lenet_train.py", *options("whole"))
+    assert result.code == 0 and "gets 50 of 50 training images right" in result.err, result
+    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py"), *options("killed")], stdout=subprocess.PIPE)
+    for _ in range(45):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = run_script("lenet_train.py", *options("killed"), "--resume")
+    assert resumed.code == 0 and "resumed: 40 steps" in resumed.err, resumed
+    losses, expected = ([float(line.strip("[]")) for line in each.out.split()] for each in (resumed, result))
+    assert losses == pytest.approx(expected[-len(losses):], rel=0.2, abs=0.05)  # cuDNN adds in no fixed order
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_two_gpus(tmp_path):
+    """Each rank takes one; with one GPU alone, the second rank is told so."""
+    assert run_script("img2ofrecord.py", "--part_num", 2, "--save_dir", tmp_path / "dataset").code == 0
+    process = subprocess.run([sys.executable, "-m", "oneflow.distributed.launch", "--nproc_per_node", "2",
+                              str(PROJECT / "lenet_train.py"), "--dataset_dir", str(tmp_path / "dataset"), "--batch_size", "10",
+                              "--device", "cuda"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", timeout=300)
+    if flow.cuda.device_count() < 2:
+        assert process.returncode != 0 and "too few for its ranks" in process.stderr, process.stderr
+    else:
+        assert process.returncode == 0 and "ranks: 2" in process.stderr, process.stderr
