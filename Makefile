@@ -58,5 +58,5 @@ venv-test:
 	@sh tools/venv.sh requirements.txt tests/requirements.txt
 
 clean:
-	rm -rf dataset dataset_val .pytest_cache
+	rm -rf dataset dataset_val dataset_4 .pytest_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -56,7 +56,7 @@ def run_training(config, resume):
         for folder in (config.dataset_dir, config.eval_dataset_dir))
     check_fit(config, dataset, eval_dataset)
     digests = {"dataset": dataset.digest, "eval_dataset": eval_dataset and eval_dataset.digest}
-    ranks.agree({"configuration": plain(config), **digests})
+    ranks.agree({**plain(config), **digests}, but=("dataset_dir", "eval_dataset_dir"))  # each machine may have its own copy
     plan = Plan(config, ranks.WORLD_SIZE * max(ranks.share_records(dataset)))
     with open_run(config, plan, digests, resume) as run:
         if run.finished:
@@ -69,8 +69,11 @@ def run_training(config, resume):
         make_optimizer = partial(make_adam, config, plan.steps)
         optimizer, schedule = make_optimizer(model.parameters())
         scaler = restore(run, pipeline, model, optimizer, schedule, device) if run.checkpoint else {}
-        step = make_step(config, model, optimizer, make_optimizer, scaler, device)
-        describe(dataset, eval_dataset, model, run)
+        amp = config.amp and device != "cpu"
+        if config.amp and not amp:
+            talk("amp: mixed precision is for GPUs; computing in float32 on the CPU", "warning")
+        step = GraphStep(model, optimizer, make_optimizer, amp, scaler) if config.graph else EagerStep(model, optimizer)
+        describe(dataset, eval_dataset, model, run, amp)
 
         judge = partial(evaluate, model, config.eval_dataset_dir or config.dataset_dir, eval_dataset or dataset, device,
                         config.batch_size // ranks.WORLD_SIZE)
@@ -286,16 +289,6 @@ def train_step(step, model, images, labels, config):
     return step(images, labels, model.draw_dropout(len(labels)))
 
 
-def make_step(config, model, optimizer, make_optimizer, scaler, device):
-    """What takes the step: lenet/step.py shows both ways."""
-    if not config.graph:
-        return EagerStep(model, optimizer)
-    amp = config.amp and device != "cpu"
-    if config.amp and not amp:
-        talk("amp: mixed precision is for GPUs; computing in float32 on the CPU", "warning")
-    return GraphStep(model, optimizer, make_optimizer, amp, scaler)
-
-
 def make_adam(config, steps, parameters):
     """The optimizer and its schedule.
 
@@ -331,7 +324,7 @@ def restore(run, pipeline, model, optimizer, schedule, device):
 
 # -- what it came to --------------------------------------------------------------
 
-def describe(dataset, eval_dataset, model, run):
+def describe(dataset, eval_dataset, model, run, amp):
     def images_of(dataset):
         size = "sizes vary" if dataset.width is None else "{}x{}".format(dataset.width, dataset.height)
         return "{:,} {} images ({}) in {} parts".format(
@@ -343,7 +336,7 @@ def describe(dataset, eval_dataset, model, run):
     talk("model: LeNet, {:,} parameters".format(sum(p.numel() for p in model.parameters())))
     talk("training: {:,} steps of {} images, {} epoch{}".format(
         run.plan.steps, run.config.batch_size, run.plan.epochs, "s" if run.plan.epochs > 1 else "") +
-        (", as a graph" + (" in mixed precision" if run.config.amp else "") if run.config.graph else ""))
+        (", as a graph" + (" in mixed precision" if amp else "") if run.config.graph else ""))
     if ranks.WORLD_SIZE > 1:
         talk("ranks: {}, each takes {} images of a step's {}".format(
             ranks.WORLD_SIZE, run.config.batch_size // ranks.WORLD_SIZE, run.config.batch_size))

@@ -64,7 +64,7 @@ def made(folder, options):
     from lenet import ranks
     from lenet.config import parse_config
     from lenet.device import choose_device
-    from lenet_train import ImagePipeline, LeNet, Spec, make_adam, make_step, open_dataset
+    from lenet_train import EagerStep, GraphStep, ImagePipeline, LeNet, Spec, make_adam, open_dataset
 
     config, _ = parse_config(["--batch_size", str(BATCH), *options])
     dataset, device = open_dataset(folder), choose_device(config.device)
@@ -73,7 +73,8 @@ def made(folder, options):
     model = LeNet(spec, config.dropout).draw_weights("he", np.random.default_rng(0)).to(device)
     make_optimizer = partial(make_adam, config, 1000)
     optimizer, _ = make_optimizer(model.parameters())
-    return config, dataset, pipeline, model, make_step(config, model, optimizer, make_optimizer, {}, device), device
+    step = GraphStep(model, optimizer, make_optimizer, config.amp) if config.graph else EagerStep(model, optimizer)
+    return config, dataset, pipeline, model, step, device
 
 
 def pytorch(dataset, options):

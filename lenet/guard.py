@@ -9,9 +9,11 @@ on and trains, and the parent waits. It is small, and no engine is in it.
 import os
 import resource
 import signal
+import socket
 import sys
+import time
 
-from ofrecord.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, run, talk
+from ofrecord.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, RANK_SECONDS, InputError, run, talk
 from ofrecord.workers import end_with_parent
 
 EXIT_KILLED = 128 + signal.SIGKILL  # as shells have it
@@ -25,6 +27,7 @@ def guard(module):
     launched = int(os.environ.get("WORLD_SIZE", 1)) > 1  # by OneFlow's launcher, which starts several ranks
     if launched:
         end_with_parent(os.getppid())  # however the launcher ends, no rank is left
+        _check_port()
     parent = os.getpid()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # until somebody hears them
     child = os.fork()
@@ -35,6 +38,20 @@ def guard(module):
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _check_port():
+    """Leave with one line where rank 0 could not listen for the others: OneFlow would end without a word."""
+    if os.environ.get("RANK") != "0":
+        return
+    with socket.socket() as port:
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            port.bind(("", int(os.environ["MASTER_PORT"])))
+        except OSError as error:
+            talk("port {} cannot be used ({}): give the launcher another, --master_port N, before the script".format(
+                os.environ["MASTER_PORT"], error.strerror), "error")
+            os._exit(EXIT_BAD_INPUT)
 
 
 def _watch(child, launched):
@@ -75,10 +92,13 @@ def _rank_ended(number, asked):
     name = "rank {}".format(os.environ.get("RANK"))
     if asked:
         if signal.SIGINT in asked:
-            talk("{} was interrupted; what was saved last, --resume goes on from".format(name), "error")
+            if os.environ.get("RANK") != "0":
+                time.sleep(RANK_SECONDS)  # where all were interrupted, rank 0 says it, and the launcher's end is ours
+            talk("{} was interrupted; with a run_dir, --resume goes on from the last checkpoint there".format(name), "error")
         os._exit(EXIT_INTERRUPTED)
-    talk("{} ended by {}{}".format(name, signal.Signals(number).name, ", perhaps as another did: see above"
-                                   if number in CRASHES else ", perhaps for lack of memory"), "error")
+    talk("{} ended by {}, {}".format(
+        name, signal.Signals(number).name, "perhaps for lack of memory" if number == signal.SIGKILL else
+        "perhaps because another did (see above), or for a damaged image (`python -m ofrecord check DIR` finds those)"), "error")
     os._exit(EXIT_BAD_INPUT if number in CRASHES else EXIT_KILLED)
 
 
@@ -93,8 +113,10 @@ def _find_cause(name):
         for folder in (config.dataset_dir, config.eval_dataset_dir):
             if folder:
                 for report in check_every_byte(folder, config.image_feature, config.label_feature, os.cpu_count() or 1):
-                    if report.problems:
-                        raise InputError(report.problems[0])
-        raise RuntimeError("OneFlow ended the process ({}), and the dataset is not the cause; what it said last stands "
-                           "above".format(name))
+                    if report.problems:  # an image's rather than the whole part's
+                        raise InputError(next((problem for problem in report.problems if ", record " in problem),
+                                              report.problems[0]))
+        talk("OneFlow ended the process ({}), and the dataset is not the cause; what it said last stands above".format(name),
+             "error")
+        sys.exit(1)
     return main

@@ -57,11 +57,11 @@ def mean(tensor):
     return tensor
 
 
-def agree(values):
-    """Raises InputError where the ranks do not all have the same, {what it is: value}."""
-    for rank, others in enumerate(gather(values)):
-        for name, value in values.items():
-            if others[name] != value:
+def agree(settings, but):
+    """Raises InputError where the ranks do not all have the same ``settings``, {name: value}, ``but`` some."""
+    for rank, others in enumerate(gather(settings)):
+        for name, value in settings.items():
+            if others[name] != value and name not in but:
                 raise InputError("the ranks must all have the same {}: here it is {}, and for rank {} {}".format(
                     name, value, rank, others[name]))
 

@@ -88,8 +88,10 @@ def talk(message, level=None):
             return
         message = "rank {}: {}".format(_ranks.rank, message)
     if level:
-        program = os.path.basename(sys.argv[0]) or "python"
-        message = "{}: {}: {}".format(program, level, one_line(message))
+        folder, program = os.path.split(sys.argv[0])
+        if program == "__main__.py":  # python -m of a package
+            program = os.path.basename(folder)
+        message = "{}: {}: {}".format(program or "python", level, one_line(message))
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError:  # a full disk behind 2>: nowhere to say it

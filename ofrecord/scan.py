@@ -46,6 +46,9 @@ def open_dataset(folder, image_feature=IMAGE_FEATURE, label_feature=LABEL_FEATUR
     """
     if (os.path.lexists(os.path.join(folder, MANIFEST_NAME)) or os.path.isdir(os.path.join(folder, STAGING_NAME))
             or not os.path.isdir(folder) or not any(name.startswith(PART_PREFIX) for name in os.listdir(folder))):
+        if (image_feature, label_feature) != (IMAGE_FEATURE, LABEL_FEATURE) and os.path.isdir(folder):
+            talk("{} has a {}, so its features are {!r} and {!r}, not {!r} and {!r}".format(
+                folder, MANIFEST_NAME, IMAGE_FEATURE, LABEL_FEATURE, image_feature, label_feature), "warning")
         return check_dataset(folder, hashes)
     return scan_dataset(folder, image_feature, label_feature)
 

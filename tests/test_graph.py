@@ -196,4 +196,5 @@ def test_amp_where_it_cannot_work(converted, tmp_path):
     assert_one_error(train(converted, "--amp", "--graph", "--device", "cuda", env=no_gpu), "device cuda")
     result = train(converted, "--amp", "--graph", "--steps", 2, env=no_gpu)
     assert result.code == 0 and "warning: amp: mixed precision is for GPUs; computing in float32" in result.err, result
+    assert "as a graph\n" in result.err  # and not in mixed precision
     assert len(losses(result)) == 2

@@ -39,7 +39,7 @@ def test_an_image_that_rotted_unseen(dataset):
     result = run_script("lenet_train.py", "--device", "cpu", "--dataset_dir", dataset)
     assert result.code == 2, result
     last = result.err.splitlines()[-1]
-    assert "error: " in last and "part-3" in last and "Traceback" not in result.err, result
+    assert "error: " in last and "part-3, record " in last and "its image is no good" in last and "Traceback" not in result.err, result
     assert "OneFlow ended the process (SIGABRT)" in result.err
     assert_one_error(run_script("lenet_train.py", "--dataset_dir", dataset, "--check_hashes", "true"), "part-3", "SHA-256")
 

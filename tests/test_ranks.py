@@ -257,7 +257,7 @@ def test_what_cannot_be_shared_is_one_line_before_the_start(dealt, tmp_path, par
 
 def test_ranks_with_different_options_are_refused(dealt, changed_script):
     result = launch("--dataset_dir", dealt(2), "--batch_size", 10, script=changed_script(OWN_SEED))
-    assert result.code != 0 and "the ranks must all have the same configuration" in result.err, result
+    assert result.code != 0 and "the ranks must all have the same seed: here it is 0, and for rank 1 1" in result.err, result
 
 
 def test_parts_are_dealt_as_oneflow_deals_them(dealt, tmp_path):
@@ -280,3 +280,14 @@ def test_parts_are_dealt_as_oneflow_deals_them(dealt, tmp_path):
     found = dict(json.loads(line) for line in result.out.splitlines())
     shares = [labels[0] + labels[1], labels[2]]
     assert found == {rank: share + share[:1] for rank, share in enumerate(shares)}  # and around again
+
+
+def test_a_port_in_use_is_one_line(dealt):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        words = command(SCRIPT, ["--dataset_dir", dealt(2), "--batch_size", 10])
+        words[words.index("--master_port") + 1] = str(taken.getsockname()[1])
+        result = Result(subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+                                       env=ENVIRONMENT, timeout=2 * MINUTE))
+    assert result.code != 0 and "(Address already in use): give the launcher another, --master_port" in result.err, result
