@@ -56,7 +56,7 @@ def run_training(config, resume):
         for folder in (config.dataset_dir, config.eval_dataset_dir))
     check_fit(config, dataset, eval_dataset)
     digests = {"dataset": dataset.digest, "eval_dataset": eval_dataset and eval_dataset.digest}
-    ranks.agree({**plain(config), **digests}, but=("dataset_dir", "eval_dataset_dir"))  # each machine may have its own copy
+    ranks.agree(dict(plain(config), **digests), but=("dataset_dir", "eval_dataset_dir"))  # each machine may have its own copy
     plan = Plan(config, ranks.WORLD_SIZE * max(ranks.share_records(dataset)))
     with open_run(config, plan, digests, resume) as run:
         if run.finished:
@@ -72,7 +72,8 @@ def run_training(config, resume):
         amp = config.amp and device != "cpu"
         if config.amp and not amp:
             talk("amp: mixed precision is for GPUs; computing in float32 on the CPU", "warning")
-        step = GraphStep(model, optimizer, make_optimizer, amp, scaler) if config.graph else EagerStep(model, optimizer)
+        step = (GraphStep(model, optimizer, make_optimizer, amp, scaler if amp else {}) if config.graph
+                else EagerStep(model, optimizer))
         describe(dataset, eval_dataset, model, run, amp)
 
         judge = partial(evaluate, model, config.eval_dataset_dir or config.dataset_dir, eval_dataset or dataset, device,
@@ -260,7 +261,8 @@ def train(run, pipeline, step, model, optimizer, schedule, device, judge):
             if plan.may_pause(number - 1):
                 flow.manual_seed(seed_of(config.seed, number - 1, ranks.RANK))
             learning_rates.append(optimizer.param_groups[0]["lr"])
-            waiting.append(train_step(step, model, *(each.to(device) for each in batch), config))
+            images, labels = (each.to(device) for each in batch)
+            waiting.append(train_step(step, model, images, labels, config))
             schedule.step()
             batch = pipeline()
 
@@ -383,10 +385,10 @@ def evaluate(model, folder, dataset, device, batch_size, stop=None):
             evaluation.add(pixels.numpy()[new], labels.numpy()[new], logits.numpy()[new])
             if stop and stop.asked:
                 return None
-    whole, *others = ranks.gather(evaluation)
-    for other in others:
-        whole.merge(other)
-    return whole
+    evaluations = ranks.gather(evaluation)
+    for other in evaluations[1:]:
+        evaluations[0].merge(other)
+    return evaluations[0]
 
 
 def draw_losses(run):

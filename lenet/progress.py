@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from ofrecord.cli import InputError, say, talk
 
+from .ranks import RANK
+
 LOG_SECONDS = 60  # between two lines where there is no terminal
 PICTURE_SECONDS = 30  # between two drawings of a picture, which takes a second
 SHOWN_STEPS = 50  # whose mean loss is shown
@@ -27,7 +29,7 @@ class Progress:
     def __enter__(self):
         self._start = self._logged = time.perf_counter()
         self._bar = tqdm(total=self.run.plan.steps, initial=self.run.step, unit="step",
-                         disable=None if self.run.writes else True)  # None: only on a terminal
+                         disable=None if RANK == 0 else True)  # None: only on a terminal
         return self
 
     def __exit__(self, *_):

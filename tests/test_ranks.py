@@ -249,7 +249,7 @@ def test_no_rank_outlives_its_launcher(dealt, tmp_path, end, said):
 def test_what_cannot_be_shared_is_one_line_before_the_start(dealt, tmp_path, parts, options, said):
     options = [dealt(option) if option == 1 else option for option in options]
     result = launch("--dataset_dir", dealt(parts), "--batch_size", 10, *options, "--run_dir", tmp_path / "run")
-    assert result.code != 0 and result.out.replace("Killing subprocess", "") != result.out, result
+    assert result.code != 0, result
     errors = [line for line in result.err.splitlines() if "error: " in line]
     assert len(errors) == 1 and said in errors[0] and "rank 1" not in errors[0], result
     assert not (tmp_path / "run").exists()

@@ -348,11 +348,12 @@ def test_lines_in_a_log(converted, tmp_path):
     assert "45 steps in" in result.err
 
 
-def test_a_bar_on_a_terminal(converted, tmp_path):
+@pytest.mark.parametrize("kept", [True, False], ids=["a run that is kept", "one that is not"])
+def test_a_bar_on_a_terminal(converted, tmp_path, kept):
     import pty
 
     ours, theirs = pty.openpty()
-    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py")] + command(converted, tmp_path / "run"),
+    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py")] + command(converted, tmp_path / "run" if kept else ""),
                                stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
     said = b""
