@@ -63,8 +63,8 @@ def run_training(config, resume):
             return talk("{} is finished: {}".format(run.folder, run.outcome))
         device = choose_device(config.device)
         spec = Spec.of(dataset, config.image_size)
-        pipeline = ImagePipeline(config.dataset_dir, dataset, spec, config.batch_size // ranks.WORLD_SIZE,
-                                 config.shuffle_buffer, config.seed, config.decoder)
+        share = config.batch_size // ranks.WORLD_SIZE  # of a batch, that this rank takes
+        pipeline = ImagePipeline(config.dataset_dir, dataset, spec, share, config.shuffle_buffer, config.seed, config.decoder)
         model = LeNet(spec, config.dropout).draw_weights(config.weights, np.random.default_rng(config.seed)).to(device)
         make_optimizer = partial(make_adam, config, plan.steps)
         optimizer, schedule = make_optimizer(model.parameters())
@@ -77,7 +77,7 @@ def run_training(config, resume):
         describe(dataset, eval_dataset, model, run, amp)
 
         judge = partial(evaluate, model, config.eval_dataset_dir or config.dataset_dir, eval_dataset or dataset, device,
-                        config.batch_size // ranks.WORLD_SIZE)
+                        share)
         train(run, pipeline, step, model, optimizer, schedule, device, judge)
         step.close()
         if config.picture and ranks.RANK == 0:
@@ -270,12 +270,12 @@ def train(run, pipeline, step, model, optimizer, schedule, device, judge):
                 run.add_losses(learning_rates, ranks.mean(flow.stack(waiting)).numpy())
                 progress.show(len(waiting))
                 waiting, learning_rates = [], []
-            if plan.evaluates(number) or run.saves(number, stop.asked):
-                step.pull()
             if plan.evaluates(number):
+                step.pull()
                 end_epoch(run, model, judge, progress, stop)
             if not waiting and run.saves(number, stop.asked):
                 with progress.aside():
+                    step.pull()  # here, as Ctrl-C may have come since the last look
                     run.save(model, optimizer, schedule, step.scaler)
                     if run.writes and (stop.asked or progress.draws(LOSS_PICTURE)):
                         draw_losses(run)

@@ -240,8 +240,8 @@ class Run:
     def load(self):
         """Take up the run in the folder. Raises InputError where it is another one, or damaged."""
         self._compare_config()
-        for name in (LAST, BEST):
-            if self.writes:
+        if self.writes:
+            for name in (LAST, BEST):
                 settle_checkpoint(self.path(name))
         if find_checkpoint(self.path(LAST)) is None:
             talk("{} was stopped before its first checkpoint: it starts from the beginning".format(self.folder))
@@ -339,7 +339,7 @@ class Run:
         if self._file:
             self._writer.writerow((step, self.plan.epoch_of(step)) + values)
 
-    def saves(self, step, asked=False):
+    def saves(self, step, asked):
         """Is a run saved after this step: when it is ``asked`` to, after every ``checkpoint_every`` steps, and at its end?"""
         return self.folder is not None and self.plan.may_pause(step) and (
             asked or step == self.plan.steps or step - self.saved >= self.config.checkpoint_every)

@@ -94,8 +94,10 @@ class GraphStep:
         state = self.graph.state_dict()
         names = list(enumerate(name for name, _ in self.model.named_parameters()))
         steps = self._local(state[STEPS]).item()
-        skipped = self.steps - steps if SCALER.format(self.graph.name) + "LossScale" in state else 0
-        if steps + skipped != self.steps or any(_name(name, ending) not in state for _, name in names for ending in MOMENTS.values()):
+        prefix = SCALER.format(self.graph.name)
+        self.scaler = {name[len(prefix):]: self._local(value) for name, value in state.items() if name.startswith(prefix)}
+        lost = steps != self.steps and not self.scaler  # with a scaler, some may have been skipped
+        if lost or any(_name(name, ending) not in state for _, name in names for ending in MOMENTS.values()):
             raise RuntimeError("OneFlow's graph does not train: after {} steps it counts {}".format(self.steps, steps))
         self.model.load_state_dict({name: weight.to_local() for name, weight in state["model"].items()})
         optimizer = self.optimizer.state_dict()
@@ -103,8 +105,6 @@ class GraphStep:
                               for index, name in names}
         optimizer["state"]["step"] = self.steps = steps
         self.optimizer.load_state_dict(optimizer)
-        prefix = SCALER.format(self.graph.name)
-        self.scaler = {name[len(prefix):]: self._local(value) for name, value in state.items() if name.startswith(prefix)}
 
     def _local(self, tensor):
         """On this rank's CPU, what a graph keeps on rank 0, wherever there."""

@@ -1,7 +1,6 @@
 """The training step as a graph: the same losses as op by op, checkpoints for both, and what OneFlow would keep silent."""
 
 import csv
-import shutil
 import sys
 
 import numpy as np
