@@ -1,7 +1,9 @@
 # make train   make the dataset from the 50 digits and train LeNet on it
 # make mnist   download MNIST, make datasets of it and train LeNet to 99.4 %; continues a run that was stopped
-# make test    run the tests
+# make test    run the tests that are quick: at most five minutes
+# make test-all   run all tests: a quarter of an hour
 # make gpu     run the tests that need a GPU, and no others
+# make lint    check the code's style with ruff
 # make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
 # make bench-load   time reading a dataset against other ways
 # make bench-train  time training steps: op by op, as a graph, on two ranks, in PyTorch
@@ -11,9 +13,9 @@
 # Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
 
 PYTHON_RUN = .venv/bin/python
-TESTS = tests
+PYTEST = $(PYTHON_RUN) -m pytest --durations=10
 
-.PHONY: train mnist test gpu picture bench bench-load bench-train venv venv-test clean
+.PHONY: train mnist test test-slow test-all lint gpu picture bench bench-load bench-train venv venv-test clean
 
 train: venv
 	$(PYTHON_RUN) img2ofrecord.py
@@ -28,10 +30,20 @@ mnist: venv
 	$(PYTHON_RUN) lenet_train.py --config configs/mnist.yaml $(if $(wildcard runs/mnist/config.yaml),--resume)
 
 test: venv-test
-	$(PYTHON_RUN) -m pytest $(TESTS)
+	$(PYTEST) -m "not slow"
+
+test-slow: venv-test
+	$(PYTEST) -m slow
+
+test-all: venv-test
+	$(PYTEST)
 
 gpu: venv-test
-	$(PYTHON_RUN) -m pytest -m gpu -rs $(TESTS)
+	$(PYTEST) -m gpu -rs
+
+lint: venv-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check tests
 
 picture: venv  # the README's
 	$(PYTHON_RUN) img2ofrecord.py
@@ -58,5 +70,5 @@ venv-test:
 	@sh tools/venv.sh requirements.txt tests/requirements.txt
 
 clean:
-	rm -rf dataset dataset_val dataset_4 .pytest_cache
+	rm -rf dataset dataset_val dataset_4 .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -33,9 +33,27 @@ from functools import lru_cache
 import cv2
 from tqdm import tqdm
 
-from ofrecord.cli import SHOWN_PROBLEMS, ArgumentParser, InputError, InputErrors, run, say, some, talk
-from ofrecord.images import (DEFAULT_QUALITY, FORMATS, BadImage, ColorImage, DecoderNoise, PixelStatistics, Target,
-                             encode, mean_and_std)
+from ofrecord.cli import (
+    SHOWN_PROBLEMS,
+    ArgumentParser,
+    InputError,
+    InputErrors,
+    run,
+    say,
+    some,
+    talk,
+)
+from ofrecord.images import (
+    DEFAULT_QUALITY,
+    FORMATS,
+    BadImage,
+    ColorImage,
+    DecoderNoise,
+    PixelStatistics,
+    Target,
+    encode,
+    mean_and_std,
+)
 from ofrecord.labels import hold_out, list_images, read_class_folders, read_label_file
 from ofrecord.manifest import Manifest, Part, digest_of, part_name, part_sizes
 from ofrecord.record import IMAGE_FEATURE, INT32_MAX, INT32_MIN, LABEL_FEATURE, LENGTH, OFRecord

@@ -19,9 +19,8 @@ import sys
 
 import cv2
 import numpy as np
-from tqdm import tqdm
-
 from sides import CONVERT, PROJECT, parse_options, workspace
+from tqdm import tqdm
 
 WRITERS = str(PROJECT / "benchmarks" / "writers.py")
 

@@ -11,7 +11,6 @@ import sys
 
 import cv2
 import numpy as np
-
 from convert import make_small
 from sides import CONVERT, PROJECT, check, parse_options, speed_table, workspace
 

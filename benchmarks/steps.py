@@ -64,7 +64,15 @@ def made(folder, options):
     from lenet import ranks
     from lenet.config import parse_config
     from lenet.device import choose_device
-    from lenet_train import EagerStep, GraphStep, ImagePipeline, LeNet, Spec, make_adam, open_dataset
+    from lenet_train import (
+        EagerStep,
+        GraphStep,
+        ImagePipeline,
+        LeNet,
+        Spec,
+        make_adam,
+        open_dataset,
+    )
 
     config, _ = parse_config(["--batch_size", str(BATCH), *options])
     dataset, device = open_dataset(folder), choose_device(config.device)

@@ -7,7 +7,13 @@ from typing import Optional
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type, restricted_string_type
+from jsonargparse.typing import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    restricted_number_type,
+    restricted_string_type,
+)
 
 from ofrecord.cli import InputError, one_line, some
 

@@ -29,7 +29,15 @@ from .check import find_parts, read_image
 from .cli import InputError, talk
 from .images import FORMATS, BadImage, DecoderNoise, PixelStatistics, mean_and_std, read_header
 from .manifest import MANIFEST_NAME, PART_PREFIX, STAGING_NAME, Manifest, Part, check_dataset
-from .record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, BadRecord, MissingFeature, read_record, split_records
+from .record import (
+    IMAGE_FEATURE,
+    LABEL_FEATURE,
+    LENGTH,
+    BadRecord,
+    MissingFeature,
+    read_record,
+    split_records,
+)
 
 SAMPLED = 500  # PNG and JPEG images that are decoded; of all others the header is read
 

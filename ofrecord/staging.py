@@ -14,7 +14,7 @@ import shutil
 from contextlib import contextmanager
 
 from .cli import InputError, some, talk, uninterrupted
-from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, PART_PATTERN
+from .manifest import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, Manifest
 
 # In the staging folder: the manifest of the dataset that is being replaced.
 REPLACED_NAME = "replaced.json"

@@ -1,34 +1,90 @@
-"""Decode a dataset with OneFlow and write it to stdout as .npz (run by conftest.py).
+"""Datasets as OneFlow's reader and decoders deliver them, and not this project's own code.
 
-Arguments: folder, channels, number of parts, suffix length of the part names.
-stdin: [(height, width), ...] of the records, in order.
+OneFlow aborts the process on what it does not like, so it reads them in a
+process of its own: ``decode_with_oneflow`` is for the tests, and run as a
+script this module is that process. Starting OneFlow takes longer than reading
+a hundred records, so it is given many datasets at once.
 """
 
-import ast
-import io
 import os
+import pickle
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import numpy as np
+class Dataset(NamedTuple):
+    folder: Path
+    shapes: list  # the (height, width) that each record's image must have, in order
+    channels: int  # 1 gray, 3 RGB
+    part_num: int
+    suffix_length: int = -1  # digits in the part names; -1 for as many as it takes
+    decoder: str = "bytes"  # reads every format, or "fused", which reads 3-channel JPEG only
 
-from lenet.engine import flow
 
-folder, channels, part_num, suffix_length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-shapes = ast.literal_eval(sys.stdin.read())
-reader = flow.nn.OFRecordReader(folder, batch_size=1, data_part_num=part_num, part_name_suffix_length=suffix_length)
-read_bytes = flow.nn.OFRecordBytesDecoder("images")
-read_label = flow.nn.OFRecordRawDecoder("labels", shape=(1,), dtype=flow.int32)
-decode = flow.nn.image.decode(color_space="GRAY" if channels == 1 else "RGB")
-arrays, labels = {}, []
-for index, (height, width) in enumerate(shapes):
-    record = reader()
-    # Resizing to the size it should have changes nothing where it has that size, and shows where it has not.
-    resized, scale = flow.nn.image.Resize(target_size=(width, height), channels=channels)(decode(read_bytes(record)))[:2]
-    assert (scale.numpy() == 1).all(), "record {} is not {}x{}".format(index, width, height)
-    arrays["image%d" % index] = resized.numpy()[0]
-    labels.append(int(read_label(record).numpy().ravel()[0]))
-file = io.BytesIO()
-np.savez(file, labels=np.array(labels), **arrays)
-sys.stdout.buffer.write(file.getvalue())
+def decode_with_oneflow(datasets):
+    """What OneFlow delivers of {key: Dataset}: {key: (images, labels)}.
+
+    The images are uint8, (height, width, channels). Fails where OneFlow
+    aborts or an image has not the size that it must have.
+    """
+    import helpers
+
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.run(
+            [sys.executable, __file__],
+            input=pickle.dumps([tuple(dataset) for dataset in datasets.values()]),
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env=helpers.ENVIRONMENT,
+            timeout=300,
+        )
+        assert process.returncode == 0, process.stderr.decode(errors="replace")[-2000:]
+        output.seek(0)
+        return {key: pickle.load(output) for key in datasets}
+
+
+def read(flow, dataset):
+    """The images and labels of a Dataset."""
+    reader = flow.nn.OFRecordReader(
+        str(dataset.folder),
+        batch_size=1,
+        data_part_num=dataset.part_num,
+        part_name_suffix_length=dataset.suffix_length,
+    )
+    read_label = flow.nn.OFRecordRawDecoder("labels", shape=(1,), dtype=flow.int32)
+    color_space = "GRAY" if dataset.channels == 1 else "RGB"
+    if dataset.decoder == "fused":
+        decode = flow.nn.OFRecordImageDecoder("images", color_space=color_space)
+    else:
+        decode = flow.nn.Sequential(
+            flow.nn.OFRecordBytesDecoder("images"), flow.nn.image.decode(color_space=color_space)
+        )
+    # A batch is a tensor after resizing only. That changes nothing where an image has the
+    # size that it must have, and tells where it has not.
+    resize = {
+        (height, width): flow.nn.image.Resize(
+            target_size=(width, height), channels=dataset.channels
+        )
+        for height, width in set(dataset.shapes)
+    }
+    images, labels = [], []
+    for index, shape in enumerate(dataset.shapes):
+        # Before an abort, this is the last line.
+        print(f"{dataset.folder}, {dataset.decoder} decoder: record {index}", file=sys.stderr)
+        record = reader()
+        image, scale = resize[shape](decode(record))[:2]
+        assert (scale.numpy() == 1).all(), f"its size is not {shape}"
+        images.append(image.numpy()[0])
+        labels.append(int(read_label(record).numpy().item()))
+    return images, labels
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from lenet.engine import flow
+
+    for fields in pickle.load(sys.stdin.buffer):
+        pickle.dump(read(flow, Dataset(*fields)), sys.stdout.buffer)

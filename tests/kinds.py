@@ -1,4 +1,4 @@
-"""One small picture as every kind of image file that people have. {file name: bytes}."""
+"""One small picture as every kind of image file that people have: KINDS, {file name: bytes}."""
 
 import io
 import struct
@@ -14,7 +14,11 @@ HEIGHT, WIDTH = 37, 45  # odd, and not square: a rotation shows
 def picture(seed=0):
     """RGB uint8, smooth, so that JPEG's error stays small; (HEIGHT, WIDTH, 3)."""
     rng = np.random.default_rng(seed)
-    return cv2.resize(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(
+        rng.integers(0, 256, (4, 5, 3), dtype=np.uint8),
+        (WIDTH, HEIGHT),
+        interpolation=cv2.INTER_CUBIC,
+    )
 
 
 RGB = picture()
@@ -32,7 +36,8 @@ def pillow(array, file_format, mode=None, **options):
 
 
 def opencv(array, ext, *parameters):
-    return cv2.imencode(ext, array[:, :, ::-1] if array.ndim == 3 else array, list(parameters))[1].tobytes()
+    pixels = array[:, :, ::-1] if array.ndim == 3 else array
+    return cv2.imencode(ext, pixels, parameters)[1].tobytes()
 
 
 def exif(orientation):
@@ -48,12 +53,29 @@ def png_chunk(kind, body):
 def png(array, color_type, depth=8, before=b"", interlaced=False):
     """A PNG written by hand, for what Pillow and OpenCV do not write."""
     height, width = array.shape[:2]
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-    rows = b"".join(b"\0" + row.tobytes() for y, x, down, right in (passes if interlaced else [(0, 0, 1, 1)])
-                    for row in array[y::down, x::right] if row.size)
-    return (b"\x89PNG\r\n\x1a\n" +
-            png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, int(interlaced))) +
-            before + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b""))
+    passes = [
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ]
+    rows = b"".join(
+        b"\0" + row.tobytes()
+        for y, x, down, right in (passes if interlaced else [(0, 0, 1, 1)])
+        for row in array[y::down, x::right]
+        if row.size
+    )
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, int(interlaced))
+    chunks = [
+        png_chunk(b"IHDR", header),
+        before,
+        png_chunk(b"IDAT", zlib.compress(rows)),
+        png_chunk(b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def make():
@@ -79,9 +101,15 @@ def make():
         "interlaced.png": png(GRAY, 0, interlaced=True),
         "interlaced-rgb.png": png(RGB, 2, interlaced=True),
         "gamma.png": png(RGB, 2, before=png_chunk(b"gAMA", struct.pack(">I", 100000))),
-        "srgb-and-text.png": png(RGB, 2, before=png_chunk(b"sRGB", b"\0") + png_chunk(b"tEXt", b"Comment\0eXIf tRNS")),
-        "bad-profile.png": png(RGB, 2, before=png_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile"))),
-        "animated.png": pillow(RGB, "PNG", save_all=True, append_images=[Image.fromarray(picture(1))]),
+        "srgb-and-text.png": png(
+            RGB, 2, before=png_chunk(b"sRGB", b"\0") + png_chunk(b"tEXt", b"Comment\0eXIf tRNS")
+        ),
+        "bad-profile.png": png(
+            RGB, 2, before=png_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile"))
+        ),
+        "animated.png": pillow(
+            RGB, "PNG", save_all=True, append_images=[Image.fromarray(picture(1))]
+        ),
         # JPEG
         "gray.jpg": opencv(GRAY, ".jpg"),
         "rgb.jpg": opencv(RGB, ".jpg"),
@@ -92,7 +120,9 @@ def make():
         "restarts.jpg": opencv(RGB, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
         "cmyk.jpg": pillow(RGB, "JPEG", "CMYK", quality=95),
         "rgb-not-ycc.jpg": pillow(RGB, "JPEG", keep_rgb=True, quality=95),
-        "thumbnail.jpg": pillow(RGB, "JPEG", exif=exif(1), icc_profile=b"x" * 400, comment=b"a comment"),
+        "thumbnail.jpg": pillow(
+            RGB, "JPEG", exif=exif(1), icc_profile=b"x" * 400, comment=b"a comment"
+        ),
         "after-the-end.jpg": opencv(RGB, ".jpg") + b"\0" * 100,
         # TIFF
         "gray.tiff": opencv(GRAY, ".tiff"),
@@ -108,7 +138,9 @@ def make():
         "jpeg-in.tiff": pillow(RGB, "TIFF", compression="jpeg"),
         "white-is-zero.tiff": pillow(GRAY, "TIFF", tiffinfo={262: 0}),
         "rotated.tiff": pillow(RGB, "TIFF", tiffinfo={274: 6}),
-        "two-pages.tiff": pillow(RGB, "TIFF", save_all=True, append_images=[Image.fromarray(picture(1))]),
+        "two-pages.tiff": pillow(
+            RGB, "TIFF", save_all=True, append_images=[Image.fromarray(picture(1))]
+        ),
         # BMP, WebP, PNM and what is only read
         "gray.bmp": opencv(GRAY, ".bmp"),
         "rgb.bmp": opencv(RGB, ".bmp"),
@@ -118,17 +150,24 @@ def make():
         "lossless.webp": opencv(RGB, ".webp"),
         "lossy.webp": opencv(RGB, ".webp", cv2.IMWRITE_WEBP_QUALITY, 80),
         "alpha.webp": pillow(rgba, "WEBP", lossless=True),
-        "animated.webp": pillow(RGB, "WEBP", save_all=True, append_images=[Image.fromarray(picture(1))]),
+        "animated.webp": pillow(
+            RGB, "WEBP", save_all=True, append_images=[Image.fromarray(picture(1))]
+        ),
         "gray.pgm": opencv(GRAY, ".pgm"),
         "rgb.ppm": opencv(RGB, ".ppm"),
         "comment.pgm": b"P5\n# drawn by hand\n%d %d\n255\n" % (WIDTH, HEIGHT) + GRAY.tobytes(),
         "16-bit.pgm": b"P5\n%d %d\n65535\n" % (WIDTH, HEIGHT) + sixteen.astype(">u2").tobytes(),
-        "ascii.pgm": b"P2\n%d %d\n255\n" % (WIDTH, HEIGHT) + " ".join(map(str, GRAY.ravel())).encode() + b"\n",
-        "rgb.ras": opencv(RGB, ".ras"),
+        "ascii.pgm": f"P2\n{WIDTH} {HEIGHT}\n255\n{' '.join(map(str, GRAY.ravel()))}\n".encode(),
+        "rgb.ras": opencv(RGB, ".ras")[:-1] + b"\0",  # OpenCV leaves the last byte, padding, unset
         # names that lie: what counts is the content
         "jpeg-named.png": opencv(RGB, ".jpg"),
         "png-named.jpg": opencv(GRAY, ".png"),
     }
     for orientation in range(1, 9):
-        kinds["rotated-%d.jpg" % orientation] = pillow(RGB, "JPEG", exif=exif(orientation), quality=95)
+        kinds[f"rotated-{orientation}.jpg"] = pillow(
+            RGB, "JPEG", exif=exif(orientation), quality=95
+        )
     return kinds
+
+
+KINDS = make()

@@ -1,41 +1,55 @@
 """The training step as a graph: the same losses as op by op, checkpoints for both, and what OneFlow would keep silent."""
 
 import csv
-import sys
 
 import numpy as np
 import pytest
-
-from conftest import PROJECT, assert_one_error, run_script
-
-sys.path.insert(0, str(PROJECT))
+from helpers import assert_one_error, losses, run_script, start_script, train
 
 from lenet.checkpoint import open_checkpoint
 from lenet.engine import flow
 from lenet.model import LeNet, Spec
 from lenet.step import EagerStep, GraphStep
 
-RUN = ["--device", "cpu", "--batch_size", 10, "--steps", 30, "--checkpoint_every", 10, "--schedule", "cosine", "--warmup", 0.1]
-
-
-def train(dataset, *arguments, **options):
-    return run_script("lenet_train.py", "--dataset_dir", dataset, *map(str, arguments), **options)
-
-
-def losses(result):
-    assert result.code == 0, result
-    return np.array([float(line.strip("[]")) for line in result.out.split()])
+RUN = [
+    "--batch_size",
+    10,
+    "--steps",
+    30,
+    "--checkpoint_every",
+    10,
+    "--schedule",
+    "cosine",
+    "--warmup",
+    0.1,
+]
 
 
 def weights(path):
-    return {name: tensor.numpy() for name, tensor in open_checkpoint(str(path)).load("model").items()}
+    return {
+        name: tensor.numpy() for name, tensor in open_checkpoint(str(path)).load("model").items()
+    }
 
 
-@pytest.mark.parametrize("start", ["he", "tutorial"])
+@pytest.mark.parametrize("start", ["tutorial", pytest.param("he", marks=pytest.mark.slow)])
 def test_a_graph_trains_as_op_by_op(converted, start):
-    options = ["--device", "cpu", "--steps", 50, "--dropout", 0, "--augment", "false", "--weights", start,
-               "--schedule", "cosine", "--warmup", 0.1]
-    eager, graph = (losses(train(converted, *options, *more)) for more in ([], ["--graph"]))
+    options = [
+        "--steps",
+        50,
+        "--dropout",
+        0,
+        "--augment",
+        "false",
+        "--weights",
+        start,
+        "--schedule",
+        "cosine",
+        "--warmup",
+        0.1,
+    ]
+    eager, graph = (
+        np.array(losses(train(converted, *options, *more))) for more in ([], ["--graph"])
+    )
     assert len(eager) == 50 and eager[-1] < 0.3 * eager[0]
     # What is left is Adam's bias correction, which graphs compute in float32 and the eager optimizer in float64.
     assert np.abs(eager - graph).max() < 1e-4
@@ -53,11 +67,20 @@ def runs(converted, tmp_path_factory):
 
 def stopped(converted, folder, graph):
     """A run that was killed after its checkpoint of step 20."""
-    import subprocess
-
-    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted), *map(str, RUN),
-                                "--fetch_every", "1", "--graph", graph, "--run_dir", str(folder)],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start_script(
+        "lenet_train.py",
+        "--device",
+        "cpu",
+        "--dataset_dir",
+        converted,
+        *RUN,
+        "--fetch_every",
+        1,
+        "--graph",
+        graph,
+        "--run_dir",
+        folder,
+    )
     for _ in range(24):
         assert process.stdout.readline()
     process.kill()
@@ -65,6 +88,7 @@ def stopped(converted, folder, graph):
     return folder
 
 
+@pytest.mark.slow
 def test_a_graph_is_resumed_bit_for_bit(converted, runs, tmp_path):
     """With dropout and augmentation."""
     folder = stopped(converted, tmp_path / "run", "true")
@@ -75,16 +99,23 @@ def test_a_graph_is_resumed_bit_for_bit(converted, runs, tmp_path):
         assert (weights(folder / "last")[name] == weight).all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first, then", [("false", "true"), ("true", "false")])
 def test_a_run_goes_on_in_the_other_mode(converted, runs, tmp_path, first, then):
     """Weights, moments, count of steps and learning rate go over: up to rounding it ends as one that never changed."""
     folder = stopped(converted, tmp_path / "run", first)
     result = train(converted, *RUN, "--graph", then, "--run_dir", folder, "--resume")
     assert result.code == 0 and "resumed: 20 steps" in result.err, result
-    assert "it was trained {} on 1 rank and goes on {} on 1 rank".format(
-        *("as a graph" if graph == "true" else "op by op" for graph in (first, then))) in result.err
-    found, expected = ([float(row["loss"]) for row in csv.DictReader((each / "metrics.csv").open()) if row["loss"]]
-                       for each in (folder, runs[first]))
+    assert (
+        "it was trained {} on 1 rank and goes on {} on 1 rank".format(
+            *("as a graph" if graph == "true" else "op by op" for graph in (first, then))
+        )
+        in result.err
+    )
+    found, expected = (
+        [float(row["loss"]) for row in csv.DictReader((each / "metrics.csv").open()) if row["loss"]]
+        for each in (folder, runs[first])
+    )
     assert found[:20] == expected[:20]
     np.testing.assert_allclose(found, expected, atol=1e-3)
     for name, weight in weights(runs[first] / "last").items():
@@ -92,6 +123,7 @@ def test_a_run_goes_on_in_the_other_mode(converted, runs, tmp_path, first, then)
 
 
 # -- in this process ------------------------------------------------------------------
+
 
 def made():
     spec = Spec(1, 8, 8, [0.0], [255.0], 3, None)
@@ -106,8 +138,11 @@ def make_optimizer(parameters):
 
 def batch():
     rng = np.random.default_rng(1)
-    return (flow.tensor(rng.standard_normal((6, 1, 8, 8)).astype(np.float32)), flow.arange(6, dtype=flow.int32) % 3,
-            flow.ones(6, 512))
+    return (
+        flow.tensor(rng.standard_normal((6, 1, 8, 8)).astype(np.float32)),
+        flow.arange(6, dtype=flow.int32) % 3,
+        flow.ones(6, 512),
+    )
 
 
 def test_gradients_that_are_there_do_not_stop_a_graph_from_training():
@@ -151,10 +186,13 @@ def test_both_steps_leave_the_same_moments():
     assert eager["step"] == graph["step"] == 3
     for index in range(8):
         for moment in ("exp_avg", "exp_avg_sq"):
-            np.testing.assert_allclose(graph[index][moment].numpy(), eager[index][moment].numpy(), rtol=1e-3, atol=1e-7)
+            np.testing.assert_allclose(
+                graph[index][moment].numpy(), eager[index][moment].numpy(), rtol=1e-3, atol=1e-7
+            )
 
 
 # -- mixed precision ---------------------------------------------------------------------
+
 
 def with_scaler(step, scale):
     """A GraphStep on the CPU scales gradients too, where it is told to; float32 overflows like float16, only later."""
@@ -168,18 +206,26 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_is_kept(tmp_path):
     step = with_scaler(GraphStep(model, optimizer, make_optimizer), 2.0**127)
     step(100 * images, labels, kept)  # large gradients
     step.pull()
-    assert optimizer.state_dict()["state"]["step"] == 0 and step.scaler["LossScale"].item() == 2.0**126
+    assert (
+        optimizer.state_dict()["state"]["step"] == 0 and step.scaler["LossScale"].item() == 2.0**126
+    )
     for _ in range(3):
         step(images / 1000, labels, kept)
     step.pull()
-    assert optimizer.state_dict()["state"]["step"] == 3 and step.scaler["GoodStepCounter"].item() == 3
+    assert (
+        optimizer.state_dict()["state"]["step"] == 3 and step.scaler["GoodStepCounter"].item() == 3
+    )
 
-    flow.save({"scaler": step.scaler, "optimizer": optimizer.state_dict()}, str(tmp_path / "training"))
+    flow.save(
+        {"scaler": step.scaler, "optimizer": optimizer.state_dict()}, str(tmp_path / "training")
+    )
     saved = flow.load(str(tmp_path / "training"))
     again, optimizer_again, _ = made()
     again.load_state_dict(model.state_dict())
     optimizer_again.load_state_dict(saved["optimizer"])
-    resumed = with_scaler(GraphStep(again, optimizer_again, make_optimizer, scaler=saved["scaler"]), 2.0**127)
+    resumed = with_scaler(
+        GraphStep(again, optimizer_again, make_optimizer, scaler=saved["scaler"]), 2.0**127
+    )
     assert resumed(images, labels, kept).item() == step(images, labels, kept).item()
     resumed.pull()
     step.pull()
@@ -188,12 +234,13 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_is_kept(tmp_path):
         assert (again.state_dict()[name].numpy() == weight.numpy()).all(), name
 
 
-def test_amp_where_it_cannot_work(converted, tmp_path):
-    assert_one_error(train(converted, "--amp", "--device", "cpu"), "amp", "--graph")
-    assert_one_error(train(converted, "--amp", "--graph", "--device", "cpu"), "amp", "GPUs")
+def test_amp_where_it_cannot_work(converted):
+    assert_one_error(train(converted, "--amp"), "amp", "--graph")
+    assert_one_error(train(converted, "--amp", "--graph"), "amp", "GPUs")
+    arguments = ["lenet_train.py", "--dataset_dir", converted, "--amp", "--graph", "--steps", 2]
     no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
-    assert_one_error(train(converted, "--amp", "--graph", "--device", "cuda", env=no_gpu), "device cuda")
-    result = train(converted, "--amp", "--graph", "--steps", 2, env=no_gpu)
-    assert result.code == 0 and "warning: amp: mixed precision is for GPUs; computing in float32" in result.err, result
-    assert "as a graph\n" in result.err  # and not in mixed precision
+    assert_one_error(run_script(*arguments, "--device", "cuda", env=no_gpu), "device cuda")
+    result = run_script(*arguments, env=no_gpu)
     assert len(losses(result)) == 2
+    assert "warning: amp: mixed precision is for GPUs; computing in float32" in result.err, result
+    assert "as a graph\n" in result.err  # and not in mixed precision

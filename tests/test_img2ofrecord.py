@@ -4,178 +4,310 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import struct
 import subprocess
-from pathlib import Path
+import sys
 
 import cv2
 import numpy as np
 import pytest
-
-from conftest import IMAGES, LABELS, PROJECT, assert_one_error, decode_with_oneflow, run_script, snapshot
-from ofrecord.record import OFRecord
+from decode import Dataset, decode_with_oneflow
+from helpers import (
+    ENVIRONMENT,
+    IMAGES,
+    LABELS,
+    PROJECT,
+    assert_one_error,
+    convert,
+    part_files,
+    run_script,
+    snapshot,
+    start_script,
+)
 
 NAMES = [next(iter(json.loads(line))) for line in LABELS.read_text().splitlines()]
+DIGITS = [int(name[9]) for name in NAMES]  # 00000030_3.png is a 3
+
+CONFIGURATION = """\
+The image root is:  ./data/images/train_set/
+The amount of OFRecord data part is:  5
+The directory of Labels is:  ./data/images/train_label/label.txt
+The image format is:  .png
+The OFRecord save directory is:  ./dataset/
+Start Processing......
+"""
+TUTORIAL_OUTPUT = (
+    CONFIGURATION
+    + "".join(f"./data/images/train_set/{name} feature saved\n" for name in NAMES)
+    + "Process image successfully !!!\n"
+)
 
 
-def records(path):
-    """[(image bytes, label)] of a part file, with struct and plain protobuf alone."""
-    import struct
+def read_part(path):
+    """[(image bytes, label)] of a part file, with struct and OneFlow's protobuf class alone."""
+    from ofrecord.record import OFRecord
 
     content, found = path.read_bytes(), []
     while content:
         (length,) = struct.unpack("<q", content[:8])
         assert 0 < length <= len(content) - 8
-        feature = OFRecord.FromString(content[8:8 + length]).feature
+        feature = OFRecord.FromString(content[8 : 8 + length]).feature
         assert sorted(feature) == ["images", "labels"]
         (image,), (label,) = feature["images"].bytes_list.value, feature["labels"].int32_list.value
         found.append((image, label))
-        content = content[8 + length:]
+        content = content[8 + length :]
     return found
 
 
-def part_files(folder):
-    return sorted(folder.glob("part-*"), key=lambda path: int(path.name[5:]))
+def read_manifest(folder):
+    return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
 
 
-# -- the tutorial -----------------------------------------------------------------
+def gray_pixels(name):
+    return cv2.imread(str(IMAGES / name), cv2.IMREAD_GRAYSCALE)
 
-def test_the_label_file_is_the_tutorials():
+
+# -- the tutorial ---------------------------------------------------------------------
+
+
+def test_the_tutorials_images_and_labels():
     labels = [json.loads(line) for line in LABELS.read_text().splitlines()]
-    assert labels[:6] == [{"00000030_3.png": 3}, {"00000034_0.png": 0}, {"00000026_4.png": 4},
-                          {"00000043_9.png": 9}, {"00000047_5.png": 5}, {"00000003_1.png": 1}]
-    assert sorted(NAMES) == sorted(os.listdir(str(IMAGES))) and len(NAMES) == 50
+    assert labels[:6] == [
+        {"00000030_3.png": 3},
+        {"00000034_0.png": 0},
+        {"00000026_4.png": 4},
+        {"00000043_9.png": 9},
+        {"00000047_5.png": 5},
+        {"00000003_1.png": 1},
+    ]
+    assert labels == [{name: digit} for name, digit in zip(NAMES, DIGITS, strict=True)]
+    assert sorted(NAMES) == sorted(os.listdir(IMAGES)) and len(NAMES) == 50
     for index, name in enumerate(sorted(NAMES)):
-        assert name.startswith("{:08d}_".format(index))
-    for line in labels:
-        for name, label in line.items():
-            assert name.endswith("_{}.png".format(label))
+        assert name == f"{index:08d}_{name[9]}.png"
         image = cv2.imread(str(IMAGES / name), cv2.IMREAD_UNCHANGED)
         assert image.shape == (28, 28) and image.dtype == np.uint8
 
 
-@pytest.mark.parametrize("arguments", [
-    [], "--part_num=5 --save_dir=./dataset/ --img_format=.png --image_root=./data/images/train_set/".split()])
-def test_prints_the_tutorials_lines(project, arguments):
-    result = run_script("img2ofrecord.py", *arguments, cwd=project)
-    assert result.code == 0, result
-    assert result.out.splitlines() == [
-        "The image root is:  ./data/images/train_set/",
-        "The amount of OFRecord data part is:  5",
-        "The directory of Labels is:  ./data/images/train_label/label.txt",
-        "The image format is:  .png",
-        "The OFRecord save directory is:  ./dataset/",
-        "Start Processing......",
-    ] + ["./data/images/train_set/{} feature saved".format(name) for name in NAMES] + [
-        "Process image successfully !!!"]
-    assert sorted(os.listdir(str(project / "dataset"))) == ["dataset.json"] + ["part-%d" % index for index in range(5)]
+def test_prints_the_tutorials_lines(project, converted):
+    result = run_script("img2ofrecord.py", cwd=project)
+    assert result.code == 0 and result.out == TUTORIAL_OUTPUT, result
+    assert sorted(os.listdir(project / "dataset")) == [
+        "dataset.json",
+        *(f"part-{index}" for index in range(5)),
+    ]
+    # In another process, with as many workers as there are CPU cores.
+    assert snapshot(project / "dataset") == snapshot(converted)
+
+
+def test_takes_the_tutorials_arguments(project, converted):
+    arguments = "--part_num=5 --save_dir=./dataset/ --img_format=.png"
+    result = convert(*arguments.split(), "--image_root=./data/images/train_set/", cwd=project)
+    assert result.code == 0 and result.out == TUTORIAL_OUTPUT, result
+    assert snapshot(project / "dataset") == snapshot(converted)
+
+
+def test_an_error_is_exit_code_2_and_one_line_on_stderr(project):
+    (project / "data/images/train_set" / NAMES[2]).unlink()
+    result = run_script("img2ofrecord.py", cwd=project)
+    assert_one_error(result, f"./data/images/train_set/{NAMES[2]}", "does not exist")
+    assert result.err.startswith("img2ofrecord.py: error: ")
+    assert result.out.startswith(CONFIGURATION) and "successfully" not in result.out
+    assert not (project / "dataset").exists()
+
+
+def test_stdout_that_was_closed_is_no_error(project):
+    """As with ``| head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start_script("img2ofrecord.py", cwd=project, stdout=writing)
+    os.close(writing)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 141  # 128 + SIGPIPE
+    assert "Traceback" not in err and "rror" not in err
+
+
+# -- what is in the records -------------------------------------------------------------
 
 
 def test_records_read_back_with_plain_protobuf(converted):
-    found = [record for path in part_files(converted) for record in records(path)]
-    assert [label for _, label in found] == [int(name[9]) for name in NAMES]
-    for (image, _), name in zip(found, NAMES):
-        assert image == (IMAGES / name).read_bytes()  # gray PNG in, the same gray PNG out
+    found = [record for path in part_files(converted) for record in read_part(path)]
+    assert [label for _, label in found] == DIGITS
+    # Gray PNG in, the same gray PNG out.
+    assert [image for image, _ in found] == [(IMAGES / name).read_bytes() for name in NAMES]
 
 
-def test_oneflow_decodes_opencvs_pixels(converted):
-    images, labels = decode_with_oneflow(converted, [(28, 28)] * 50, channels=1, part_num=5)
-    assert labels == [int(name[9]) for name in NAMES]
-    for image, name in zip(images, NAMES):
-        np.testing.assert_array_equal(image[:, :, 0], cv2.imread(str(IMAGES / name), cv2.IMREAD_GRAYSCALE))
+@pytest.fixture(scope="session")
+def colored(tmp_path_factory):
+    """The tutorial's images, the last one in colour: (image root, its pixels in BGR)."""
+    folder = tmp_path_factory.mktemp("colored")
+    root = shutil.copytree(IMAGES, folder / "images")
+    pixels = np.dstack([gray_pixels(NAMES[-1])] * 3)
+    pixels[:, :, 2] = 99
+    cv2.imwrite(str(root / NAMES[-1]), pixels)
+    return root, pixels
 
 
-def test_manifest_says_what_is_there(converted):
-    manifest = json.loads((converted / "dataset.json").read_text())
+@pytest.fixture(scope="session")
+def colored_dataset(colored, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("colored") / "dataset"
+    result = convert("--image_root", colored[0], "--save_dir", folder)
+    assert result.code == 0, result
+    assert result.out.count("feature saved") == 50  # each image is named once
+    return folder
+
+
+@pytest.fixture(scope="session")
+def padded_dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("padded") / "dataset"
+    result = convert("--part_name_suffix_length", 5, "--part_num", 12, "--save_dir", folder)
+    assert result.code == 0, result
+    return folder
+
+
+@pytest.fixture(scope="session")
+def decoded(converted, colored_dataset, padded_dataset):
+    """What OneFlow reads from the three: {"gray", "color", "padded": (images, labels)}."""
+    datasets = {
+        "gray": Dataset(converted, [(28, 28)] * 50, channels=1, part_num=5),
+        "color": Dataset(colored_dataset, [(28, 28)] * 50, channels=3, part_num=5),
+        "padded": Dataset(padded_dataset, [(28, 28)] * 50, 1, part_num=12, suffix_length=5),
+    }
+    return decode_with_oneflow(datasets)
+
+
+@pytest.mark.parametrize("dataset", ["gray", "color", "padded"])
+def test_oneflow_decodes_the_pixels_that_opencv_reads(decoded, colored, dataset):
+    images, labels = decoded[dataset]
+    assert labels == DIGITS
+    wanted = [gray_pixels(name)[:, :, None] for name in NAMES]
+    if dataset == "color":
+        wanted = [np.dstack([pixels] * 3) for pixels in wanted[:-1]] + [colored[1][:, :, ::-1]]
+    np.testing.assert_array_equal(images, wanted)
+
+
+def test_part_names_can_be_padded(padded_dataset, tmp_path):
+    assert sorted(os.listdir(padded_dataset)) == [
+        "dataset.json",
+        *(f"part-{index:05d}" for index in range(12)),
+    ]
+    # And replaced by plain names in the same folder.
+    folder = shutil.copytree(padded_dataset, tmp_path / "dataset")
+    assert convert("--save_dir", folder).code == 0
+    assert sorted(os.listdir(folder))[1:] == [f"part-{index}" for index in range(5)]
+
+
+def test_manifest_describes_the_dataset(converted):
+    manifest = read_manifest(converted)
     assert manifest["records"] == 50
     assert manifest["image"] == {"format": ".png", "channels": 1, "width": 28, "height": 28}
     assert manifest["classes"] == {"count": 10, "names": None}
-    assert manifest["labels"] == {str(label): sum(name[9] == str(label) for name in NAMES) for label in range(10)}
-    pixels = np.stack([cv2.imread(str(IMAGES / name), cv2.IMREAD_GRAYSCALE) for name in NAMES]).astype(np.float64)
+    assert manifest["labels"] == {str(digit): DIGITS.count(digit) for digit in range(10)}
+    pixels = np.stack([gray_pixels(name) for name in NAMES]).astype(np.float64)
     assert manifest["pixels"]["mean"] == pytest.approx([pixels.mean()], abs=1e-5)
     assert manifest["pixels"]["std"] == pytest.approx([pixels.std()], abs=1e-5)
-    for part, path in zip(manifest["parts"], part_files(converted)):
-        content = path.read_bytes()
-        assert part == {"file": path.name, "records": len(records(path)), "bytes": len(content),
-                        "sha256": hashlib.sha256(content).hexdigest()}
+    assert manifest["parts"] == [
+        {
+            "file": path.name,
+            "records": len(read_part(path)),
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in part_files(converted)
+    ]
 
 
-@pytest.mark.parametrize("part_num, sizes", [
-    (1, [50]), (3, [17, 17, 16]), (7, [8] + [7] * 6), (49, [2] + [1] * 48), (50, [1] * 50)])
+def test_manifest_of_a_colour_dataset(colored, colored_dataset):
+    manifest = read_manifest(colored_dataset)
+    assert manifest["image"]["channels"] == 3
+    pixels = np.stack([np.dstack([gray_pixels(name)] * 3) for name in NAMES])
+    pixels[-1] = colored[1][:, :, ::-1]  # RGB
+    pixels = pixels.reshape(-1, 3).astype(np.float64)
+    assert manifest["pixels"]["mean"] == pytest.approx(pixels.mean(axis=0).tolist(), abs=1e-5)
+    assert manifest["pixels"]["std"] == pytest.approx(pixels.std(axis=0).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "part_num, sizes",
+    [(1, [50]), (3, [17, 17, 16]), (7, [8] + [7] * 6), (49, [2] + [1] * 48), (50, [1] * 50)],
+)
 def test_exactly_as_many_parts_as_asked_for(tmp_path, part_num, sizes):
-    result = run_script("img2ofrecord.py", "--part_num", part_num, "--save_dir", tmp_path / "d")
+    result = convert("--part_num", part_num, "--save_dir", tmp_path / "d")
     assert result.code == 0, result
-    assert [len(records(path)) for path in part_files(tmp_path / "d")] == sizes
+    assert [len(read_part(path)) for path in part_files(tmp_path / "d")] == sizes
 
 
-def test_a_rerun_gives_the_same_bytes(project):
-    for workers in ("1", "2", "3"):
-        assert run_script("img2ofrecord.py", "--workers", workers, cwd=project).code == 0
-        files = snapshot(project / "dataset")
-        if workers == "1":
-            first = files
-        assert files == first
+# -- a dataset that is there already -------------------------------------------------------
 
 
-def test_a_rerun_with_fewer_parts_leaves_no_old_ones(project):
-    for part_num in (12, 3):
-        assert run_script("img2ofrecord.py", "--part_num", part_num, cwd=project).code == 0
-        assert len(part_files(project / "dataset")) == part_num
+def test_a_second_run_replaces_the_dataset(dataset, converted):
+    assert convert("--save_dir", dataset, "--part_num", 12).code == 0
+    assert len(part_files(dataset)) == 12
+    assert convert("--save_dir", dataset).code == 0  # fewer parts: no old ones remain
+    assert snapshot(dataset) == snapshot(converted)
 
 
-@pytest.mark.parametrize("ext", [".jpg", ".bmp", ".tiff", ".webp", ".pnm"])
-def test_every_format_comes_out_of_oneflow_as_it_went_in(tmp_path, ext):
-    result = run_script("img2ofrecord.py", "--img_format", ext, "--save_dir", tmp_path / "d")
-    assert result.code == 0, result
-    images, _ = decode_with_oneflow(tmp_path / "d", [(28, 28)] * 50, channels=1, part_num=5)
-    for image, name in zip(images, NAMES):
-        error = np.abs(image[:, :, 0].astype(int) - cv2.imread(str(IMAGES / name), cv2.IMREAD_GRAYSCALE)).max()
-        assert error <= (40 if ext == ".jpg" else 0), name
+@pytest.mark.parametrize("name", ["notes.txt", "part-0", "dataset.json"])
+def test_a_folder_with_other_files_is_refused(tmp_path, name):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / name).write_text("{}")
+    before = snapshot(tmp_path)
+    assert_one_error(convert("--save_dir", tmp_path / "dataset"), "dataset", name)
+    assert snapshot(tmp_path) == before
 
 
-# -- the functions that the tutorial explains ------------------------------------------
-
-def test_encode_img_file_and_ndarray2ofrecords(tmp_path):
-    from img2ofrecord import encode_img_file, ndarray2ofrecords
-
-    pixels = np.arange(24 * 20 * 3, dtype=np.uint8).reshape(24, 20, 3)
-    cv2.imwrite(str(tmp_path / "color.bmp"), pixels)
-    encoded = encode_img_file(str(tmp_path / "color.bmp"), ".png")
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED), pixels)
-    assert encode_img_file(str(IMAGES / NAMES[0]))[:2] == b"\xff\xd8"  # JPEG by default
-    gray = cv2.imdecode(np.frombuffer(encode_img_file(str(IMAGES / NAMES[0])), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert gray.shape == (28, 28)
-
-    path = tmp_path / "part"
-    with path.open("wb") as file:
-        for label in (0, -1, 2**31 - 1):
-            ndarray2ofrecords(file, "images", encoded, "labels", label)
-    assert records(path) == [(encoded, label) for label in (0, -1, 2**31 - 1)]
-    with pytest.raises(ValueError, match="int32"):
-        ndarray2ofrecords(io.BytesIO(), "images", encoded, "labels", 2**31)
+def test_files_beside_a_dataset_stay(dataset):
+    (dataset / "notes.txt").write_text("mine")
+    (dataset / "part-x").write_text("mine too")
+    assert convert("--save_dir", dataset, "--part_num", 2).code == 0
+    assert (dataset / "notes.txt").read_text() == "mine"
+    assert (dataset / "part-x").read_text() == "mine too"
+    (dataset / "part-7").write_text("a part of another dataset")
+    before = snapshot(dataset)
+    assert_one_error(convert("--save_dir", dataset, "--part_num", 9), "part-7")
+    assert snapshot(dataset) == before
 
 
-# -- what is wrong is one line, and the dataset from before is still there ---------------
-
-def test_colour_images_make_a_colour_dataset(project):
-    name = NAMES[-1]  # the last one: everything before it was taken for gray
-    color = np.dstack([cv2.imread(str(IMAGES / name), 0)] * 3)
-    color[:, :, 2] = 99
-    cv2.imwrite(str(project / "data/images/train_set" / name), color)
-    result = run_script("img2ofrecord.py", cwd=project)
-    assert result.code == 0, result
-    assert result.out.count("feature saved") == 50  # each image is named once
-    images, _ = decode_with_oneflow(project / "dataset", [(28, 28)] * 50, channels=3, part_num=5)
-    np.testing.assert_array_equal(images[-1], color[:, :, ::-1])
-    np.testing.assert_array_equal(images[0], np.dstack([cv2.imread(str(IMAGES / NAMES[0]), 0)] * 3))
-    manifest = json.loads((project / "dataset/dataset.json").read_text())
-    assert manifest["image"]["channels"] == 3 and len(manifest["pixels"]["mean"]) == 3
-    assert manifest["pixels"]["mean"][0] > manifest["pixels"]["mean"][1]  # R first, and red was added
+@pytest.fixture
+def own_mounts(tmp_path):
+    """Words before a command that let it mount what no other process sees, as root or not."""
+    for words in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        command = [*words, "mount", "-t", "tmpfs", "none", tmp_path]
+        if shutil.which("unshare") and subprocess.run(command, capture_output=True).returncode == 0:
+            return words
+    pytest.skip("mounting a small file system is not allowed here")
 
 
-def write_labels(project, *lines):
-    path = project / "data/images/train_label/label.txt"
-    path.write_text("".join(line + "\n" for line in lines) if lines else "", encoding="utf-8")
+FULL_DISK = """
+import subprocess, sys
+from pathlib import Path
 
+tests, disk = sys.argv[1:]
+sys.path[:0] = [tests, str(Path(tests).parent)]
+from helpers import assert_one_error, convert, snapshot
+
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
+folder = Path(disk) / "dataset"
+assert convert("--save_dir", folder).code == 0
+before = snapshot(disk)
+result = convert("--save_dir", folder, "--img_format", ".bmp")
+assert_one_error(result, "no room on the disk", str(folder))
+assert snapshot(disk) == before
+subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+assert_one_error(convert("--save_dir", folder), "ead-only", str(folder))
+assert snapshot(disk) == before
+print("checked", len(before), "files")
+"""
+
+
+def test_full_and_read_only_disks(own_mounts, tmp_path):
+    """On a real file system of 64 KiB in memory."""
+    command = [*own_mounts, sys.executable, "-c", FULL_DISK, PROJECT / "tests", tmp_path]
+    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, encoding="utf-8")
+    assert process.stdout == "checked 6 files\n", process.stderr
+
+
+# -- invalid input is one line, and the dataset from before is still there -------------------
 
 GOOD = '{"00000030_3.png": 3}'
 
@@ -185,8 +317,11 @@ BAD_LABELS = {
     "empty object": (["{}"], ["line 1", "not a JSON object"]),
     "a string": (['{"00000030_3.png": "3"}'], ["line 1", "not an integer"]),
     "a fraction": (['{"00000030_3.png": 3.0}'], ["line 1", "not an integer"]),
-    "a truth": (['{"00000030_3.png": true}'], ["line 1", "not an integer"]),
-    "too large": ([GOOD, "", '{"00000034_0.png": 2147483648}'], ["line 3", "2147483648", "int32"]),
+    "a boolean": (['{"00000030_3.png": true}'], ["line 1", "not an integer"]),
+    "too large": (
+        [GOOD, "", '{"00000034_0.png": 2147483648}'],
+        ["line 3", "2147483648", "int32"],
+    ),
     "too small": (['{"00000034_0.png": -2147483649}'], ["line 1", "int32"]),
     "twice": ([GOOD, GOOD], ["line 2", "00000030_3.png", "twice"]),
     "twice in other words": ([GOOD, '{"./00000030_3.png": 3}'], ["line 2", "twice"]),
@@ -198,52 +333,52 @@ BAD_LABELS = {
 }
 
 
-@pytest.mark.parametrize("lines, said", BAD_LABELS.values(), ids=list(BAD_LABELS))
-def test_bad_labels(project, lines, said):
-    assert run_script("img2ofrecord.py", cwd=project).code == 0
-    before = snapshot(project / "dataset")
-    write_labels(project, *lines)
-    assert_one_error(run_script("img2ofrecord.py", "--part_num", 1, cwd=project), *said)
-    assert snapshot(project / "dataset") == before
+@pytest.mark.parametrize("lines, texts", BAD_LABELS.values(), ids=list(BAD_LABELS))
+def test_bad_labels(dataset, tmp_path, lines, texts):
+    before = snapshot(dataset)
+    (tmp_path / "label.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    result = convert("--label_dir", tmp_path / "label.txt", "--save_dir", dataset, "--part_num", 1)
+    assert_one_error(result, *texts)
+    assert snapshot(dataset) == before
 
 
-def damaged(good):
-    return {
-        "empty": (b"", "empty"),
-        "text": (b"this is no image", "cannot read it"),
-        "cut off": (good[:-40], "cut off"),
-        "one byte changed": (good[:60] + bytes([good[60] ^ 1]) + good[61:], "damaged"),
-    }
+BAD_IMAGES = {
+    "empty": (lambda good: b"", "empty"),
+    "text": (lambda good: b"this is no image", "cannot read it"),
+    "cut off": (lambda good: good[:-40], "cut off"),
+    "one bit changed": (lambda good: good[:60] + bytes([good[60] ^ 1]) + good[61:], "damaged"),
+    "a folder": (None, "directory"),
+}
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "cut off", "one byte changed", "a folder"])
-def test_unreadable_image(project, kind):
-    assert run_script("img2ofrecord.py", cwd=project).code == 0
-    before = snapshot(project / "dataset")
+@pytest.mark.parametrize("damage, text", BAD_IMAGES.values(), ids=list(BAD_IMAGES))
+def test_unreadable_image(project, dataset, damage, text):
+    before = snapshot(dataset)
     path = project / "data/images/train_set/00000026_4.png"
-    if kind == "a folder":
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
         path.unlink()
         path.mkdir()
-        said = "directory"
-    else:
-        content, said = damaged(path.read_bytes())[kind]
-        path.write_bytes(content)
-    assert_one_error(run_script("img2ofrecord.py", cwd=project), "00000026_4.png", said)
-    assert snapshot(project / "dataset") == before
+    assert_one_error(convert("--save_dir", dataset, cwd=project), "00000026_4.png", text)
+    assert snapshot(dataset) == before
 
 
-def test_all_problems_are_reported_together(project):
-    lines = LABELS.read_text().splitlines() + ['{"missing%d.png": 1}' % index for index in range(25)]
-    write_labels(project, *lines)
-    result = run_script("img2ofrecord.py", cwd=project)
+def test_all_problems_are_reported_together(tmp_path):
+    missing = [f"missing{index}.png" for index in range(25)]
+    lines = LABELS.read_text() + "".join(f'{{"{name}": 1}}\n' for name in missing)
+    (tmp_path / "label.txt").write_text(lines)
+    result = convert("--label_dir", tmp_path / "label.txt", "--save_dir", tmp_path / "d")
     assert result.code == 2
     errors = result.err.splitlines()
-    assert [sum("missing%d.png" % index in line for line in errors) for index in range(25)] == [1] * 20 + [0] * 5
-    assert "and 5 more" in errors[20] and "25 images are no good" in errors[21] and len(errors) == 22
-    assert not (project / "dataset").exists()
+    assert len(errors) == 22
+    for name, error in zip(missing[:20], errors[:20], strict=True):
+        assert f"/{name} " in error
+    assert "5 more" in errors[20] and "25" in errors[21]
+    assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize("arguments, said", [
+BAD_ARGUMENTS = [
     (["--part_num", "0"], ["--part_num", "1 or more"]),
     (["--part_num", "-3"], ["--part_num", "1 or more"]),
     (["--part_num", "51"], ["--part_num 51", "50 images"]),
@@ -255,61 +390,53 @@ def test_all_problems_are_reported_together(project):
     (["--image_root", "nowhere/"], ["nowhere", "does not exist"]),
     (["--save_dir", "README"], ["README", "is a file"]),
     (["--save_dir", "README/deeper"], ["README"]),
-    (["--part", "5"], ["--part"]),
+    (["--save", "elsewhere"], ["--save"]),  # abbreviated
     (["--part_num", "2", "extra"], ["extra"]),
-])
-def test_bad_arguments(project, arguments, said):
+]
+
+
+@pytest.mark.parametrize(
+    "arguments, texts", BAD_ARGUMENTS, ids=[" ".join(words) for words, _ in BAD_ARGUMENTS]
+)
+def test_bad_arguments(project, dataset, arguments, texts):
     (project / "README").write_text("a file")
-    assert run_script("img2ofrecord.py", cwd=project).code == 0
     before = snapshot(project)
-    assert_one_error(run_script("img2ofrecord.py", *arguments, cwd=project), *said)
+    assert_one_error(convert(*arguments, cwd=project), *texts)
     assert snapshot(project) == before
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "part-0", "dataset.json"])
-def test_a_folder_with_other_things_is_refused(project, name):
-    (project / "dataset").mkdir()
-    (project / "dataset" / name).write_text("{}")
-    before = snapshot(project)
-    assert_one_error(run_script("img2ofrecord.py", cwd=project), "dataset", name)
-    assert snapshot(project) == before
+# -- the functions that the tutorial explains ----------------------------------------------
 
 
-def test_files_beside_a_dataset_are_left_alone(project):
-    assert run_script("img2ofrecord.py", cwd=project).code == 0
-    (project / "dataset/notes.txt").write_text("mine")
-    (project / "dataset/part-x").write_text("mine too")
-    assert run_script("img2ofrecord.py", "--part_num", 2, cwd=project).code == 0
-    assert (project / "dataset/notes.txt").read_text() == "mine"
-    assert (project / "dataset/part-x").read_text() == "mine too"
-    (project / "dataset/part-7").write_text("a part of somebody else's")
-    before = snapshot(project)
-    assert_one_error(run_script("img2ofrecord.py", "--part_num", 9, cwd=project), "part-7")
-    assert snapshot(project) == before
+def encode(path, *ext):
+    from img2ofrecord import encode_img_file
+
+    return encode_img_file(str(path), *ext)
 
 
-def test_no_room_on_the_disk(project):
-    """A real full disk: a file system of 64 KiB in memory, where mounting one is allowed."""
-    disk = project / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], stderr=subprocess.PIPE)
-    if mount.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        assert run_script("img2ofrecord.py", "--save_dir", disk / "d", cwd=project).code == 0
-        before = snapshot(disk)
-        result = run_script("img2ofrecord.py", "--save_dir", disk / "d", "--img_format", ".bmp", cwd=project)
-        assert_one_error(result, "no room on the disk")
-        assert snapshot(disk) == before
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        assert_one_error(run_script("img2ofrecord.py", "--save_dir", disk / "d", cwd=project), "ead-only")
-        assert snapshot(disk) == before
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+def unchanged_pixels(data):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def test_a_reader_that_leaves_is_no_error(project):
-    command = "{} {} | head -1".format(os.path.relpath(__import__("sys").executable, str(project)), PROJECT / "img2ofrecord.py")
-    process = subprocess.run(command, shell=True, cwd=str(project), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout == b"The image root is:  ./data/images/train_set/\n"
-    assert b"Traceback" not in process.stderr and b"rror" not in process.stderr
+def test_encode_img_file(tmp_path):
+    pixels = np.arange(24 * 20 * 3, dtype=np.uint8).reshape(24, 20, 3)
+    cv2.imwrite(str(tmp_path / "color.bmp"), pixels)
+    encoded = encode(tmp_path / "color.bmp", ".png")
+    assert encoded.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(unchanged_pixels(encoded), pixels)
+
+    jpeg = encode(IMAGES / NAMES[0])  # JPEG by default
+    assert jpeg.startswith(b"\xff\xd8") and unchanged_pixels(jpeg).shape == (28, 28)
+    assert encode(IMAGES / NAMES[0], ".png") == (IMAGES / NAMES[0]).read_bytes()
+
+
+def test_ndarray2ofrecords(tmp_path):
+    from img2ofrecord import ndarray2ofrecords
+
+    labels = (0, -1, 2**31 - 1)
+    with (tmp_path / "part").open("wb") as file:
+        for label in labels:
+            ndarray2ofrecords(file, "images", b"an image", "labels", label)
+    assert read_part(tmp_path / "part") == [(b"an image", label) for label in labels]
+    with pytest.raises(ValueError, match="int32"):
+        ndarray2ofrecords(io.BytesIO(), "images", b"an image", "labels", 2**31)

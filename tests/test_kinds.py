@@ -1,165 +1,193 @@
 """The decoder contract: OneFlow decodes from a record what OpenCV reads from the file as 8-bit.
 
 Every kind of file in kinds.py, as every format, in gray and in colour, through
-the real engine: exactly for lossless formats and for what is passed through,
-within JPEG's error where JPEG is encoded anew.
+the real engine: exactly for lossless formats and for what is stored unchanged,
+within JPEG's error where an image is encoded as JPEG.
 """
 
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
+from decode import Dataset, decode_with_oneflow
+from helpers import assert_one_error, convert, records
+from kinds import GRAY, KINDS, RGB, opencv
 
-import kinds
-from conftest import assert_one_error, decode_with_oneflow, run_script
-from ofrecord.record import split_records, read_record
+FORMATS = (".png", ".jpg", ".tiff", ".bmp", ".webp", ".pnm")
+CASES = [(ext, color) for ext in FORMATS for color in ("gray", "color")]
 
-KINDS = kinds.make()
-
-# The files whose own bytes must be in the record, by format and channels: they
-# are plain, so encoding them anew would only cost time (and quality).
-PASSED = {
-    (".png", 1): {"gray.png", "interlaced.png", "png-named.jpg"},
-    (".png", 3): {"rgb.png", "interlaced-rgb.png", "gamma.png", "srgb-and-text.png", "bad-profile.png"},
-    (".jpg", 1): {"gray.jpg"},
-    (".jpg", 3): {"rgb.jpg", "quality-50.jpg", "progressive.jpg", "444.jpg", "422.jpg", "restarts.jpg",
-                  "rgb-not-ycc.jpg", "thumbnail.jpg", "after-the-end.jpg", "rotated-1.jpg", "jpeg-named.png"},
-    (".tiff", 1): {"gray.tiff"},
-    (".tiff", 3): {"rgb.tiff", "lzw.tiff"},
-    (".bmp", 1): {"gray.bmp"},
-    (".bmp", 3): {"rgb.bmp"},
-    (".webp", 1): set(),  # WebP is always colour
-    (".webp", 3): {"lossless.webp", "lossy.webp"},
-    (".pnm", 1): {"gray.pgm"},
-    (".pnm", 3): {"rgb.ppm"},
+# The files whose own bytes must be in the record, by --img_format and --color: they are plain,
+# so encoding them again would only cost time, and quality. No other file's bytes may be.
+STORED_UNCHANGED = {
+    (".png", "gray"): {"gray.png", "interlaced.png", "png-named.jpg"},
+    (".png", "color"): {
+        "rgb.png",
+        "interlaced-rgb.png",
+        "gamma.png",
+        "srgb-and-text.png",
+        "bad-profile.png",
+    },
+    (".jpg", "gray"): {"gray.jpg"},
+    (".jpg", "color"): {
+        "rgb.jpg",
+        "quality-50.jpg",
+        "progressive.jpg",
+        "444.jpg",
+        "422.jpg",
+        "restarts.jpg",
+        "rgb-not-ycc.jpg",
+        "thumbnail.jpg",
+        "after-the-end.jpg",
+        "rotated-1.jpg",
+        "jpeg-named.png",
+    },
+    (".tiff", "gray"): {"gray.tiff"},
+    (".tiff", "color"): {"rgb.tiff", "lzw.tiff"},
+    (".bmp", "gray"): {"gray.bmp"},
+    (".bmp", "color"): {"rgb.bmp"},
+    (".webp", "color"): {"lossless.webp", "lossy.webp"},  # WebP is always colour
+    (".pnm", "gray"): {"gray.pgm"},
+    (".pnm", "color"): {"rgb.ppm"},
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("kinds")
-    (root / "images").mkdir()
-    for name, data in KINDS.items():
-        (root / "images" / name).write_bytes(data)
-    (root / "labels.txt").write_text("".join(json.dumps({name: index}) + "\n" for index, name in enumerate(KINDS)))
-    return root
+def num_stored_unchanged(result):
+    """How many images the converter says that it stored unchanged."""
+    return int(re.search(r"(\d+) images passed through untouched", result.err).group(1))
 
 
-def opencv_reads(path, flag):
-    pixels = cv2.imread(str(path), flag)
-    if pixels is None:  # imread of OpenCV 4.11 trips over its own check where a TIFF's rotation swaps the sides
-        assert path.name == "rotated.tiff"
-        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flag)
-    return pixels
+def skipped(dataset):
+    """The names of the files that a dataset's manifest says --skip_bad left out."""
+    return {item["file"] for item in json.loads((dataset / "dataset.json").read_text())["left_out"]}
 
 
-@pytest.mark.parametrize("ext, channels", list(PASSED), ids=lambda value: str(value).replace("3", "colour"))
-def test_oneflow_decodes_what_opencv_reads(folder, tmp_path, ext, channels):
-    result = run_script("img2ofrecord.py", "--image_root", folder / "images", "--label_dir", folder / "labels.txt",
-                        "--save_dir", tmp_path / "d", "--img_format", ext, "--part_num", 3,
-                        "--color", "gray" if channels == 1 else "color")
-    assert result.code == 0, result
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    expected = [opencv_reads(folder / "images" / name, flag) for name in KINDS]
+def write(folder, files):
+    """Write {name: bytes} as images, labelled 0, 1, 2 …; return the converter's options for them."""
+    (folder / "images").mkdir()
+    for name, data in files.items():
+        (folder / "images" / name).write_bytes(data)
+    labels = [json.dumps({name: label}) + "\n" for label, name in enumerate(files)]
+    (folder / "labels.txt").write_text("".join(labels))
+    return ["--image_root", folder / "images", "--label_dir", folder / "labels.txt"]
 
-    stored = [read_record(record)[0] for part in range(3)
-              for record in split_records((tmp_path / "d" / "part-{}".format(part)).read_bytes())]
-    passed = {name for name, data in zip(KINDS, stored) if data == KINDS[name]}
-    assert passed == PASSED[ext, channels]
-    assert "{} images passed through untouched".format(len(passed)) in result.err
 
-    decoded, labels = decode_with_oneflow(tmp_path / "d", [image.shape[:2] for image in expected], channels, part_num=3)
+def opencv_reads(data, color):
+    """What OpenCV reads from a file's bytes, as (height, width, 1 or 3) in RGB."""
+    if color == "gray":
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[:, :, None]
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+
+
+@pytest.fixture(scope="session")
+def converted_kinds(tmp_path_factory):
+    """All kinds in all formats: {(format, color): (dataset, Result)}."""
+    folder = tmp_path_factory.mktemp("kinds")
+    options = write(folder, KINDS) + ["--part_num", 3]
+    datasets = {}
+    for ext, color in CASES:
+        dataset = folder / f"{color}{ext}"
+        result = convert(*options, "--save_dir", dataset, "--img_format", ext, "--color", color)
+        assert result.code == 0, result
+        datasets[ext, color] = dataset, result
+    return datasets
+
+
+@pytest.fixture(scope="session")
+def decoded_kinds(converted_kinds):
+    """What OneFlow reads from them, as {(format, color) or "fused": (images, labels)}."""
+    datasets = {}
+    for (ext, color), (dataset, _) in converted_kinds.items():
+        shapes = [opencv_reads(data, color).shape[:2] for data in KINDS.values()]
+        datasets[ext, color] = Dataset(dataset, shapes, 1 if color == "gray" else 3, part_num=3)
+    datasets["fused"] = datasets[".jpg", "color"]._replace(decoder="fused")
+    return decode_with_oneflow(datasets)
+
+
+@pytest.mark.parametrize("ext, color", CASES)
+def test_what_is_stored_unchanged(converted_kinds, ext, color):
+    dataset, result = converted_kinds[ext, color]
+    stored = [image for image, _ in records(dataset)]
+    unchanged = {
+        name for (name, data), image in zip(KINDS.items(), stored, strict=True) if image == data
+    }
+    assert unchanged == STORED_UNCHANGED.get((ext, color), set())
+    assert num_stored_unchanged(result) == len(unchanged)
+
+
+@pytest.mark.parametrize("ext, color", CASES)
+def test_oneflow_decodes_what_opencv_reads(decoded_kinds, ext, color):
+    images, labels = decoded_kinds[ext, color]
     assert labels == list(range(len(KINDS)))
     wrong = {}
-    for name, image, wanted in zip(KINDS, decoded, expected):
-        wanted = wanted[:, :, None] if channels == 1 else wanted[:, :, ::-1]
-        error = np.abs(image.astype(int) - wanted)
-        if ext == ".jpg" and name not in passed:
+    for (name, data), image in zip(KINDS.items(), images, strict=True):
+        error = np.abs(image.astype(int) - opencv_reads(data, color))
+        if ext == ".jpg" and name not in STORED_UNCHANGED[ext, color]:
             # JPEG 95 with halved colour resolution, on a picture with strong colours; dithered and
             # palette pictures, all edges, are what it does worst.
-            if error.mean() > (25 if any(word in name for word in ("palette", "1-bit", "2-bit")) else 4):
+            edges = any(word in name for word in ("palette", "1-bit", "2-bit"))
+            if error.mean() > (25 if edges else 4):
                 wrong[name] = error.mean()
         elif error.any():
             wrong[name] = error.max()
     assert not wrong
 
 
-def test_the_fused_decoder_too_reads_every_colour_jpeg(folder, tmp_path):
-    """OneFlow's faster JPEG path, which ignores EXIF and dies of CMYK, finds nothing to trip over."""
-    import subprocess
-    import sys
-
-    from conftest import PROJECT
-
-    result = run_script("img2ofrecord.py", "--image_root", folder / "images", "--label_dir", folder / "labels.txt",
-                        "--save_dir", tmp_path / "d", "--img_format", ".jpg", "--part_num", 1, "--color", "color")
-    assert result.code == 0, result
-    code = """if True:
-        import sys
-        sys.path.insert(0, sys.argv[1])
-        import cv2, numpy as np
-        from lenet.engine import flow
-        from ofrecord.record import split_records, read_record
-        reader = flow.nn.OFRecordReader(sys.argv[2], batch_size=1, data_part_num=1)
-        decode = flow.nn.OFRecordImageDecoder("images", color_space="RGB")
-        for record in split_records(open(sys.argv[2] + "/part-0", "rb").read()):
-            data = read_record(record)[0]
-            wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
-            image = flow.nn.image.Resize(target_size=(wanted.shape[1], wanted.shape[0]), channels=3)(decode(reader()))
-            assert (image[1].numpy() == 1).all() and (image[0].numpy()[0] == wanted).all()
-        print("all equal")
-        """
-    process = subprocess.run([sys.executable, "-c", code, str(PROJECT), str(tmp_path / "d")], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, encoding="utf-8")
-    assert process.stdout == "all equal\n", process.stderr[-2000:]
+def test_the_fused_decoder_too_reads_every_colour_jpeg(converted_kinds, decoded_kinds):
+    """OneFlow's faster JPEG decoder ignores EXIF and dies of CMYK: neither is in a dataset."""
+    dataset, _ = converted_kinds[".jpg", "color"]
+    images, labels = decoded_kinds["fused"]
+    assert labels == list(range(len(KINDS)))
+    for name, (stored, _), image in zip(KINDS, records(dataset), images, strict=True):
+        np.testing.assert_array_equal(image, opencv_reads(stored, "color"), err_msg=name)
 
 
-# -- cut-off and damaged files: decoders accept them in silence, the converter does not ------
+# -- files that are cut off or damaged: decoders accept them silently, the converter does not ---
+
 
 @pytest.mark.parametrize("keep", [0.5, 0.9, -3], ids=["half", "nine tenths", "all but 3 bytes"])
-def test_a_file_that_is_cut_off_is_bad_whatever_its_kind(folder, tmp_path, keep):
-    (tmp_path / "images").mkdir()
-    for name, data in KINDS.items():
-        (tmp_path / "images" / name).write_bytes(data[:int(len(data) * keep) if keep > 0 else keep])
-    (tmp_path / "images" / "whole.png").write_bytes(KINDS["gray.png"])
-    labels = (folder / "labels.txt").read_text() + '{"whole.png": 0}\n'
-    (tmp_path / "labels.txt").write_text(labels)
-    result = run_script("img2ofrecord.py", "--image_root", tmp_path / "images", "--label_dir", tmp_path / "labels.txt",
-                        "--save_dir", tmp_path / "d", "--skip_bad", "--part_num", 1)
+def test_a_file_that_is_cut_off_is_bad_whatever_its_kind(tmp_path, keep):
+    files = {
+        name: data[: int(len(data) * keep) if keep > 0 else keep] for name, data in KINDS.items()
+    }
+    options = write(tmp_path, {**files, "whole.png": KINDS["gray.png"]})
+    result = convert(*options, "--save_dir", tmp_path / "d", "--part_num", 1, "--skip_bad")
     assert result.code == 0, result
-    bad = {item["file"] for item in json.loads((tmp_path / "d/dataset.json").read_text())["left_out"]}
     # Of these, only what follows the image that OpenCV reads is cut off.
-    assert set(KINDS) - bad == {"two-pages.tiff"} | ({"after-the-end.jpg"} if keep == -3 else set())
+    accepted = {"two-pages.tiff"} | ({"after-the-end.jpg"} if keep == -3 else set())
+    assert set(KINDS) - skipped(tmp_path / "d") == accepted
+    assert "whole.png" not in skipped(tmp_path / "d")
 
 
-@pytest.mark.parametrize("name", ["rgb.png", "gray.png", "interlaced.png", "palette.png", "rgb16.png"])
-def test_no_changed_byte_of_a_png_goes_unnoticed(name):
-    from ofrecord.images import BadImage, Target, encode
-
-    data, target = KINDS[name], Target(".png", 3, False, None, 95)
+# Of damage in a text chunk, as the last of these has, libpng only warns.
+@pytest.mark.parametrize(
+    "name",
+    ["rgb.png", "gray.png", "interlaced.png", "palette.png", "rgb16.png", "srgb-and-text.png"],
+)
+def test_no_changed_bit_of_a_png_goes_unnoticed(tmp_path, name):
     rng = np.random.default_rng(0)
-    for position in rng.choice(len(data), 200):
-        damaged = bytearray(data)
+    files = {"whole.png": KINDS[name]}
+    for position in rng.choice(len(KINDS[name]), 200, replace=False):
+        damaged = bytearray(KINDS[name])
         damaged[position] ^= 1 << rng.integers(8)
-        with pytest.raises(BadImage):
-            encode(bytes(damaged), target)
+        files[f"{position}.png"] = bytes(damaged)
+    options = write(tmp_path, files)
+    result = convert(*options, "--save_dir", tmp_path / "d", "--part_num", 1, "--skip_bad")
+    assert result.code == 0, result
+    assert skipped(tmp_path / "d") == set(files) - {"whole.png"}
 
 
 def test_a_jpeg_that_libjpeg_only_warns_of_is_bad(tmp_path):
-    data = bytearray(kinds.opencv(cv2.resize(kinds.RGB, (400, 300)), ".jpg"))
+    data = bytearray(opencv(cv2.resize(RGB, (400, 300)), ".jpg"))
     middle = len(data) // 2
-    data[middle:middle + 40] = b"\xff\xd9" * 20  # an end marker in the middle of the image
-    (tmp_path / "a.jpg").write_bytes(bytes(data))
-    (tmp_path / "labels.txt").write_text('{"a.jpg": 0}\n')
-    result = run_script("img2ofrecord.py", "--image_root", tmp_path, "--label_dir", tmp_path / "labels.txt",
-                        "--save_dir", tmp_path / "d", "--part_num", 1)
-    assert_one_error(result, "a.jpg", "is not a good image")
+    data[middle : middle + 40] = b"\xff\xd9" * 20  # an end marker in the middle of the image
+    options = write(tmp_path, {"a.jpg": bytes(data)})
+    result = convert(*options, "--save_dir", tmp_path / "d", "--part_num", 1)
+    assert_one_error(result, "a.jpg", "not a good image")
 
 
 def test_an_image_that_opencv_cannot_read_as_8_bit_is_named(tmp_path):
-    (tmp_path / "float.tiff").write_bytes(kinds.opencv(kinds.GRAY.astype(np.float32), ".tiff"))
-    (tmp_path / "labels.txt").write_text('{"float.tiff": 0}\n')
-    result = run_script("img2ofrecord.py", "--image_root", tmp_path, "--label_dir", tmp_path / "labels.txt",
-                        "--save_dir", tmp_path / "d", "--part_num", 1)
+    options = write(tmp_path, {"float.tiff": opencv(GRAY.astype(np.float32), ".tiff")})
+    result = convert(*options, "--save_dir", tmp_path / "d", "--part_num", 1)
     assert_one_error(result, "float.tiff", "cannot read it")

@@ -6,82 +6,100 @@ import math
 import os
 import re
 import shutil
-import struct
-import subprocess
-import sys
+import signal
+import time
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from damage import change_record, flip, set_label
+from helpers import (
+    IMAGES,
+    PROJECT,
+    assert_one_error,
+    convert,
+    losses,
+    run_script,
+    start_script,
+    train,
+)
 
-from conftest import IMAGES, PROJECT, assert_one_error, run_script
 from ofrecord.cli import InputError
-from ofrecord.manifest import MANIFEST_NAME, Manifest, check_dataset
-
-LOSS = re.compile(r"\[(\d+\.?\d*(?:e-?\d+)?)\]\Z")
-
-
-def losses_of(result):
-    lines = result.out.splitlines()
-    assert all(LOSS.match(line) for line in lines), result
-    return [float(LOSS.match(line).group(1)) for line in lines]
-
-
-def train(dataset, *arguments, **more):
-    return run_script("lenet_train.py", "--device", "cpu", "--dataset_dir", dataset, *arguments, **more)
-
+from ofrecord.manifest import MANIFEST_NAME, check_dataset
 
 # -- a run ------------------------------------------------------------------------
 
-@pytest.fixture(scope="module")
-def default_run(converted):
-    return train(converted)
+
+@pytest.fixture
+def default_run(tutorial_run):
+    return tutorial_run[1]
 
 
 def test_the_loss_falls_as_the_tutorial_says(default_run):
-    losses = losses_of(default_run)
-    assert default_run.code == 0, default_run
-    assert len(losses) == 100
-    assert 4 < losses[0] < 10
-    assert losses[-1] < 0.05 and max(losses[-10:]) < 0.2
+    found = losses(default_run)
+    assert len(found) == 100
+    assert 4 < found[0] < 10
+    assert found[-1] < 0.05 and max(found[-10:]) < 0.2
 
 
 def test_stderr_tells_device_model_and_outcome(default_run):
     said = default_run.err
-    for text in ("device: cpu", "50 gray images (28x28) in 5 parts, 10 classes", "1,663,370 parameters",
-                 "100 steps of 25 images, 50 epochs", "100 steps in", "images/s", "final loss 0.00", "gets 50 of 50 training images right"):
+    for text in (
+        "device: cpu",
+        "50 gray images (28x28) in 5 parts, 10 classes",
+        "1,663,370 parameters",
+        "100 steps of 25 images, 50 epochs",
+        "100 steps in",
+        "images/s",
+        "final loss 0.00",
+        "gets 50 of 50 training images right",
+    ):
         assert text in said, said
     assert len(said.splitlines()) == 6, said  # and none of OneFlow's noise
 
 
 def test_same_seed_same_losses_digit_for_digit(converted):
-    first, again, other = (train(converted, "--steps", 6, "--seed", seed).out for seed in (3, 3, 4))
-    assert first == again and len(first.splitlines()) == 6
+    first, again, other = (train(converted, "--steps", 3, "--seed", seed).out for seed in (3, 3, 4))
+    assert first == again and len(first.splitlines()) == 3
     assert first.splitlines()[0] != other.splitlines()[0]
 
 
 def test_fetching_losses_more_often_changes_nothing(converted):
-    assert train(converted, "--steps", 7, "--fetch_every", 1).out == train(converted, "--steps", 7, "--fetch_every", 5).out
+    assert (
+        train(converted, "--steps", 4, "--fetch_every", 1).out
+        == train(converted, "--steps", 4, "--fetch_every", 3).out
+    )
 
 
 def test_dropout_and_crop_can_be_turned_off(converted):
     """With neither, and the whole dataset in order as each batch, nothing is random but the weights."""
-    plain = ["--batch_size", 50, "--steps", 3, "--shuffle_buffer", 0, "--dropout", 0, "--augment", "false"]
-    losses = losses_of(train(converted, *plain))
+    plain = ["--batch_size", 50, "--steps", 1, "--shuffle_buffer", 0]
+    plain += ["--dropout", 0, "--augment", "false"]
+    without = losses(train(converted, *plain))
     for change in (["--augment", "true"], ["--dropout", 0.5]):
-        assert losses_of(train(converted, *(plain + change)))[0] != losses[0]
+        assert losses(train(converted, *plain, *change)) != without
 
 
 def test_configuration_from_file_and_command_line(converted, tmp_path):
     (tmp_path / "mine.yaml").write_text("steps: 3\nbatch_size: 10\n")
     result = train(converted, "--config", tmp_path / "mine.yaml", "--steps", 2)
-    assert len(losses_of(result)) == 2
+    assert len(losses(result)) == 2
     printed = train(converted, "--config", tmp_path / "mine.yaml", "--print_config")
     assert yaml.safe_load(printed.out)["batch_size"] == 10
     (tmp_path / "printed.yaml").write_text(printed.out)
-    again = train(converted, "--config", tmp_path / "printed.yaml", "--steps", 1, "--eval_dataset_dir", "", "--run_dir", "")
-    assert len(losses_of(again)) == 1
+    again = train(
+        converted,
+        "--config",
+        tmp_path / "printed.yaml",
+        "--steps",
+        1,
+        "--eval_dataset_dir",
+        "",
+        "--run_dir",
+        "",
+    )
+    assert len(losses(again)) == 1
 
 
 def test_every_key_of_the_yaml_is_a_field_and_has_a_comment():
@@ -110,8 +128,16 @@ def test_a_colour_dataset_of_another_size(tmp_path):
             image[:, :, index % 3] += 120  # the class is a colour
             cv2.imwrite(str(tmp_path / "in" / "{}.jpg".format(index)), image)
             labels.write(json.dumps({"{}.jpg".format(index): index % 3}) + "\n")
-    result = run_script("img2ofrecord.py", "--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt",
-                        "--save_dir", tmp_path / "d", "--img_format", ".jpg")
+    result = convert(
+        "--image_root",
+        tmp_path / "in",
+        "--label_dir",
+        tmp_path / "labels.txt",
+        "--save_dir",
+        tmp_path / "d",
+        "--img_format",
+        ".jpg",
+    )
     assert result.code == 0, result
     result = train(tmp_path / "d", "--batch_size", 6, "--steps", 30)
     assert "12 colour images (36x20) in 5 parts, 3 classes" in result.err, result
@@ -120,6 +146,7 @@ def test_a_colour_dataset_of_another_size(tmp_path):
 
 
 # -- the network, in this process ------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def script():
@@ -148,9 +175,16 @@ def configured(*arguments):
 
 def test_lenet_is_the_tutorials(script):
     model = lenet()
-    counts = {name: sum(p.numel() for p in getattr(model, name).parameters())
-              for name in ("conv1", "conv2", "dense1", "dense2")}
-    assert counts == {"conv1": 25 * 32 + 32, "conv2": 25 * 32 * 64 + 64, "dense1": 3136 * 512 + 512, "dense2": 512 * 10 + 10}
+    counts = {
+        name: sum(p.numel() for p in getattr(model, name).parameters())
+        for name in ("conv1", "conv2", "dense1", "dense2")
+    }
+    assert counts == {
+        "conv1": 25 * 32 + 32,
+        "conv2": 25 * 32 * 64 + 64,
+        "dense1": 3136 * 512 + 512,
+        "dense2": 512 * 10 + 10,
+    }
     assert sum(counts.values()) == 1663370
     assert tuple(model(script.flow.zeros(3, 1, 28, 28)).shape) == (3, 10)
     for size in ((3, 20, 36), (1, 4, 5), (3, 31, 29)):
@@ -176,9 +210,14 @@ def test_dropout_obeys_the_seed_and_is_for_training_only(script):
     def drawn(seed):
         flow.manual_seed(seed)
         return model.draw_dropout(4)
-    assert (drawn(1).numpy() == drawn(1).numpy()).all() and (drawn(1).numpy() != drawn(2).numpy()).any()
+
+    assert (drawn(1).numpy() == drawn(1).numpy()).all() and (
+        drawn(1).numpy() != drawn(2).numpy()
+    ).any()
     values, counts = np.unique(drawn(1).numpy(), return_counts=True)
-    assert values == pytest.approx([0, 1 / 0.75]) and counts[0] == pytest.approx(4 * 512 * 0.25, rel=0.2)
+    assert values == pytest.approx([0, 1 / 0.75]) and counts[0] == pytest.approx(
+        4 * 512 * 0.25, rel=0.2
+    )
     assert (model(images, drawn(1)).numpy() != model(images).numpy()).any()
     assert (model(images).numpy() == model(images, flow.ones(4, 512)).numpy()).all()
 
@@ -189,8 +228,16 @@ def test_one_step_moves_every_weight_tensor(script):
     model = lenet()
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
     optimizer = flow.optim.Adam(model.parameters(), lr=1e-3)
-    images = flow.tensor(np.random.default_rng(0).standard_normal((8, 1, 28, 28)).astype(np.float32))
-    loss = script.train_step(script.EagerStep(model, optimizer), model, images, flow.arange(8, dtype=flow.int32), configured())
+    images = flow.tensor(
+        np.random.default_rng(0).standard_normal((8, 1, 28, 28)).astype(np.float32)
+    )
+    loss = script.train_step(
+        script.EagerStep(model, optimizer),
+        model,
+        images,
+        flow.arange(8, dtype=flow.int32),
+        configured(),
+    )
     assert math.isfinite(loss.item())
     for name, p in model.named_parameters():
         moved = np.abs(p.numpy() - before[name]).max()
@@ -199,11 +246,19 @@ def test_one_step_moves_every_weight_tensor(script):
 
 def augmented(script, images, **amounts):
     script.flow.manual_seed(0)
-    options = [text for name in ("crop", "rotation", "zoom", "shift") for text in ("--" + name, amounts.get(name, 0))]
-    return script.augment(script.flow.tensor(np.ascontiguousarray(images, np.float32)), configured(*options)).numpy()
+    options = [
+        text
+        for name in ("crop", "rotation", "zoom", "shift")
+        for text in ("--" + name, amounts.get(name, 0))
+    ]
+    return script.augment(
+        script.flow.tensor(np.ascontiguousarray(images, np.float32)), configured(*options)
+    ).numpy()
 
 
-RAMP = np.tile(np.arange(40, dtype=np.float32), (64, 1, 40, 1))  # 64 images that brighten from 0 at the left to 39
+RAMP = np.tile(
+    np.arange(40, dtype=np.float32), (64, 1, 40, 1)
+)  # 64 images that brighten from 0 at the left to 39
 
 
 def test_crop_stays_close_and_inside(script):
@@ -211,14 +266,18 @@ def test_crop_stays_close_and_inside(script):
     assert cropped.shape == RAMP.shape
     assert cropped.min() >= 0 and cropped.max() <= 39
     widths = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0]
-    assert 39 * 0.96 < widths.min() < widths.max() < 39.5  # sqrt(0.95 * 0.99) = 0.97 of the width at least
+    assert (
+        39 * 0.96 < widths.min() < widths.max() < 39.5
+    )  # sqrt(0.95 * 0.99) = 0.97 of the width at least
     assert len(np.unique(widths)) > 60  # each image has its own window
     np.testing.assert_allclose(augmented(script, RAMP), RAMP, atol=1e-4)
 
 
 def test_shift_zoom_and_rotation_are_as_large_as_they_say(script):
     middle = (slice(None), 0, 20)
-    moved = (augmented(script, RAMP, shift=0.1) - RAMP)[middle][:, 20]  # a brightness is a pixel here
+    moved = (augmented(script, RAMP, shift=0.1) - RAMP)[middle][
+        :, 20
+    ]  # a brightness is a pixel here
     assert 3.2 < moved.max() <= 4 and -4 <= moved.min() < -3.2
     slope = np.diff(augmented(script, RAMP, zoom=0.2)[middle][:, 19:22], axis=1)[:, 0]
     assert 1.12 < slope.max() <= 1.2001 and 0.7999 <= slope.min() < 0.88
@@ -230,15 +289,21 @@ def test_shift_zoom_and_rotation_are_as_large_as_they_say(script):
         across, down = turned[:, y, x + 1] - turned[:, y, x], turned[:, y + 1, x] - turned[:, y, x]
         angles = np.degrees(np.arctan2(down, across))
         assert 8 < angles.max() <= 10.01 and -10.01 <= angles.min() < -8
-        np.testing.assert_allclose(across ** 2 + down ** 2, 1, atol=1e-3)
+        np.testing.assert_allclose(across**2 + down**2, 1, atol=1e-3)
 
 
 def test_the_pipeline_delivers_the_pixels_normalised(script, converted):
     dataset = check_dataset(str(converted))
     pipeline = script.ImagePipeline(str(converted), dataset, script.Spec.of(dataset, None), 50)
     images, labels = (tensor.numpy() for tensor in pipeline())
-    assert images.shape == (50, 1, 28, 28) and labels.shape == (50,) and labels[:6].tolist() == [3, 0, 4, 9, 5, 1]
-    assert images.mean() == pytest.approx(0, abs=1e-4) and images.std() == pytest.approx(0.5, abs=1e-4)
+    assert (
+        images.shape == (50, 1, 28, 28)
+        and labels.shape == (50,)
+        and labels[:6].tolist() == [3, 0, 4, 9, 5, 1]
+    )
+    assert images.mean() == pytest.approx(0, abs=1e-4) and images.std() == pytest.approx(
+        0.5, abs=1e-4
+    )
     first = cv2.imread(str(IMAGES / "00000030_3.png"), 0).astype(np.float32)
     assert np.corrcoef(images[0].ravel(), first.ravel())[0, 1] > 0.9999
 
@@ -247,7 +312,10 @@ def test_skipped_batches_are_those_that_would_have_been_read(script, converted):
     dataset = check_dataset(str(converted))
 
     def pipeline():
-        return script.ImagePipeline(str(converted), dataset, script.Spec.of(dataset, None), 7, shuffle_buffer=20, seed=3)
+        return script.ImagePipeline(
+            str(converted), dataset, script.Spec.of(dataset, None), 7, shuffle_buffer=20, seed=3
+        )
+
     read, skipped = pipeline(), pipeline()
     batches = [read()[0].numpy() for _ in range(20)]
     skipped.skip(17)
@@ -267,76 +335,81 @@ def test_evaluation_counts_each_image_once(script, converted, batch_size):
 
     evaluation = script.evaluate(model, str(converted), dataset, "cpu", batch_size)
     assert (evaluation.count, evaluation.right) == (50, (said == labels).sum())
-    assert evaluation.loss == pytest.approx(-np.log(probabilities[np.arange(50), labels]).mean(), rel=1e-5)
+    assert evaluation.loss == pytest.approx(
+        -np.log(probabilities[np.arange(50), labels]).mean(), rel=1e-5
+    )
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (labels, said), 1)
     assert {pair: count for pair, count in evaluation.pairs.items()} == {
-        (label, answer): confusion[label, answer] for label, answer in zip(*np.nonzero(confusion))}
+        (label, answer): confusion[label, answer]
+        for label, answer in zip(*np.nonzero(confusion), strict=True)
+    }
     assert [sample.label for sample in evaluation.samples] == labels[:40].tolist()
-    surest = sorted((probabilities[index, said[index]] for index in np.flatnonzero(said != labels)), reverse=True)[:40]
-    np.testing.assert_allclose([sample.probability for sample in evaluation.mistakes], surest, rtol=1e-5)
+    surest = sorted(
+        (probabilities[index, said[index]] for index in np.flatnonzero(said != labels)),
+        reverse=True,
+    )[:40]
+    np.testing.assert_allclose(
+        [sample.probability for sample in evaluation.mistakes], surest, rtol=1e-5
+    )
 
 
 # -- what is wrong is one line, and OneFlow never sees it ----------------------------------
 
-def rewrite_manifest(dataset, **changes):
-    path = dataset / MANIFEST_NAME
-    manifest = dataclasses.replace(Manifest.from_json(path.read_text()), **changes)
-    path.write_text(manifest.to_json())
-
-
-def change_record(dataset, change):
-    """Let ``change(feature)`` alter the first record, and make the manifest agree with the new bytes."""
-    import hashlib
-
-    from ofrecord.record import OFRecord
-
-    path = dataset / "part-0"
-    content = path.read_bytes()
-    (length,) = struct.unpack("<q", content[:8])
-    record = OFRecord.FromString(content[8:8 + length])
-    change(record.feature)
-    serialized = record.SerializeToString()
-    content = struct.pack("<q", len(serialized)) + serialized + content[8 + length:]
-    path.write_bytes(content)
-    parts = Manifest.from_json((dataset / MANIFEST_NAME).read_text()).parts
-    parts[0] = dataclasses.replace(parts[0], bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    rewrite_manifest(dataset, parts=parts)
-
-
-def flip(path, position):
-    content = bytearray(path.read_bytes())
-    content[position] ^= 0x40
-    path.write_bytes(bytes(content))
-
-
-def set_label(value):
-    def change(feature):
-        feature["labels"].int32_list.value[0] = value
-    return change
-
-
 DAMAGE = {
     "no folder": (lambda d: shutil.rmtree(str(d)), ["no dataset", "img2ofrecord.py"]),
-    "an empty folder": (lambda d: [path.unlink() for path in d.iterdir()], ["not a finished dataset", "img2ofrecord.py"]),
-    "a stopped conversion": (lambda d: ((d / MANIFEST_NAME).unlink(), (d / ".img2ofrecord").mkdir()),
-                             ["not a finished dataset", "stopped", "img2ofrecord.py"]),
-    "manifest cut off": (lambda d: (d / MANIFEST_NAME).write_text((d / MANIFEST_NAME).read_text()[:99]), ["dataset.json"]),
-    "manifest edited": (lambda d: (d / MANIFEST_NAME).write_text(
-        (d / MANIFEST_NAME).read_text().replace('"records": 50', '"records": 49')), ["dataset.json", "changed"]),
-    "manifest of bytes": (lambda d: (d / MANIFEST_NAME).write_bytes(b"\xff\xfe\x00"), ["dataset.json"]),
+    "an empty folder": (
+        lambda d: [path.unlink() for path in d.iterdir()],
+        ["not a finished dataset", "img2ofrecord.py"],
+    ),
+    "a stopped conversion": (
+        lambda d: ((d / MANIFEST_NAME).unlink(), (d / ".img2ofrecord").mkdir()),
+        ["not a finished dataset", "stopped", "img2ofrecord.py"],
+    ),
+    "manifest cut off": (
+        lambda d: (d / MANIFEST_NAME).write_text((d / MANIFEST_NAME).read_text()[:99]),
+        ["dataset.json"],
+    ),
+    "manifest edited": (
+        lambda d: (d / MANIFEST_NAME).write_text(
+            (d / MANIFEST_NAME).read_text().replace('"records": 50', '"records": 49')
+        ),
+        ["dataset.json", "changed"],
+    ),
+    "manifest of bytes": (
+        lambda d: (d / MANIFEST_NAME).write_bytes(b"\xff\xfe\x00"),
+        ["dataset.json"],
+    ),
     "part missing": (lambda d: (d / "part-3").unlink(), ["part-3", "missing"]),
-    "part cut off": (lambda d: (d / "part-4").write_bytes((d / "part-4").read_bytes()[:-1]), ["part-4", "bytes"]),
-    "part longer": (lambda d: (d / "part-4").write_bytes((d / "part-4").read_bytes() + b"x"), ["part-4", "bytes"]),
+    "part cut off": (
+        lambda d: (d / "part-4").write_bytes((d / "part-4").read_bytes()[:-1]),
+        ["part-4", "bytes"],
+    ),
+    "part longer": (
+        lambda d: (d / "part-4").write_bytes((d / "part-4").read_bytes() + b"x"),
+        ["part-4", "bytes"],
+    ),
     "part empty": (lambda d: (d / "part-0").write_bytes(b""), ["part-0", "bytes"]),
-    "part not listed": (lambda d: (d / "part-5").write_bytes(b"x"), ["part-5", "not part of this dataset"]),
+    "part not listed": (
+        lambda d: (d / "part-5").write_bytes(b"x"),
+        ["part-5", "not part of this dataset"],
+    ),
     "a byte of an image": (lambda d: flip(d / "part-1", 150), ["part-1", "SHA-256"]),
     "a byte of a length": (lambda d: flip(d / "part-1", 1), ["part-1", "SHA-256"]),
-    "label outside": (lambda d: change_record(d, set_label(10)), ["label 10", "outside the 10 classes"]),
+    "label outside": (
+        lambda d: change_record(d, set_label(10)),
+        ["label 10", "outside the 10 classes"],
+    ),
     "label below zero": (lambda d: change_record(d, set_label(-1)), ["label -1", "outside"]),
     "label miscounted": (lambda d: change_record(d, set_label(4)), ["labels are not those"]),
-    "no label": (lambda d: change_record(d, lambda f: f["labels"].Clear()), ["part-0", "record 0", "'labels'"]),
-    "no feature": (lambda d: change_record(d, lambda f: f.pop("images")), ["part-0", "record 0", "'images'"]),
+    "no label": (
+        lambda d: change_record(d, lambda f: f["labels"].Clear()),
+        ["part-0", "record 0", "'labels'"],
+    ),
+    "no feature": (
+        lambda d: change_record(d, lambda f: f.pop("images")),
+        ["part-0", "record 0", "'images'"],
+    ),
 }
 
 
@@ -364,133 +437,164 @@ def test_framing_is_checked_without_hashes_too(dataset):
         check_dataset(str(dataset), hashes=False)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--image_size", "3"], "too small"), (["--image_size", "1"], "too small"),
-    (["--image_size", "6000"], "GB"), (["--image_size", "10000000000"], "GB"), (["--seed", str(2**63)], "seed"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--image_size", "3"], "too small"),
+        (["--image_size", "1"], "too small"),
+        (["--image_size", "6000"], "GB"),
+        (["--image_size", "10000000000"], "GB"),
+        (["--seed", str(2**63)], "seed"),
+    ],
+)
 def test_what_would_not_fit_is_refused(converted, arguments, said):
     assert_one_error(train(converted, *arguments), said)
 
 
 def test_more_classes_than_memory_are_refused(project):
     (project / "labels.txt").write_text('{"00000000_5.png": 2147483647}\n{"00000001_0.png": 0}\n')
-    assert run_script("img2ofrecord.py", "--label_dir", "labels.txt", "--part_num", 1, cwd=project).code == 0
+    assert convert("--label_dir", "labels.txt", "--part_num", 1, cwd=project).code == 0
     assert_one_error(train(project / "dataset", "--batch_size", 2), "2,147,483,648 classes", "GB")
 
 
+def start(dataset, *arguments, **options):
+    return start_script(
+        "lenet_train.py", "--device", "cpu", "--dataset_dir", dataset, *arguments, **options
+    )
+
+
 def test_a_converter_waits_for_a_training(dataset):
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(dataset), "--device", "cpu",
-         "--steps", "30", "--fetch_every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.readline().startswith(b"[")
-    assert_one_error(run_script("img2ofrecord.py", "--save_dir", dataset, "--part_num", 3), "a training")
-    assert process.communicate(timeout=120)[1].endswith(b"right (100.00%)\n") or process.returncode == 0
-    assert run_script("img2ofrecord.py", "--save_dir", dataset, "--part_num", 3).code == 0
+    process = start(dataset, "--steps", 12, "--fetch_every", 1)
+    assert process.stdout.readline().startswith("[")
+    assert_one_error(convert("--save_dir", dataset, "--part_num", 3), "a training")
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert convert("--save_dir", dataset, "--part_num", 3).code == 0
 
 
 def test_losses_are_written_when_they_are_fetched(converted, tmp_path):
     """A run that is killed leaves the losses it had printed, also in a file."""
-    with (tmp_path / "losses.txt").open("wb") as file:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-        process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted), "--device", "cpu",
-             "--steps", "100000", "--fetch_every", "2"], stdout=file, stderr=subprocess.DEVNULL, env=environment)
-        import time
-
-        deadline = time.time() + 60
-        while (tmp_path / "losses.txt").stat().st_size < 60 and time.time() < deadline:
+    path, deadline = tmp_path / "losses.txt", time.time() + 60
+    buffered = {"PYTHONUNBUFFERED": ""}  # as in a shell
+    with path.open("w") as file:
+        process = start(converted, "--steps", 100000, "--fetch_every", 2, stdout=file, env=buffered)
+        while path.stat().st_size < 60 and time.time() < deadline:
             time.sleep(0.1)
         process.kill()
-        process.wait()
-    assert len((tmp_path / "losses.txt").read_text().splitlines()) >= 4
+        process.communicate()
+    assert len(path.read_text().splitlines()) >= 4
 
 
-@pytest.mark.parametrize("script, option", [("img2ofrecord.py", "--save_dir"), ("lenet_train.py", "--dataset_dir")])
+@pytest.mark.parametrize(
+    "script, option", [("img2ofrecord.py", "--save_dir"), ("lenet_train.py", "--dataset_dir")]
+)
 def test_stdout_on_a_full_disk(dataset, script, option):
-    with open("/dev/full", "wb") as full:
-        process = subprocess.run([sys.executable, str(PROJECT / script), option, str(dataset)] +
-                                 (["--steps", "2"] if option == "--dataset_dir" else []), cwd=str(PROJECT), stdout=full,
-                                 stderr=subprocess.PIPE, encoding="utf-8")
-    assert process.returncode == 2 and "cannot write to stdout: No space left" in process.stderr, process.stderr
-    assert "Traceback" not in process.stderr and "Exception" not in process.stderr
+    more = ["--steps", 2] if option == "--dataset_dir" else []
+    with open("/dev/full", "w") as full:
+        process = start_script(script, option, dataset, *more, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "cannot write to stdout: No space left" in err, err
+    assert "Traceback" not in err and "Exception" not in err
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4])
+SLOW_DELAYS = (0.05, 0.3, 0.5, 0.9, 1.1, 1.4)
+
+
+@pytest.mark.parametrize(
+    "delay", [0.15, 0.7, *(pytest.param(delay, marks=pytest.mark.slow) for delay in SLOW_DELAYS)]
+)
 def test_ctrl_c_while_starting(converted, delay):
     """Also while OneFlow is imported, which brings a handler of its own: never a traceback, never its 255."""
-    import signal
-    import time
-
-    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted),
-                                "--steps", "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(converted, "--steps", 500)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     if delay > 0.1:  # before, Python itself is starting
-        assert process.returncode == 130 and err.endswith(b"error: interrupted\n") and b"Traceback" not in err, err
+        assert process.returncode == 130 and "Traceback" not in err, err
+        assert err.endswith("error: interrupted\n"), err
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--batch_size", "51"], ["batch_size 51", "50 images"]),
-    (["--batch_size", "0"], ["batch_size"]),
-    (["--steps", "many"], ["steps", "many"]),
-    (["--learning_rate", "-1"], ["learning_rate"]),
-    (["--dropout", "1"], ["dropout"]),
-    (["--device", "tpu"], ["device", "auto | cuda | cpu"]),
-    (["--augment", "perhaps"], ["augment"]),
-    (["--stepz", "3"], ["--stepz"]),
-    (["--step", "3"], ["--step"]),
-    (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
-    (["--picture", "nowhere/x.png"], ["nowhere/x.png"]),
-    (["--learning_rate", "1e30"], ["the loss is nan at step"]),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--batch_size", "51"], ["batch_size 51", "50 images"]),
+        (["--batch_size", "0"], ["batch_size"]),
+        (["--steps", "many"], ["steps", "many"]),
+        (["--learning_rate", "-1"], ["learning_rate"]),
+        (["--dropout", "1"], ["dropout"]),
+        (["--device", "tpu"], ["device", "auto | cuda | cpu"]),
+        (["--augment", "perhaps"], ["augment"]),
+        (["--stepz", "3"], ["--stepz"]),
+        (["--step", "3"], ["--step"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--picture", "nowhere/x.png"], ["nowhere/x.png"]),
+        (["--learning_rate", "1e30"], ["the loss is nan at step"]),
+    ],
+)
 def test_bad_configuration(converted, arguments, said):
-    assert_one_error_after_talk(train(converted, *arguments), *said)
+    assert_one_error(train(converted, *arguments), *said, started=True)
 
 
-@pytest.mark.parametrize("text, said", [
-    ("stepz: 3\n", "mine.yaml: there is no setting stepz"), ("steps: many\n", "steps"), ("steps: [\n", "mine.yaml is not YAML"),
-    ("batch_size: 2.5\n", "batch_size"), ("", "mine.yaml sets nothing"), ("steps:\n", "mine.yaml sets nothing"),
-    ("- 5\n", "mine.yaml sets nothing"), ("config: other.yaml\n", "there is no setting config")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("stepz: 3\n", "mine.yaml: there is no setting stepz"),
+        ("steps: many\n", "steps"),
+        ("steps: [\n", "mine.yaml is not YAML"),
+        ("batch_size: 2.5\n", "batch_size"),
+        ("", "mine.yaml sets nothing"),
+        ("steps:\n", "mine.yaml sets nothing"),
+        ("- 5\n", "mine.yaml sets nothing"),
+        ("config: other.yaml\n", "there is no setting config"),
+    ],
+)
 def test_bad_config_file(converted, tmp_path, text, said):
     (tmp_path / "mine.yaml").write_text(text)
     assert_one_error(train(converted, "--config", tmp_path / "mine.yaml"), said)
 
 
-def assert_one_error_after_talk(result, *said):
-    """As assert_one_error, with the run's own lines before it where it had begun."""
-    lines = result.err.splitlines()
-    assert [": error: " in line for line in lines] == [False] * (len(lines) - 1) + [True], result
-    result.err = lines[-1]
-    assert_one_error(result, *said)
-
-
 def test_cuda_where_there_is_none_names_the_remedy(converted):
-    result = train(converted, "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""})
+    result = run_script(
+        "lenet_train.py",
+        "--dataset_dir",
+        converted,
+        "--device",
+        "cuda",
+        env={"CUDA_VISIBLE_DEVICES": ""},
+    )
     assert_one_error(result, "device cuda", "--device cpu")
 
 
 def test_images_of_different_sizes_need_a_size(tmp_path):
     (tmp_path / "in").mkdir()
     for index in range(6):
-        cv2.imwrite(str(tmp_path / "in" / "{}.png".format(index)), np.full((20 + index, 30), 40 * index, np.uint8))
-    (tmp_path / "labels.txt").write_text("".join('{"%d.png": %d}\n' % (index, index % 2) for index in range(6)))
-    result = run_script("img2ofrecord.py", "--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt",
-                        "--save_dir", tmp_path / "d", "--part_num", 2)
+        cv2.imwrite(
+            str(tmp_path / "in" / "{}.png".format(index)),
+            np.full((20 + index, 30), 40 * index, np.uint8),
+        )
+    (tmp_path / "labels.txt").write_text(
+        "".join('{"%d.png": %d}\n' % (index, index % 2) for index in range(6))
+    )
+    result = convert(
+        "--image_root",
+        tmp_path / "in",
+        "--label_dir",
+        tmp_path / "labels.txt",
+        "--save_dir",
+        tmp_path / "d",
+        "--part_num",
+        2,
+    )
     assert result.code == 0, result
     assert_one_error(train(tmp_path / "d", "--batch_size", 6), "differ in size", "--image_size")
     assert train(tmp_path / "d", "--batch_size", 6, "--steps", 2, "--image_size", 24).code == 0
 
 
 def test_ctrl_c_ends_tidily(converted):
-    import signal
-
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "lenet_train.py"), "--dataset_dir", str(converted), "--device", "cpu",
-         "--steps", "100000", "--fetch_every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(converted, "--steps", 100000, "--fetch_every", 1)
     for _ in range(3):
-        assert process.stdout.readline().startswith(b"[")
+        assert process.stdout.readline().startswith("[")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert b"interrupted" in err and b"Traceback" not in err
+    assert "interrupted" in err and "Traceback" not in err

@@ -1,77 +1,166 @@
-"""Several ranks, started by OneFlow's launcher: the same training as one, and what happens when one of them fails."""
+"""Several ranks, started by OneFlow's launcher: the same training as one process, and what happens when one fails."""
 
-import csv
-import hashlib
-import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from conftest import PROJECT, Result, run_module, run_script
-from lenet.checkpoint import open_checkpoint
+from helpers import ENVIRONMENT, IMAGES, PROJECT, Result, call, convert, default_signals, losses
 
 MINUTE = 60
-SCRIPT = PROJECT / "lenet_train.py"
+SECONDS_TO_END = 30  # of all ranks after one has failed; in most cases it takes 3
 
 # Every batch is the whole dataset, in whatever order, and nothing is random.
-PLAIN = ["--batch_size", 50, "--shuffle_buffer", 0, "--steps", 12, "--dropout", 0, "--augment", "false", "--learning_rate", 0.0005]
-RANDOM = ["--batch_size", 10, "--steps", 33, "--rotation", 10, "--schedule", "cosine", "--warmup", 0.1, "--checkpoint_every", 10]
+PLAIN = "--batch_size 50 --shuffle_buffer 0 --steps 6 --image_size 14".split()
+PLAIN += "--dropout 0 --augment false --learning_rate 0.0005".split()
+RANDOM = "--batch_size 10 --steps 16 --image_size 14 --rotation 10 --checkpoint_every 10".split()
+RANDOM += "--schedule cosine --warmup 0.1".split()
+ENDLESS = "--batch_size 10 --steps 10000 --fetch_every 1".split()
 
 # What the launched script does differently in some tests.
-HASHES = """
-train = lenet_train.train
-def hashing(run, pipeline, step, model, *rest):
-    train(run, pipeline, step, model, *rest)
-    digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in model.state_dict().values()))
-    os.write(2, "rank {} has {}\\n".format(lenet_train.ranks.RANK, digest.hexdigest()).encode())
-lenet_train.train = hashing
+KEEPS_WEIGHTS = """
+import os
+
+evaluate_as_it_is = evaluate
+
+def evaluate(model, *rest, **named):
+    weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
+    np.savez(f"{os.environ['WEIGHTS']}-{max(int(os.environ['RANK']), 0)}.npz", **weights)
+    return evaluate_as_it_is(model, *rest, **named)
 """
 FAILS = """
-train_step, taken = lenet_train.train_step, []
-def failing(*arguments):
-    taken.append(None)
-    if len(taken) == 15 and lenet_train.ranks.RANK == int(os.environ["FAILS"]):
+import os
+
+augment_as_it_is, calls = augment, []
+
+def augment(*arguments, **named):
+    calls.append(None)
+    if len(calls) == 6 and os.environ["RANK"] == os.environ["FAILS"]:
         raise ZeroDivisionError("this rank divides by zero")
-    return train_step(*arguments)
-lenet_train.train_step = failing
+    return augment_as_it_is(*arguments, **named)
 """
-OWN_SEED = "sys.argv += ['--seed', os.environ['RANK']]\n"
+OWN_SEED = "import os, sys; sys.argv += ['--seed', os.environ['RANK']]\n"
+
+
+class Launcher:
+    """Starts two ranks of the trainer, and finds their processes by a variable in their environment."""
+
+    def __init__(self, folder):
+        self.folder, self.mark = folder, f"TESTED_RANKS={folder}"
+
+    def start(self, *arguments, change="", ranks=2, port=None, **environment):
+        """Start the trainer, or a copy that has the lines ``change`` before its last ones. One rank: no launcher."""
+        script = PROJECT / "lenet_train.py"
+        if change:
+            body, start, end = script.read_text(encoding="utf-8").rpartition(
+                'if __name__ == "__main__":'
+            )
+            script = self.folder / "changed_train.py"
+            script.write_text(f"{body}{change}\n\n{start}{end}", encoding="utf-8")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = port or free.getsockname()[1]
+        launch = [
+            "-m",
+            "oneflow.distributed.launch",
+            "--nproc_per_node",
+            ranks,
+            "--master_port",
+            port,
+        ]
+        words = [*(launch if ranks > 1 else []), script, "--device", "cpu", *arguments]
+        return subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            env={
+                **ENVIRONMENT,
+                **environment,
+                "PYTHONPATH": str(PROJECT),  # for the changed copy
+                "OMP_NUM_THREADS": "1",  # else the launcher says on stdout that it sets it
+                "TESTED_RANKS": str(self.folder),
+            },
+            cwd=PROJECT,
+            start_new_session=True,
+            preexec_fn=default_signals,
+        )
+
+    def run(self, *arguments, **options):
+        """As start, until it ends; return its Result."""
+        process = self.start(*arguments, **options)
+        try:
+            out, err = process.communicate(timeout=2 * MINUTE)
+        finally:
+            self.kill_all()
+        return Result(process.returncode, out, err)
+
+    def processes(self):
+        """{process id: (its parent's, its rank; None for the launcher)} of what was started and has not ended."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (path / "environ").read_bytes().decode(errors="replace").split("\0")
+                state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:  # it has just ended, or is not ours
+                continue
+            if self.mark in environment and state != "Z":
+                rank = [entry[5:] for entry in environment if entry.startswith("RANK=")]
+                found[int(path.name)] = int(parent), int(rank[0]) if rank else None
+        return found
+
+    def trainer(self, rank):
+        """The process of a rank in which OneFlow runs: not the guard, which is its parent."""
+        ranks = {
+            pid: parent for pid, (parent, its_rank) in self.processes().items() if its_rank == rank
+        }
+        (trainer,) = set(ranks) - set(ranks.values())
+        return trainer
+
+    def kill_all(self):
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def wait_for_steps(self, process, steps):
+        """Read stdout until that many losses are printed."""
+        deadline = threading.Timer(2 * MINUTE, self.kill_all)
+        deadline.start()
+        try:
+            for _ in range(steps):
+                line = process.stdout.readline()
+                assert line.startswith("["), line + process.stderr.read()
+        finally:
+            deadline.cancel()
+
+    def assert_all_end(self, process, text):
+        """Soon no process is left, the launcher's exit code says that it failed, and ``text`` is on stderr."""
+        deadline = time.monotonic() + SECONDS_TO_END
+        try:
+            _, err = process.communicate(timeout=SECONDS_TO_END)
+            while self.processes() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert not self.processes(), err
+        finally:
+            self.kill_all()
+        assert process.returncode != 0 and text in err, err
 
 
 @pytest.fixture
-def changed_script(tmp_path):
-    """The trainer with a few lines of ours, as a script to launch."""
-    def write(lines):
-        path = tmp_path / "changed_train.py"
-        path.write_text("import sys; sys.path.insert(0, {!r})\nfrom lenet.guard import guard\nguard(__name__)\n"
-                        "import hashlib, os\nimport lenet_train\n{}\nlenet_train.run(lenet_train.main)\n".format(
-                            str(PROJECT), lines))
-        return path
-    return write
-
-
-def command(script, arguments, ranks=2):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [sys.executable, "-m", "oneflow.distributed.launch", "--nproc_per_node", str(ranks), "--master_port", str(port),
-            str(script), "--device", "cpu"] + [str(argument) for argument in arguments]
-
-
-ENVIRONMENT = {**{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
-               "OMP_NUM_THREADS": "1"}  # else the launcher says on stdout that it sets it
-
-
-def launch(*arguments, script=SCRIPT):
-    return Result(subprocess.run(command(script, arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-                                 env=ENVIRONMENT, timeout=2 * MINUTE))
+def launcher(tmp_path):
+    launcher = Launcher(tmp_path)
+    yield launcher
+    launcher.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -82,212 +171,187 @@ def dealt(tmp_path_factory):
     def deal(parts):
         if parts not in made:
             made[parts] = tmp_path_factory.mktemp("dealt") / str(parts)
-            assert run_script("img2ofrecord.py", "--part_num", parts, "--save_dir", made[parts]).code == 0
+            assert convert("--part_num", parts, "--save_dir", made[parts]).code == 0
         return made[parts]
+
     return deal
 
 
-def rows(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def losses(folder):
-    return [float(row["loss"]) for row in rows(folder) if row["loss"]]
-
-
-def evaluations(folder):
-    return [(float(row["eval_loss"]), float(row["eval_accuracy"])) for row in rows(folder) if row["eval_loss"]]
-
-
 def weights(folder):
-    return {name: tensor.numpy() for name, tensor in open_checkpoint(str(folder / "last")).load("model").items()}
+    """{name: array} of a run's last checkpoint, bit for bit, by way of its ONNX file."""
+    onnx = pytest.importorskip("onnx")
+    result = call("lenet.export", "--checkpoint", folder / "last", folder / "last.onnx")
+    assert result.code == 0, result
+    found = {
+        each.name: onnx.numpy_helper.to_array(each)
+        for each in onnx.load(folder / "last.onnx").graph.initializer
+    }
+    del found["mean"], found["std"]  # of the pixels
+    assert len(found) == 8
+    return found
 
 
-@pytest.mark.parametrize("graph", ["false", "true"])
-def test_two_ranks_train_as_one_process_does(dealt, changed_script, tmp_path, graph):
-    """The same losses, weights and evaluations, equal parameters on both ranks; rank 0 alone prints and saves.
+# -- the same training ------------------------------------------------------------------
+
+
+EPOCH = re.compile(r"epoch \d+ of 6: (\d+) of 50 .*\bloss ([\d.]+);", re.M)
+
+
+@pytest.mark.parametrize("graph", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_ranks_train_as_one_process_does(launcher, dealt, tmp_path, graph):
+    """The same losses, weights and evaluations, equal weights on both ranks; rank 0 alone prints and saves.
 
     50 images are evaluated from three parts, 34 of them by one rank and 16 by
     the other, in batches of 25.
     """
-    options = ["--dataset_dir", dealt(2), "--eval_dataset_dir", dealt(3), "--graph", graph, *PLAIN]
-    two = launch(*options, "--run_dir", tmp_path / "two", script=changed_script(HASHES))
-    assert two.code == 0, two
-    one = run_script("lenet_train.py", "--device", "cpu", *options, "--run_dir", tmp_path / "one")
-    assert one.code == 0, one
+    options = ["--dataset_dir", dealt(2), "--eval_dataset_dir", dealt(3), *PLAIN]
+    options += ["--graph"] if graph else []
+    run_dir = ["--run_dir", tmp_path / "run"] if graph else []  # drawing its pictures takes long
+    changes = {"change": KEEPS_WEIGHTS, "WEIGHTS": str(tmp_path / "two")}
+    two = launcher.run(*options, *run_dir, **changes)
+    changes["WEIGHTS"] = str(tmp_path / "one")
+    one = launcher.run(*options, **changes, ranks=1)
 
-    assert len(two.out.splitlines()) == 12  # of losses, and nothing else
+    assert len(losses(two)) == 6  # and nothing else on stdout
+    np.testing.assert_allclose(losses(two), losses(one), atol=1e-4)
     assert "ranks: 2, each takes 25 images of a step's 50" in two.err
-    assert two.err.count("device: cpu") == 1 and two.err.count("is \\ said") == 1
-    hashes = [line.split()[-1] for line in two.err.splitlines() if line.startswith("rank ")]
-    assert len(hashes) == 2 and hashes[0] == hashes[1], two
-    saved = hashlib.sha256(b"".join(weight.tobytes() for weight in weights(tmp_path / "two").values())).hexdigest()
-    assert saved == hashes[0]
-
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-4)
-    assert len(evaluations(tmp_path / "one")) == 12
-    for (loss, accuracy), (loss_of_one, accuracy_of_one) in zip(evaluations(tmp_path / "two"), evaluations(tmp_path / "one")):
-        assert accuracy == accuracy_of_one and loss == pytest.approx(loss_of_one, rel=1e-4)
-    confusion = [[line for line in result.err.splitlines() if line[:1].isdigit() and " · " in line] for result in (two, one)]
+    assert two.err.count("device: cpu") == 1, two
+    evaluations = [np.array(EPOCH.findall(result.err), float) for result in (two, one)]
+    assert evaluations[0].shape == (6, 2), two
+    assert (evaluations[0][:, 0] == evaluations[1][:, 0]).all()  # how many are right
+    np.testing.assert_allclose(*evaluations, rtol=1e-4, atol=1.1e-4)  # printed with four decimals
+    confusion = [
+        [line for line in result.err.splitlines() if line[:1].isdigit() and " · " in line]
+        for result in (two, one)
+    ]
     assert confusion[0] == confusion[1] and len(confusion[0]) == 10
-    for name, weight in weights(tmp_path / "one").items():
-        np.testing.assert_allclose(weights(tmp_path / "two")[name], weight, atol=1e-4)
+
+    of_ranks = [np.load(tmp_path / f"two-{rank}.npz") for rank in (0, 1)]
+    of_one = np.load(tmp_path / "one-0.npz")
+    assert len(of_one.files) == 8
+    for name in of_one.files:
+        assert (of_ranks[0][name] == of_ranks[1][name]).all(), name
+        np.testing.assert_allclose(of_ranks[0][name], of_one[name], atol=1e-4, err_msg=name)
+    if graph:
+        for name, weight in weights(tmp_path / "run").items():
+            assert (weight == of_ranks[0][name]).all(), name
 
 
-def start(script, arguments, **environment):
-    return subprocess.Popen(command(script, arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-                            env={**ENVIRONMENT, **environment}, start_new_session=True)
+@pytest.mark.slow
+def test_killed_and_resumed_bit_for_bit(launcher, dealt, tmp_path):
+    """One rank is killed; the command that the run's folder names ends as a run that was never stopped."""
+    options = ["--dataset_dir", dealt(4), *RANDOM, "--graph"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert launcher.run(*options, "--run_dir", whole).code == 0
+    process = launcher.start(*options, "--fetch_every", 1, "--run_dir", killed)
+    launcher.wait_for_steps(process, 12)
+    os.kill(launcher.trainer(1), signal.SIGKILL)
+    launcher.assert_all_end(process, "rank 1 ended by SIGKILL")
+
+    command = (
+        (killed / "config.yaml").read_text(encoding="utf-8").splitlines()[1].strip("# ").split()
+    )
+    launch = "python -m oneflow.distributed.launch --nproc_per_node 2 lenet_train.py"
+    assert " ".join(command[:6]) == launch
+    result = launcher.run(*command[6:])
+    assert result.code == 0 and "resumed: 10 steps" in result.err, result
+    assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    expected = weights(whole)
+    for name, weight in weights(killed).items():
+        assert (weight == expected[name]).all(), name
+
+    # One process uses the model that two made.
+    answer = call("lenet.predict", "--checkpoint", killed / "best", IMAGES / "00000030_3.png")
+    assert answer.code == 0 and "_3.png: " in answer.out, answer
 
 
-def processes_with(text):
-    """{process id: (parent's, its rank or None)} of the processes that have ``text`` in their command line."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_text()
-            environment = (path / "environ").read_bytes().split(b"\0")
-            state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it has just ended
-            continue
-        if text in words and state != "Z":
-            rank = [int(entry[5:]) for entry in environment if entry.startswith(b"RANK=")]
-            found[int(path.name)] = int(parent), rank[0] if rank and "distributed.launch" not in words else None
-    return found
+# -- one falls, all fall ----------------------------------------------------------------
 
-
-def trainers(text):
-    """By rank, the process that trains: not the guard that is its parent."""
-    found = processes_with(text)
-    return {rank: process for process, (parent, rank) in found.items()
-            if rank is not None and found.get(parent, (None, None))[1] == rank}
-
-
-def wait_for_steps(process, steps):
-    count = 0
-    while count < steps:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        count += line.startswith("[")
-
-
-def test_killed_and_resumed_bit_for_bit(dealt, tmp_path):
-    """Three trainings of the same: never stopped; one rank killed, and resumed by the command that the run prints."""
-    options = ["--dataset_dir", dealt(4), "--graph", "true", *RANDOM]
-    assert launch(*options, "--run_dir", tmp_path / "whole").code == 0
-    process = start(SCRIPT, [*options, "--fetch_every", 1, "--run_dir", tmp_path / "killed"])
-    wait_for_steps(process, 24)
-    os.kill(trainers(str(tmp_path / "killed"))[1], signal.SIGKILL)
-    process.communicate(timeout=MINUTE)
-    assert process.returncode != 0
-    going_on = (tmp_path / "killed" / "config.yaml").read_text().splitlines()[1].strip("# ").split()
-    assert going_on[:6] == ["python", "-m", "oneflow.distributed.launch", "--nproc_per_node", "2", "lenet_train.py"]
-    result = launch(*going_on[6:])
-    assert result.code == 0 and "resumed: 20 steps" in result.err, result
-    assert (tmp_path / "killed" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
-    for name, weight in weights(tmp_path / "whole").items():
-        assert (weights(tmp_path / "killed")[name] == weight).all(), name
-    about = json.loads((tmp_path / "killed" / "last" / "checkpoint.json").read_text())["about"]
-    assert about["how"] == "as a graph on 2 ranks"
-
-    # The model goes where one process goes: prediction.
-    answer = run_module("lenet.predict", "--checkpoint", tmp_path / "killed" / "best",
-                        PROJECT / "data" / "images" / "train_set" / "00000030_3.png")
-    assert answer.code == 0 and "3 (" in answer.out, answer
-
-
-FAILURES = {
-    "killed": lambda rank, mark, launcher: os.kill(trainers(mark)[rank], signal.SIGKILL),
-    "interrupted": lambda rank, mark, launcher: os.kill(trainers(mark)[rank], signal.SIGINT),
-    "crashed": lambda rank, mark, launcher: os.kill(trainers(mark)[rank], signal.SIGSEGV),
-    "raised": lambda rank, mark, launcher: None,  # the script itself does
+SIGNALS = {
+    "killed": (signal.SIGKILL, "rank {} ended by SIGKILL"),
+    "interrupted": (signal.SIGINT, "interrupted"),
+    "crashed": (signal.SIGSEGV, "rank {} ended by SIGSEGV"),
 }
-SAID = {"killed": "rank {} ended by SIGKILL", "interrupted": "interrupted", "crashed": "rank {} ended by SIGSEGV",
-        "raised": "ZeroDivisionError: this rank divides by zero"}
 
 
+SLOW_FAILURES = [(failure, rank) for failure in SIGNALS for rank in (0, 1)]
+SLOW_FAILURES.remove(("killed", 1))
+
+
+@pytest.mark.parametrize(
+    "failure, rank",
+    [("killed", 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_FAILURES)],
+)
+def test_a_rank_that_fails_takes_all_down(launcher, dealt, failure, rank):
+    process = launcher.start("--dataset_dir", dealt(4), *ENDLESS)
+    launcher.wait_for_steps(process, 3)
+    number, text = SIGNALS[failure]
+    os.kill(launcher.trainer(rank), number)
+    launcher.assert_all_end(process, text.format(rank))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("failure", list(FAILURES))
-def test_a_rank_that_fails_takes_all_down(dealt, changed_script, tmp_path, rank, failure):
-    mark = str(tmp_path / "run")
-    process = start(changed_script(FAILS if failure == "raised" else ""),
-                    ["--dataset_dir", dealt(4), "--batch_size", 10, "--steps", 10000, "--fetch_every", 1, "--run_dir", mark],
-                    FAILS=str(rank))
-    wait_for_steps(process, 12)
-    begin = time.monotonic()
-    FAILURES[failure](rank, mark, process)
-    assert_all_gone(process, mark, begin, SAID[failure].format(rank))
+def test_a_rank_that_raises_takes_all_down(launcher, dealt, rank):
+    process = launcher.start("--dataset_dir", dealt(4), *ENDLESS, change=FAILS, FAILS=str(rank))
+    launcher.wait_for_steps(process, 3)
+    launcher.assert_all_end(process, "ZeroDivisionError: this rank divides by zero")
 
 
-def assert_all_gone(process, mark, begin, said):
-    _, err = process.communicate(timeout=MINUTE)
-    while processes_with(mark) and time.monotonic() - begin < MINUTE:
-        time.sleep(0.1)
-    assert time.monotonic() - begin < 15, err
-    assert process.returncode != 0 and said in err, err
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "end, text",
+    [
+        (lambda pid: os.killpg(pid, signal.SIGINT), "rank 0 was interrupted"),
+        (lambda pid: os.kill(pid, signal.SIGKILL), ""),
+    ],
+    ids=["Ctrl-C", "SIGKILL"],
+)
+def test_no_rank_outlives_its_launcher(launcher, dealt, end, text):
+    process = launcher.start("--dataset_dir", dealt(4), *ENDLESS)
+    launcher.wait_for_steps(process, 3)
+    end(process.pid)
+    launcher.assert_all_end(process, text)
 
 
-@pytest.mark.parametrize("end, said", [
-    (lambda process: os.killpg(process.pid, signal.SIGINT), "rank 0 was interrupted"),  # Ctrl-C on a terminal
-    (lambda process: process.kill(), "")], ids=["Ctrl-C", "SIGKILL"])
-def test_no_rank_outlives_its_launcher(dealt, tmp_path, end, said):
-    mark = str(tmp_path / "run")
-    process = start(SCRIPT, ["--dataset_dir", dealt(4), "--batch_size", 10, "--steps", 10000, "--fetch_every", 1,
-                             "--run_dir", mark])
-    wait_for_steps(process, 3)
-    begin = time.monotonic()
-    end(process)
-    assert_all_gone(process, mark, begin, said)
+# -- what is refused --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts, options, said", [
-    (4, ["--batch_size", 25], "batch_size 25 cannot be shared by 2 ranks: take a multiple of 2"),
-    (5, [], "has 5 parts, which 2 ranks cannot share evenly: convert with --part_num 6"),
-    (1, [], "has 1 parts, which 2 ranks cannot share evenly: convert with --part_num 2"),
-    (2, ["--eval_dataset_dir", 1], "has 1 parts, too few for 2 ranks: convert with --part_num 2")],
-    ids=["batch", "parts", "one part", "parts to evaluate"])
-def test_what_cannot_be_shared_is_one_line_before_the_start(dealt, tmp_path, parts, options, said):
-    options = [dealt(option) if option == 1 else option for option in options]
-    result = launch("--dataset_dir", dealt(parts), "--batch_size", 10, *options, "--run_dir", tmp_path / "run")
-    assert result.code != 0, result
+UNEVEN = "has {} parts, which 2 ranks cannot share evenly: convert with --part_num {}"
+SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
+    "parts": (5, None, 10, UNEVEN.format(5, 6)),
+    "one part": (1, None, 10, UNEVEN.format(1, 2)),
+    "batch": (4, None, 25, "batch_size 25 cannot be shared by 2 ranks: take a multiple of 2"),
+    "parts to evaluate": (2, 1, 10, "has 1 parts, too few for 2 ranks: convert with --part_num 2"),
+}
+
+
+@pytest.mark.parametrize(
+    "case", ["parts", *(pytest.param(case, marks=pytest.mark.slow) for case in list(SHARES)[1:])]
+)
+def test_what_cannot_be_shared_is_one_line(launcher, dealt, tmp_path, case):
+    parts, eval_parts, batch_size, text = SHARES[case]
+    options = ["--dataset_dir", dealt(parts), "--batch_size", batch_size]
+    if eval_parts:
+        options += ["--eval_dataset_dir", dealt(eval_parts)]
+    result = launcher.run(*options, "--run_dir", tmp_path / "run")
+    assert result.code != 0 and "[" not in result.out, result
     errors = [line for line in result.err.splitlines() if "error: " in line]
-    assert len(errors) == 1 and said in errors[0] and "rank 1" not in errors[0], result
+    assert len(errors) == 1 and text in errors[0] and "rank 1" not in errors[0], result
     assert not (tmp_path / "run").exists()
 
 
-def test_ranks_with_different_options_are_refused(dealt, changed_script):
-    result = launch("--dataset_dir", dealt(2), "--batch_size", 10, script=changed_script(OWN_SEED))
-    assert result.code != 0 and "the ranks must all have the same seed: here it is 0, and for rank 1 1" in result.err, result
+@pytest.mark.slow
+def test_ranks_with_different_options_are_refused(launcher, dealt):
+    result = launcher.run("--dataset_dir", dealt(2), "--batch_size", 10, change=OWN_SEED)
+    text = "the ranks must all have the same seed: here it is 0, and for rank 1 1"
+    assert result.code != 0 and text in result.err, result
 
 
-def test_parts_are_dealt_as_oneflow_deals_them(dealt, tmp_path):
-    """Each rank's labels, as its reader delivers them, against its share of the parts in the manifest."""
-    script = tmp_path / "read.py"
-    script.write_text("import sys; sys.path.insert(0, {!r})\n"
-                      "from lenet_train import ImagePipeline, Spec, open_dataset, ranks\n"
-                      "import json, os\n"
-                      "folder = sys.argv[-1]; dataset = open_dataset(folder); records = ranks.share_records(dataset)[ranks.RANK]\n"
-                      "labels = ImagePipeline(folder, dataset, Spec.of(dataset, None), 1)\n"
-                      "found = [int(labels()[1].numpy()[0]) for _ in range(records + 1)]\n"
-                      "os.write(1, (json.dumps([ranks.RANK, found]) + '\\n').encode())\n"
-                      "ranks.wait_for_all()\n".format(str(PROJECT)))
-    from ofrecord.record import read_record, split_records
-
-    labels = [[read_record(record)[1] for record in split_records((dealt(3) / "part-{}".format(index)).read_bytes())]
-              for index in range(3)]
-    result = launch(dealt(3), script=script)
-    assert result.code == 0, result
-    found = dict(json.loads(line) for line in result.out.splitlines())
-    shares = [labels[0] + labels[1], labels[2]]
-    assert found == {rank: share + share[:1] for rank, share in enumerate(shares)}  # and around again
-
-
-def test_a_port_in_use_is_one_line(dealt):
+def test_a_port_in_use_is_one_line(launcher, dealt):
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        words = command(SCRIPT, ["--dataset_dir", dealt(2), "--batch_size", 10])
-        words[words.index("--master_port") + 1] = str(taken.getsockname()[1])
-        result = Result(subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-                                       env=ENVIRONMENT, timeout=2 * MINUTE))
-    assert result.code != 0 and "(Address already in use): give the launcher another, --master_port" in result.err, result
+        result = launcher.run("--dataset_dir", dealt(2), port=taken.getsockname()[1])
+    text = "(Address already in use): give the launcher another, --master_port"
+    assert result.code != 0 and text in result.err, result

@@ -1,72 +1,133 @@
 """The README does what it says: its commands, its output, its links."""
 
-import os
+import ast
 import re
 import shutil
+import socket
 import subprocess
-import sys
 
 import cv2
 import pytest
-
-from conftest import PROJECT, run_script
+from helpers import ENVIRONMENT, PROJECT, call, run_python
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```", README, re.M | re.S)
+MADE = {".git", ".venv", ".venv-peers", ".pytest_cache", ".ruff_cache", "__pycache__", "log"}
+MADE |= {"runs", "mnist", "dataset", "dataset_val", "dataset_4"}
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def block(start):
+    """The lines of the one code block that begins so."""
     (text,) = [text for _, text in BLOCKS if text.startswith(start)]
     return text.splitlines()
 
 
+def section(title):
+    """What stands below a heading, up to the next one."""
+    return README[README.index(f"\n## {title}\n") :].split("\n## ")[1]
+
+
+def commands(text):
+    """The arguments of each ``python …`` command on a line of its own, comments aside."""
+    return [line.split("#")[0].split() for line in re.findall(r"^ *python (.*)$", text, re.M)]
+
+
+def project_files():
+    """The project's files, by their path in it: what git tracks, and new modules."""
+    git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    names = []
+    try:
+        for more in ([], ["--others", "--exclude-standard", "*.py"]):
+            process = subprocess.run(
+                git + more, cwd=PROJECT, env=ENVIRONMENT, capture_output=True, check=True
+            )
+            names += process.stdout.decode().split("\0")
+    except (OSError, subprocess.CalledProcessError):  # a downloaded archive, or no git
+        paths = (path.relative_to(PROJECT) for path in PROJECT.rglob("*"))
+        names = [str(path) for path in paths if not MADE & set(path.parts)]
+    return [name for name in names if (PROJECT / name).is_file()]
+
+
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory):
-    """A clone, in which the README's `python …` commands were typed. {command: Result}."""
-    clone = tmp_path_factory.mktemp("clone")
-    git = subprocess.run(["git", "ls-files"], cwd=str(PROJECT), stdout=subprocess.PIPE, encoding="utf-8")
-    files = git.stdout.split("\n") if git.returncode == 0 else [  # a downloaded archive
-        str(path.relative_to(PROJECT)) for path in PROJECT.rglob("*") if path.is_file() and ".venv" not in path.parts]
-    for name in filter(None, files):
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        (clone / name).write_bytes((PROJECT / name).read_bytes())
-    commands = [line for line in block("python3.10 -m venv") if line.startswith("python ")]
-    assert commands == ["python img2ofrecord.py", "python lenet_train.py"]
-    results = {}
-    for command in commands:
-        results[command] = subprocess.run([sys.executable] + command.split()[1:], cwd=str(clone), encoding="utf-8",
-                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
-    return clone, results
+def clone(tmp_path_factory):
+    """A copy of the project as it is without what its commands make. Tests may add folders."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in project_files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PROJECT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def followed(clone):
+    """The Results of the README's first two ``python …`` commands, in the clone."""
+    first = commands("\n".join(block("python3.10 -m venv")))
+    assert first == [["img2ofrecord.py"], ["lenet_train.py"]]
+    return [run_python(*command, cwd=clone, env=ON_CPU) for command in first]
+
+
+# -- what is quick ------------------------------------------------------------------
 
 
 def assert_quoted(quoted, printed, same):
     """``quoted`` lines are the printed ones, with ``......`` for any number in between."""
     cut = quoted.index("......")
-    for said, was in list(zip(quoted[:cut], printed)) + list(zip(quoted[cut + 1:][::-1], printed[::-1])):
-        assert same(said, was), (said, was)
+    after = len(quoted) - cut - 1
+    assert cut and after and len(printed) >= cut + after
+    pairs = list(zip(quoted[:cut], printed[:cut], strict=True))
+    for expected, line in pairs + list(zip(quoted[-after:], printed[-after:], strict=True)):
+        assert same(expected, line), (expected, line)
 
 
 def test_the_converter_prints_what_the_readme_quotes(followed):
-    printed = followed[1]["python img2ofrecord.py"].stdout.splitlines()
-    assert_quoted(block("The image root is:"), printed, lambda said, was: said == was)
+    printed = followed[0].out.splitlines()
+    assert_quoted(block("The image root is:"), printed, lambda expected, line: expected == line)
 
 
 def test_the_trainer_prints_what_the_readme_quotes(followed):
     """The first losses; later ones differ a little from one kind of CPU to the next."""
-    printed = followed[1]["python lenet_train.py"].stdout.splitlines()
-    assert len(printed) == 100 and float(printed[-1].strip("[]")) < 0.05
+    printed = followed[1].out.splitlines()
+    assert len(printed) == 100 and float(printed[-1].strip("[]")) < 0.05, followed[1]
 
-    def same(said, was):
-        said, was = float(said.strip("[]")), float(was.strip("[]"))
-        return was == pytest.approx(said, rel=1e-2) or max(said, was) < 0.05
+    def same(expected, line):
+        expected, value = float(expected.strip("[]")), float(line.strip("[]"))
+        return value == pytest.approx(expected, rel=1e-2) or max(expected, value) < 0.05
+
     assert_quoted(block("[7."), printed, same)
 
 
-def test_the_record_looks_as_the_readme_shows(followed):
-    code = "\n".join(block("import struct"))
-    process = subprocess.run([sys.executable, "-c", code], cwd=str(followed[0]), encoding="utf-8",
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.splitlines() == block("295 bytes"), process.stderr
+def test_the_record_looks_as_the_readme_shows(clone, followed):
+    result = run_python("-c", "\n".join(block("import struct")), cwd=clone)
+    assert result.out.splitlines() == block("295 bytes"), result
+
+
+def test_every_command_has_known_options(clone):
+    """Those of the commands that take too long here too: the script or module is there, with these options."""
+    found = 0
+    texts = {}  # of --help
+    for command in commands(README):
+        if "oneflow.distributed.launch" in command:
+            script = next(word for word in command if word.endswith(".py"))
+            command = command[command.index(script) :]
+        module = command[1] if command[0] == "-m" else command[0][: -len(".py")].replace("/", ".")
+        if module == "venv":
+            continue
+        if module == "ofrecord":
+            module = "ofrecord.__main__"
+        if module not in texts:
+            result = call(module, "--help")
+            assert result.code == 0, result
+            texts[module] = result.out
+        for word in command:
+            if word.startswith("--"):
+                assert re.search(rf"^ *(-\w, )?{word}\b|[\[ ]{word}\b", texts[module], re.M), (
+                    command
+                )
+                found += 1
+            elif word.startswith("configs/"):
+                assert (clone / word).is_file(), command
+    assert found > 20 and len(texts) >= 5, (found, sorted(texts))
 
 
 def test_links_lead_to_what_they_name():
@@ -77,72 +138,117 @@ def test_links_lead_to_what_they_name():
         assert path.is_file(), target
         if path.suffix == ".py":
             name = text.strip("`")
-            assert re.search(r"^(def|class) {}\b".format(name), path.read_text(encoding="utf-8"), re.M), (text, target)
+            code = path.read_text(encoding="utf-8")
+            assert re.search(rf"^(def|class) {name}\b", code, re.M), (text, target)
 
 
-def test_the_tree_is_the_tree(followed):
+def test_the_tree_is_the_tree(clone):
     tree = "\n".join(block("├── img2ofrecord.py"))
-    for name in re.findall(r"^├── ([\w./]+)", tree, re.M):
-        assert (followed[0] / name).exists(), name
-    shown = {re.split(r"[/]", name)[0] for name in re.findall(r"^[├└]── ([\w./]+)", tree, re.M)}
-    hidden_by_intent = {"README.md", "Makefile", "requirements.txt", "__pycache__"}
-    assert {path.name for path in followed[0].iterdir() if path.name[0] != "."} - hidden_by_intent == shown
+    shown = set(re.findall(r"^[├└]── ([\w.]+)", tree, re.M))
+    made = {"dataset"}
+    not_shown = {"README.md", "Makefile", "requirements.txt", "pyproject.toml"}
+    there = {name.split("/")[0] for name in project_files() if name[0] != "."}
+    assert there - not_shown == shown - made
+    for name in re.findall(r"^[├└]── (\w+/[\w.]+)", tree, re.M):
+        assert (clone / name).exists(), name
+    folder = None
+    for top, inner in re.findall(r"^(?:[├└]── ([\w./]+)|│   [├└]── ([\w./]+))", tree, re.M):
+        folder = top or folder
+        if inner and folder.strip("/") not in made:
+            assert (clone / folder / inner).exists(), (folder, inner)
+
+
+def texts_in_the_code():
+    """All string constants of the project's modules, those of f-strings and continued ones too, without docstrings."""
+    texts = []
+    for name in project_files():
+        if not name.endswith(".py") or name.startswith(("tests/", "benchmarks/")):
+            continue
+        tree = ast.parse((PROJECT / name).read_text(encoding="utf-8"))
+        documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts += [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in documentation
+        ]
+    return "\n".join(texts)
+
+
+# What the README's table says in the place of what the programs fill in.
+FILLED_IN = r"…|: |3\.12|\./dataset/|part-3|NVIDIA H100|nvidia-cudnn-cu11|29500|2 ranks"
 
 
 def test_errors_in_the_table_are_the_programs_own():
-    """The fixed part of each message in the table stands in the code."""
-    code = "".join(path.read_text(encoding="utf-8") for folder in (PROJECT, PROJECT / "ofrecord", PROJECT / "lenet")
-                   for path in folder.glob("*.py"))
-    code = re.sub(r'"\s*\n\s*"', "", code)  # texts that go on in the next line
-    for message in re.findall(r"^\| `([^`]+)` \|", README, re.M):
-        for part in re.split(r"…|: |3\.12|\./dataset/|part-3|label\.txt, line 7|NVIDIA H100|nvidia-cudnn-cu11|29500|2 ranks", message):
-            assert part.strip(" ,:") in code, part
+    """The fixed parts of each message in the table stand in the code."""
+    code = texts_in_the_code()
+    messages = re.findall(r"^\| `([^`]+)` \|", section("When something is wrong"), re.M)
+    assert len(messages) > 10
+    for message in messages:
+        parts = [part.strip(" ,:") for part in re.split(FILLED_IN, message)]
+        assert max(map(len, parts)) > 8, message
+        for part in parts:
+            assert part in code, message
 
 
-def test_the_walk_from_a_folder_to_a_prediction(followed):
+# -- what takes longer ----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_walk_from_a_folder_to_a_prediction(clone):
     """The numbered commands as they stand, on patches of real colour pictures: a palace, a flower and a person."""
     from matplotlib.cbook import get_sample_data
     from sklearn.datasets import load_sample_images
 
-    clone = followed[0]
-    pictures = dict(zip(("palace", "flower"), load_sample_images().images))
-    pictures["person"] = cv2.cvtColor(cv2.imread(get_sample_data("grace_hopper.jpg", asfileobj=False)), cv2.COLOR_BGR2RGB)
+    pictures = dict(zip(("palace", "flower"), load_sample_images().images, strict=True))
+    hopper = cv2.imread(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    pictures["person"] = cv2.cvtColor(hopper, cv2.COLOR_BGR2RGB)
     patches = 0
     for name, picture in pictures.items():
         (clone / "photos" / name).mkdir(parents=True)
         for y in range(0, picture.shape[0] - 63, 64):  # none shares a pixel with another
             for x in range(0, picture.shape[1] - 63, 64):
+                if (x + y) % 128:  # half of them will do
+                    continue
                 patches += 1
-                assert cv2.imwrite(str(clone / "photos" / name / "{}_{}.jpg".format(y, x)),
-                                   cv2.cvtColor(picture[y:y + 64, x:x + 64], cv2.COLOR_RGB2BGR))
-    shutil.move(str(clone / "photos" / "flower" / "128_256.jpg"), str(clone / "new.jpg"))
-    walk = README[README.index("## Your own images"):].split("## ")[1]
-    commands = re.findall(r"^   python (.*)$", walk, re.M)
-    assert len(commands) == 4
-    said = []
-    for command in commands:
-        result = subprocess.run([sys.executable] + command.split(), cwd=str(clone), encoding="utf-8", stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
-        assert result.returncode == 0, (command, result.stderr)
-        said.append(result)
-    assert (clone / "dataset_sheet.png").exists() and (clone / "runs/own_images/predictions.png").exists()
-    assert "3 classes; fused decoder" in said[2].stderr
-    right, count = map(int, re.findall(r"(\d+) of (\d+) right", said[2].stderr)[-1])
-    print("{} patches; {} of the {} held out right; new.jpg: {}".format(patches, right, count, said[3].stdout))
-    assert right / count > 0.7 and "flower" in said[3].stdout
+                patch = cv2.cvtColor(picture[y : y + 64, x : x + 64], cv2.COLOR_RGB2BGR)
+                assert cv2.imwrite(str(clone / "photos" / name / f"{y}_{x}.jpg"), patch)
+    shutil.move(clone / "photos" / "flower" / "128_256.jpg", clone / "new.jpg")
+    walk = commands(section("Your own images"))
+    assert len(walk) == 4
+    results = []
+    for command in walk:
+        results.append(run_python(*command, cwd=clone, env=ON_CPU))
+        assert results[-1].code == 0, (command, results[-1])
+    assert (clone / "dataset_sheet.png").exists()
+    assert (clone / "runs/own_images/predictions.png").exists()
+    assert "3 classes; fused decoder" in results[2].err, results[2]
+    right, count = map(int, re.findall(r"(\d+) of (\d+) right", results[2].err)[-1])
+    print(f"{patches} patches; {right} of the {count} held out right; new.jpg: {results[3].out}")
+    assert right / count > 0.7 and "flower" in results[3].out
 
 
-def test_one_gpu_and_many(followed):
-    """The commands for several ranks as they stand, and those for a GPU, which say what they do without one."""
-    section = README[README.index("## One GPU, and many"):].split("\n## ")[0]
-    commands = [line.split("#")[0] for line in re.findall(r"^python (.*)$", section, re.M)]
-    assert len(commands) == 6
-    for command in commands[:4]:
-        result = subprocess.run([sys.executable] + command.split(), cwd=str(followed[0]), encoding="utf-8", stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, env=dict(os.environ, CUDA_VISIBLE_DEVICES="", WORLD_SIZE="1"))
-        assert result.returncode == 0, (command, result.stderr)
-        assert ("--amp" in command) == ("mixed precision is for GPUs" in result.stderr)
-        assert ("launch" in command) == ("ranks: 2, each takes 5 images of a step's 10" in result.stderr)
-    for command in commands[4:]:  # of several machines: the options at least are the launcher's
-        parts = command.split()
-        assert parts[:2] == ["-m", "oneflow.distributed.launch"] and parts[parts.index("--nnodes") + 1] == "2"
+@pytest.mark.slow
+def test_one_gpu_and_many(clone):
+    """The commands for several ranks, and those for a GPU, which say what they do without one.
+
+    As they stand, but that ten steps are enough.
+    """
+    found = commands(section("One GPU, and many"))
+    assert len(found) == 6
+    exported = dict(re.findall(r"^export (\w+)=(\S+)", section("One GPU, and many"), re.M))
+    for command in found[:4]:
+        launched = "oneflow.distributed.launch" in command
+        if launched:  # on a port of its own, as the default's may be taken here
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                command[2:2] = ["--master_port", free.getsockname()[1]]
+        steps = ["--steps", 10] if "lenet_train.py" in command else []
+        result = run_python(*command, *steps, cwd=clone, env={**ON_CPU, **exported})
+        assert result.code == 0, (command, result)
+        assert ("--amp" in command) == ("mixed precision is for GPUs" in result.err), result
+        assert launched == ("ranks: 2, each takes 5 images of a step's 10" in result.err), result
+    for command in found[4:]:  # of several machines: the options at least are the launcher's
+        assert command[:2] == ["-m", "oneflow.distributed.launch"]
+        assert command[command.index("--nnodes") + 1] == "2"

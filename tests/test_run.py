@@ -1,13 +1,17 @@
-"""Runs: evaluation as they go, checkpoints, killed and resumed, what is refused, the pictures."""
+"""Runs: evaluation, checkpoints, killed and resumed, interrupted, refused; metrics, bar and pictures."""
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -15,356 +19,579 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from helpers import (
+    ENVIRONMENT,
+    IMAGES,
+    LABELS,
+    PROJECT,
+    assert_one_error,
+    call,
+    convert,
+    losses,
+    run_python,
+    snapshot,
+    start_script,
+)
 
-from conftest import PROJECT, assert_one_error, run_script
-
-# Seven does not divide fifty: epochs end in the midst of batches. Everything random is on.
-OPTIONS = ["--device", "cpu", "--batch_size", 7, "--steps", 45, "--learning_rate", 0.002, "--schedule", "cosine", "--warmup", 0.1,
-           "--rotation", 10, "--zoom", 0.1, "--shift", 0.05, "--checkpoint_every", 10, "--fetch_every", 4]
+# Seven does not divide fifty: epochs end within batches. Everything random is on. At 12 x 12
+# pixels a step takes a fifth of the time, and some digits are still mistaken at the end.
+OPTIONS = ["--batch_size", 7, "--steps", 45, "--image_size", 12, "--learning_rate", 0.002]
+OPTIONS += ["--schedule", "cosine", "--warmup", 0.1, "--rotation", 10, "--zoom", 0.1]
+OPTIONS += ["--shift", 0.05, "--checkpoint_every", 10, "--fetch_every", 4, "--device", "cpu"]
 STEPS, EPOCH_ENDS = 45, [8, 15, 22, 29, 36, 43]
+FILES = ["best", "config.yaml", "last", "loss.png", "metrics.csv", "predictions.png"]
 
 
-def command(dataset, run_dir, *more):
-    return [str(word) for word in (
-        "--dataset_dir", dataset, "--eval_dataset_dir", dataset, "--run_dir", run_dir, *OPTIONS, *more)]
+@pytest.fixture(scope="module")
+def datasets(converted, tmp_path_factory):
+    """The options that name the dataset to train on and one of 15 of its images to evaluate on. Read only.
+
+    (Most of the time that a picture of predictions takes goes with the number of images.)
+    """
+    folder = tmp_path_factory.mktemp("evaluation")
+    lines = LABELS.read_text().splitlines(keepends=True)[:15]
+    (folder / "labels.txt").write_text("".join(lines))
+    (folder / "images").mkdir()
+    for name in json.loads("[" + ",".join(lines) + "]"):
+        shutil.copy(IMAGES / next(iter(name)), folder / "images")
+    source = ["--image_root", folder / "images", "--label_dir", folder / "labels.txt"]
+    result = convert(*source, "--part_num", 2, "--save_dir", folder / "dataset")
+    assert result.code == 0, result
+    return ["--dataset_dir", converted, "--eval_dataset_dir", folder / "dataset"]
 
 
-def train(dataset, run_dir, *more, **options):
-    return run_script("lenet_train.py", *command(dataset, run_dir, *more), **options)
+def command(datasets, run_dir, *more):
+    """The arguments of a training; of equal options the last counts."""
+    return [str(word) for word in (*datasets, "--run_dir", run_dir, *OPTIONS, *more)]
 
 
-def weights(path):
-    """One hash over every tensor of a checkpoint, with its name, and the optimizer's where it has them."""
+def train(datasets, run_dir, *more):
+    return call("lenet_train", *command(datasets, run_dir, *more))
+
+
+def start(datasets, run_dir, *more, **options):
+    return start_script("lenet_train.py", *command(datasets, run_dir, *more), **options)
+
+
+def rows(folder):
+    """The rows of a run's metrics: those of steps, and those of evaluations."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    return [row for row in found if row["loss"]], [row for row in found if row["eval_loss"]]
+
+
+# -- the inside of checkpoints: nothing below this section knows it ----------------------
+
+
+def weights(checkpoint):
+    """One hash over the name and the bytes of every tensor, in ``last`` of the optimizer's too."""
     from lenet.checkpoint import open_checkpoint
 
-    digest, checkpoint = hashlib.sha256(), open_checkpoint(str(path))
+    opened, digest = open_checkpoint(str(checkpoint)), hashlib.sha256()
 
     def add(name, value):
         if isinstance(value, dict):
             for key in sorted(value, key=str):
-                add("{}.{}".format(name, key), value[key])
+                add(f"{name}.{key}", value[key])
         else:
-            digest.update(name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()))
-    add("model", dict(checkpoint.load("model")))
-    if path.name == "last":
-        add("optimizer", checkpoint.load("training")["optimizer"]["state"])
+            data = value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()
+            digest.update(name.encode() + data)
+
+    add("model", dict(opened.load("model")))
+    if checkpoint.name == "last":
+        add("optimizer", opened.load("training")["optimizer"]["state"])
     return digest.hexdigest()
 
 
+def about(checkpoint):
+    """What a checkpoint says of the step it was saved after."""
+    return json.loads((checkpoint / "checkpoint.json").read_text())["about"]
+
+
+def change_model(checkpoint):
+    """Make it a sound checkpoint of another model, as a later version of this project might write one."""
+    path = checkpoint / "checkpoint.json"
+    fields = json.loads(path.read_text())
+    fields.pop("sha256")
+    fields["spec"]["std"] = [255.0]
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    fields["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(fields))
+
+
+def edit(folder, pattern, change):
+    """Replace the bytes of the first file that matches by ``change`` of them."""
+    path = sorted(folder.glob(pattern))[0]
+    before = path.read_bytes()
+    path.write_bytes(change(before))
+    assert path.read_bytes() != before
+
+
+DAMAGED_CHECKPOINTS = {
+    "a bit of a weight": (
+        lambda run: edit(run, "last/model/tensor_*/out", lambda b: bytes([b[0] ^ 1]) + b[1:]),
+        ["last is damaged", "was changed"],
+    ),
+    "a moment cut off": (
+        lambda run: edit(run, "last/training/tensor_*/out", lambda b: b[:-4]),
+        ["last is damaged"],
+    ),
+    "a file missing": (
+        lambda run: (run / "last/model/pickled_data").unlink(),
+        ["last is damaged", "is missing"],
+    ),
+    "a file too many": (
+        lambda run: (run / "last/model/more").write_bytes(b"x"),
+        ["last is damaged", "more"],
+    ),
+    "its step edited": (
+        lambda run: edit(
+            run, "last/checkpoint.json", lambda b: b.replace(b'"step": 45', b'"step": 44')
+        ),
+        ["last is damaged", "checkpoint.json was changed"],
+    ),
+    "its description cut off": (
+        lambda run: edit(run, "last/checkpoint.json", lambda b: b[:99]),
+        ["checkpoint.json cannot be read"],
+    ),
+    "no description": (
+        lambda run: (run / "last/checkpoint.json").unlink(),
+        ["not a checkpoint"],
+    ),
+}
+
+
+# -- a run that was never stopped ---------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
-def whole(converted, tmp_path_factory):
-    """A run that was never stopped: its folder and its Result. Read only."""
+def whole(datasets, tmp_path_factory):
+    """A run from start to end in this process: its folder and its Result. Read only."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    result = train(converted, folder)
+    result = train(datasets, folder)
     assert result.code == 0, result
     return folder, result
 
 
-def rows(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_run_keeps_what_it_says(whole):
-    folder, result = whole
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "best", "config.yaml", "last", "loss.png", "metrics.csv", "predictions.png"]
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["steps"] == STEPS and config["batch_size"] == 7 and config["crop"] == 0.05
-    losses = [row for row in rows(folder) if row["loss"]]
-    assert ["[{}]".format(row["loss"].rstrip("0") if "." in row["loss"] else row["loss"]) for row in losses] == [
-        line.replace("[0.", "[0.") for line in result.out.split()]
-    assert [int(row["step"]) for row in losses] == list(range(1, STEPS + 1))
-    assert [int(row["epoch"]) for row in losses][:9] == [1] * 8 + [2]
-    evaluations = [row for row in rows(folder) if row["eval_loss"]]
-    assert [int(row["step"]) for row in evaluations] == EPOCH_ENDS + [STEPS]
-    for row in evaluations:
-        right = "{} of 50 right".format(round(50 * float(row["eval_accuracy"])))
-        assert right in result.err and "loss {:.4f};".format(float(row["eval_loss"])) in result.err
-    last, best = (json.loads((folder / name / "checkpoint.json").read_text())["about"] for name in ("last", "best"))
-    assert last["step"] == STEPS
-    assert best["eval_accuracy"] == max(float(row["eval_accuracy"]) for row in evaluations)
-
-
-def test_the_learning_rate_rises_and_falls(whole):
-    rates = [float(row["learning_rate"]) for row in rows(whole[0]) if row["loss"]]
-    peak = int(np.argmax(rates))
-    assert 3 <= peak <= 5 and 0.0018 < rates[peak] <= 0.002 and rates[0] == pytest.approx(0.0001)
-    assert (np.diff(rates[:peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all() and rates[-1] < 1e-5
-
-
-def test_the_confusion_table_adds_up(whole):
-    lines = whole[1].err.splitlines()
-    start = next(index for index, line in enumerate(lines) if line.startswith("is \\ said"))
-    table = np.array([[0 if cell == "·" else int(cell) for cell in line.split()[1:]] for line in lines[start + 1:start + 11]])
-    assert table.shape == (10, 10) and table.sum() == 50
-    accuracy = float([row for row in rows(whole[0]) if row["eval_loss"]][-1]["eval_accuracy"])
-    assert np.trace(table) == round(50 * accuracy)
-    assert table.sum(1).tolist() == [4, 7, 4, 7, 4, 4, 5, 4, 4, 7]  # of each digit
-
-
-def start(dataset, run_dir, *more):
-    return subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py")] + command(dataset, run_dir, *more),
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
-
-
-def same_run(folder, whole):
+def assert_same_run(folder, whole):
+    """It ended bit for bit as the whole one, and nothing is left of being stopped."""
     assert (folder / "metrics.csv").read_text() == (whole[0] / "metrics.csv").read_text()
     for name in ("last", "best"):
         assert weights(folder / name) == weights(whole[0] / name), name
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
-@pytest.mark.parametrize("lines", [12, 27, 41])
-def test_killed_and_resumed_bit_for_bit(converted, whole, tmp_path, lines):
+def test_run_folder_holds_what_was_printed(whole):
+    folder, result = whole
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["steps"] == STEPS and config["batch_size"] == 7 and config["crop"] == 0.05
+    steps, evaluations = rows(folder)
+    assert [float(row["loss"]) for row in steps] == losses(result)
+    assert [int(row["step"]) for row in steps] == list(range(1, STEPS + 1))
+    assert [int(row["epoch"]) for row in steps][:9] == [1] * 8 + [2]
+    assert [int(row["step"]) for row in evaluations] == EPOCH_ENDS + [STEPS]
+    for row in evaluations:
+        correct = round(15 * float(row["eval_accuracy"]))
+        assert f"{correct} of 15 right" in result.err
+        assert f"loss {float(row['eval_loss']):.4f};" in result.err
+    best = max(float(row["eval_accuracy"]) for row in evaluations)
+    assert about(folder / "last")["step"] == STEPS
+    assert about(folder / "best")["eval_accuracy"] == best
+
+
+def test_learning_rate_rises_and_falls(whole):
+    rates = [float(row["learning_rate"]) for row in rows(whole[0])[0]]
+    peak = int(np.argmax(rates))
+    assert 3 <= peak <= 5 and 0.0018 < rates[peak] <= 0.002 and rates[0] == pytest.approx(0.0001)
+    assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all()
+    assert rates[-1] < 1e-5
+
+
+def test_confusion_table_adds_up(whole):
+    lines = whole[1].err.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("is \\ said")) + 1
+    table = np.array(
+        [[int(cell.replace("·", "0")) for cell in line.split()[1:]] for line in lines[first:][:10]]
+    )
+    assert table.shape == (10, 10)
+    assert table.sum(1).tolist() == [3, 3, 0, 2, 1, 2, 0, 1, 0, 3]  # of each digit
+    accuracy = float(rows(whole[0])[1][-1]["eval_accuracy"])
+    assert np.trace(table) == round(15 * accuracy)
+
+
+def test_pictures_show_something(whole, tutorial_run):
+    def redder(image, than=60):
+        return (image[:, :, 2] - image[:, :, 0] > than).sum()
+
+    def bluer(image, than=60):
+        return (image[:, :, 0] - image[:, :, 2] > than).sum()
+
+    loss = cv2.imread(str(whole[0] / "loss.png")).astype(int)
+    upper, lower = np.array_split(loss, [loss.shape[0] * 58 // 100])
+    assert bluer(upper) > 500  # the losses
+    assert redder(lower) > 300  # the accuracies
+    some_wrong, none_wrong = (
+        cv2.imread(str(folder / "predictions.png")).astype(int)
+        for folder in (whole[0], tutorial_run[0])
+    )
+    assert some_wrong.std() > 60 and none_wrong.std() > 60  # digits, white on black on white
+    assert redder(some_wrong) > 300 and redder(none_wrong) == 0  # mistakes are marked
+
+
+def test_losses_in_a_log(datasets, whole, tmp_path):
+    """Without a terminal there is no bar; losses are printed as often as asked and all are kept."""
+    result = train(datasets, tmp_path / "run", "--print_every", 20)
+    kept = [float(row["loss"]) for row in rows(tmp_path / "run")[0]]
+    assert losses(result) == [kept[19], kept[39]] and len(kept) == STEPS
+    assert "\r" not in result.err and "%|" not in result.err
+    assert "45 steps in" in result.err
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["without a run folder", "with a run folder"],
+)
+def test_bar_on_a_terminal(datasets, tmp_path, kept):
+    ours, theirs = os.openpty()
+    size = struct.pack("HHHH", 24, 120, 0, 0)  # a terminal of 0 rows gets no bar from tqdm
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    folder = tmp_path / "run" if kept else ""
+    process = start(datasets, folder, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    output = b""
+    try:
+        while block := os.read(ours, 4096):
+            output += block
+    except OSError:  # its end is closed
+        pass
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, output
+    text = output.decode()
+    assert f"{STEPS}/{STEPS}" in text and "images/s=" in text and "loss=" in text
+    assert "epoch 3 of" in text
+
+
+# -- stopped and resumed ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lines", [13, *(pytest.param(n, marks=pytest.mark.slow) for n in (27, 41))]
+)
+def test_killed_and_resumed_bit_for_bit(datasets, whole, tmp_path, lines):
     folder = tmp_path / "run"
-    process = start(converted, folder)
+    process = start(datasets, folder)
     for _ in range(lines):
         assert process.stdout.readline()
     process.kill()
     process.communicate()
-    result = train(converted, folder, "--resume")
-    assert result.code == 0, result
-    assert "resumed: " in result.err
-    assert whole[1].out.endswith(result.out) and 0 < len(result.out.split()) < STEPS
-    same_run(folder, whole)
+    assert process.returncode == -signal.SIGKILL
+    wait_until_free(folder)
+    result = train(datasets, folder, "--resume")
+    assert result.code == 0 and "resumed: " in result.err, result
+    assert whole[1].out.endswith(result.out) and len(losses(result)) < STEPS
+    assert_same_run(folder, whole)
 
 
-def test_killed_at_every_system_call_that_saves(converted, whole, tmp_path):
-    """Stopped by SIGKILL before each of a checkpoint's renames: whatever is left can be gone on from."""
-    code = ("import os, signal, sys; sys.argv[0] = 'lenet_train.py'; sys.path.insert(0, {!r})\n"
-            "import lenet_train, lenet.checkpoint\n"
-            "rename, count = os.rename, [0]\n"
-            "def deadly(*names):\n"
-            "    count[0] += 1\n"
-            "    if count[0] == int(os.environ['DIE']): os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    rename(*names)\n"
-            "os.rename = deadly\n"
-            "lenet_train.run(lenet_train.main)").format(str(PROJECT))
-    for die in (2, 3, 6):  # a checkpoint's first save has one rename, each later two
-        folder = tmp_path / str(die)
-        process = subprocess.run([sys.executable, "-c", code] + command(converted, folder), stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, env=dict(os.environ, DIE=str(die)))
-        assert process.returncode == -signal.SIGKILL, process.stderr
-        if die >= 5:  # two checkpoints were complete
-            assert "resumed" in train(converted, folder, "--resume", "--steps", STEPS).err
-        else:
-            assert train(converted, folder, "--resume").code == 0
-        assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole[0].iterdir())
-    same_run(folder, whole)
+def wait_until_free(folder):
+    """Wait until the process that trained in the folder is gone, which its guard does not wait for when killed."""
+    deadline = time.monotonic() + 30
+    while any(str(folder) in words for words in command_lines()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_says_how_to_go_on(converted, whole, tmp_path, number):
+def command_lines():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it ended meanwhile
+            pass
+
+
+DEADLY = """
+import os, runpy, signal, sys
+count = 0
+def die(event, arguments):
+    global count
+    names = [os.path.basename(str(path)) for path in arguments[:2]]
+    if event == "os.rename" and any(name.startswith("last") for name in names):
+        count += 1
+        if count == int(os.environ["DIE_AT"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(die)
+sys.argv[0] = "lenet_train.py"
+sys.path.insert(0, os.getcwd())
+runpy.run_path("lenet_train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "die_at, said",
+    [
+        pytest.param(1, "starts from the beginning", id="the first save", marks=pytest.mark.slow),
+        pytest.param(2, "resumed: 10 steps", id="the second save", marks=pytest.mark.slow),
+        pytest.param(3, "resumed: 20 steps", id="between two renames"),
+        pytest.param(5, "resumed: 30 steps", id="the same later", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_the_renames_that_save(datasets, whole, tmp_path, die_at, said):
+    """Killed before the n-th rename to or from ``last``, whatever is left can be resumed."""
+    arguments = command(datasets, tmp_path / "run")
+    result = run_python("-c", DEADLY, *arguments, env={"DIE_AT": str(die_at)})
+    assert result.code == 128 + signal.SIGKILL, result  # said by the guard
+    result = train(datasets, tmp_path / "run", "--resume")
+    assert result.code == 0 and said in result.err, result
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_interrupted_run_is_saved_and_its_command_resumes_it(datasets, whole, tmp_path, number):
     folder = tmp_path / "my run"
-    process = start(converted, folder, "--fetch_every", 1)
+    process = start(datasets, folder, "--fetch_every", 1)
     for _ in range(13):
-        process.stdout.readline()
+        assert process.stdout.readline()
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err, err
     message = err.splitlines()[-1]
-    assert "interrupted" in message and "is saved as it was after step" in message
-    going_on = message.split("to go on: ")[1]
-    assert going_on.startswith("python lenet_train.py --config '") and going_on.endswith("--resume")
-    step = int(message.split("after step ")[1].split(" ")[0])
-    assert 13 <= step <= 30
-    result = subprocess.run(going_on.replace("python ", sys.executable + " ", 1), shell=True, cwd=str(PROJECT),
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
-    assert result.returncode == 0, result.stderr
-    assert "resumed: {} steps".format(step) in result.stderr
-    same_run(folder, whole)
+    assert "interrupted" in message
+    step = int(re.search(r" is saved as it was after step (\d+) of 45; ", message).group(1))
+    assert 13 <= step <= STEPS
+    resume = message.split("; to go on: ")[1]
+    assert resume.startswith("python lenet_train.py --config '") and resume.endswith("--resume")
+    result = subprocess.run(
+        resume.replace("python ", f"{sys.executable} ", 1),
+        shell=True,
+        cwd=PROJECT,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert result.returncode == 0 and f"resumed: {step} steps" in result.stderr, result.stderr
+    assert_same_run(folder, whole)
 
 
-def test_a_finished_run_is_finished(converted, whole, tmp_path):
-    folder = Path(shutil.copytree(str(whole[0]), str(tmp_path / "copy")))
-    result = train(converted, folder, "--resume")
-    assert result.code == 0 and result.out == "" and "is finished: 45 steps" in result.err
-    same_run(folder, whole)
+def test_running_training_writes_at_once_and_keeps_others_out(dataset, tmp_path):
+    """Losses are in a file when they are fetched; no converter replaces the dataset, no second training takes the run."""
+    options = [["--dataset_dir", dataset], tmp_path / "run", "--steps", 100_000]
+    with (tmp_path / "losses.txt").open("w") as file:
+        process = start(*options, stdout=file)
+    try:
+        wait_for_lines(tmp_path / "losses.txt", 13)
+        before = snapshot(dataset)
+        converting = convert("--save_dir", dataset, "--part_num", 3)
+        assert_one_error(converting, "a training, is using", "wait")
+        assert snapshot(dataset) == before
+        assert_one_error(train(*options, "--resume"), "another training is using", "wait")
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130 and "is saved as it was after step" in err, err
+    assert convert("--save_dir", dataset, "--part_num", 3).code == 0
 
 
-def test_where_nothing_may_be_overwritten(converted, whole, tmp_path):
-    before = {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}
-    assert_one_error(train(converted, whole[0]), "holds a run already", "--resume")
-    assert before == {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("x")
-    assert_one_error(train(converted, tmp_path / "mine"), "not empty", "thesis.txt")
-    assert_one_error(train(converted, tmp_path / "mine" / "thesis.txt"), "is a file")
-    assert_one_error(train(converted, tmp_path / "none", "--resume"), "no run to resume")
-    assert not (tmp_path / "none").exists()
-    assert_one_error(run_script("lenet_train.py", "--dataset_dir", converted, "--resume"), "--resume needs")
+def wait_for_lines(path, number):
+    deadline = time.monotonic() + 60
+    while path.read_bytes().count(b"\n") < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-def test_a_start_that_fails_leaves_no_folder(converted, tmp_path):
-    result = train(converted, tmp_path / "run", "--learning_rate", 1e30)
-    assert result.code == 2 and "the loss is nan" in result.err, result
-    assert not (tmp_path / "run").exists()
-    assert train(converted, tmp_path / "run", "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""}).code == 2
-    assert not (tmp_path / "run").exists()
-
-
-def test_two_trainings_in_one_folder(converted, tmp_path):
-    process = start(converted, tmp_path / "run", "--steps", 500)
-    process.stdout.readline()
-    assert_one_error(train(converted, tmp_path / "run", "--steps", 500, "--resume"), "another training is using")
-    process.kill()
-    process.communicate()
-
-
-@pytest.fixture
-def copy(whole, tmp_path):
-    """A run that is not finished: the whole one, to resume with more steps and to damage."""
-    return Path(shutil.copytree(str(whole[0]), str(tmp_path / "copy")))
-
-
-def damaged(folder, pattern, change):
-    path = sorted(folder.glob(pattern))[0]
-    path.write_bytes(change(path.read_bytes()))
-
-
-REFUSED = {
-    "other batch size": (["--batch_size", 8], None, ["batch_size 7 and not 8", "--resume"]),
-    "other learning rate and seed": (["--learning_rate", 0.1, "--seed", 4], None, ["learning_rate 0.002", "seed 0 and not 4"]),
-    "a bit of a weight": ([], lambda d: damaged(d, "last/model/tensor_*/out", lambda b: bytes([b[0] ^ 1]) + b[1:]),
-                          ["last is damaged", "was changed"]),
-    "a weight cut off": ([], lambda d: damaged(d, "last/training/tensor_*/out", lambda b: b[:-4]), ["last is damaged"]),
-    "a file missing": ([], lambda d: (d / "last/model/pickled_data").unlink(), ["last is damaged", "is missing"]),
-    "a file too many": ([], lambda d: (d / "last/model/more").write_bytes(b"x"), ["last is damaged", "more"]),
-    "checkpoint.json edited": ([], lambda d: damaged(d, "last/checkpoint.json", lambda b: b.replace(b'"step": 45', b'"step": 44')),
-                               ["last is damaged", "checkpoint.json was changed"]),
-    "checkpoint.json cut off": ([], lambda d: damaged(d, "last/checkpoint.json", lambda b: b[:99]), ["checkpoint.json cannot be read"]),
-    "no checkpoint.json": ([], lambda d: (d / "last/checkpoint.json").unlink(), ["not a checkpoint"]),
-    "metrics cut off": ([], lambda d: damaged(d, "metrics.csv", lambda b: b[:len(b) // 2]), ["metrics.csv", "damaged"]),
-    "metrics edited": ([], lambda d: damaged(d, "metrics.csv", lambda b: b.replace(b"\n7,1,", b"\n6,1,")), ["metrics.csv", "step 6"]),
-    "configuration damaged": ([], lambda d: (d / "config.yaml").write_text("[1, 2"), ["config.yaml cannot be read"]),
-}
-
-
-@pytest.mark.parametrize("options, change, said", REFUSED.values(), ids=list(REFUSED))
-def test_what_cannot_be_resumed(converted, copy, options, change, said):
-    if change:
-        change(copy)
-    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    assert_one_error(train(converted, copy, *options, "--resume"), *said)
-    assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-
-
-def test_other_images_are_refused(project, whole, tmp_path):
-    assert run_script("img2ofrecord.py", "--part_num", 3, cwd=project).code == 0  # the same images, dealt otherwise
-    folder = shutil.copytree(str(whole[0]), str(tmp_path / "copy"))
-    assert_one_error(train(project / "dataset", folder, "--resume"), "cannot resume", "another dataset")
-
-
-def test_another_model_is_refused(converted, copy):
-    """As a later version of this project might have: the same options, another shape."""
-    path = copy / "last" / "checkpoint.json"
-    fields = json.loads(path.read_text())
-    fields.pop("sha256")
-    fields["spec"]["std"] = [255.0]
-    sys.path.insert(0, str(PROJECT))
-    from ofrecord.manifest import digest_of
-
-    fields["sha256"] = digest_of(fields)
-    path.write_text(json.dumps(fields))
-    metrics = copy / "metrics.csv"
-    metrics.write_text("\n".join(metrics.read_text().splitlines()[:-1]) + "\n")  # not finished: evaluated again
-    result = train(converted, copy, "--resume")
-    assert result.code == 2 and "its checkpoint is of another model" in result.err, result
-
-
-def test_datasets_that_do_not_fit_together(converted, tmp_path):
-    (tmp_path / "in").mkdir()
-    for index in range(4):
-        cv2.imwrite(str(tmp_path / "in" / "{}.png".format(index)), np.full((28, 28), 40 * index, np.uint8))
-    labels = tmp_path / "labels.txt"
-
-    def convert(name, first_label, *more):
-        labels.write_text("".join('{"%d.png": %d}\n' % (index, first_label + index) for index in range(4)))
-        assert run_script("img2ofrecord.py", "--image_root", tmp_path / "in", "--label_dir", labels, "--part_num", 1,
-                          "--save_dir", tmp_path / name, *more).code == 0
-        return run_script("lenet_train.py", "--dataset_dir", converted, "--eval_dataset_dir", tmp_path / name)
-    assert_one_error(convert("colour", 0, "--color", "color"), "do not fit together", "gray and colour")
-    assert_one_error(convert("large", 0, "--size", "32x32"), "do not fit together", "28x28 and 32x32")
-    assert_one_error(convert("classes", 8), "do not fit together", "10 and 12")
-
-
-def test_full_disk(converted, small_disk):
-    """There is room for a checkpoint, not for the next beside it: the run ends in one line and can go on from the first."""
-    result = train(converted, small_disk / "run")
-    assert result.code == 2 and result.err.splitlines()[-1].endswith("No space left on device"), result
-    shutil.move(str(small_disk / "run"), str(small_disk.parent / "run"))
-    assert "resumed: 10 steps" in train(converted, small_disk.parent / "run", "--resume").err
+def test_finished_run_is_not_trained_further(datasets, whole, tmp_path):
+    folder = Path(shutil.copytree(whole[0], tmp_path / "copy"))
+    before = snapshot(folder)
+    result = train(datasets, folder, "--resume")
+    assert losses(result) == [] and "is finished: 45 steps" in result.err
+    assert {**snapshot(folder), "config.yaml": b""} == {**before, "config.yaml": b""}
 
 
 @pytest.fixture
 def small_disk(tmp_path):
+    """A file system with room for three of the four copies of a model that two saves take."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)],
-                                           stderr=subprocess.DEVNULL).returncode != 0:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("mounting a small file system takes root")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", disk], check=True)
 
 
-def test_pictures_show_something(whole):
-    loss = cv2.imread(str(whole[0] / "loss.png")).astype(int)
-    upper, lower = np.array_split(loss, [loss.shape[0] * 58 // 100])
-    blue, green, red = 0, 1, 2
-    assert ((upper[:, :, blue] - upper[:, :, red]) > 60).sum() > 500  # the losses
-    assert ((lower[:, :, red] - lower[:, :, blue]) > 60).sum() > 300  # the accuracies
-    predictions = cv2.imread(str(whole[0] / "predictions.png"))
-    assert predictions.std() > 60  # digits, white on black on white
-    marked = predictions.astype(int)
-    assert ((marked[:, :, red] - marked[:, :, blue]) > 60).sum() > 300  # some mistakes, after 45 steps of 7
+def test_full_disk(datasets, small_disk):
+    """There is room for a checkpoint, not for a second: one line, and the run goes on from the first."""
+    process = start(datasets, small_disk / "run")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert err.splitlines()[-1].endswith("No space left on device"), err
+    shutil.move(small_disk / "run", small_disk.parent / "run")
+    result = train(datasets, small_disk.parent / "run", "--resume")
+    assert result.code == 0 and "resumed: 10 steps" in result.err, result
 
 
-def test_predictions_of_many_classes_and_of_none_wrong(tmp_path):
-    """The commonest mistakes instead of a table, long names, and a model that makes no mistake."""
-    from lenet.evaluation import Evaluation
-    from lenet.model import Spec
-    from lenet.picture import draw_predictions
-
-    names = ["class of pictures {}".format(index) for index in range(100)]
-    spec = Spec(3, 8, 8, [0.0] * 3, [1.0] * 3, 100, names)
-    evaluation = Evaluation()
-    pixels, labels = np.zeros((60, 8, 8, 3), np.uint8), np.arange(60)
-    evaluation.add(pixels, labels, 9 * np.eye(100)[labels])
-    assert evaluation.confusion(spec) == ["commonest mistakes:"] and evaluation.accuracy == 1
-    draw_predictions(str(tmp_path / "right.png"), spec, evaluation)
-    evaluation.add(pixels, labels, 9 * np.eye(100)[np.zeros(60, int)])
-    assert "  class of pictures 1 taken for class of pictures 0: 1" in evaluation.confusion(spec)
-    assert evaluation.right == 61 and evaluation.count == 120
-    draw_predictions(str(tmp_path / "wrong.png"), spec, evaluation)
-    assert (tmp_path / "wrong.png").stat().st_size > (tmp_path / "right.png").stat().st_size > 5000
+# -- refused ------------------------------------------------------------------------------
 
 
-def test_lines_in_a_log(converted, tmp_path):
-    """Without a terminal no bar; losses as often as asked."""
-    result = train(converted, tmp_path / "run", "--print_every", 20)
-    losses = [row["loss"] for row in rows(tmp_path / "run") if row["loss"]]
-    assert [float(line.strip("[]")) for line in result.out.split()] == [float(losses[19]), float(losses[39])]
-    assert "\r" not in result.err and "%|" not in result.err
-    assert "45 steps in" in result.err
+def test_nothing_is_overwritten(datasets, whole, tmp_path):
+    before = snapshot(whole[0])
+    assert_one_error(train(datasets, whole[0]), "holds a run already", "--resume")
+    assert snapshot(whole[0]) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert_one_error(train(datasets, tmp_path / "mine"), "not empty", "thesis.txt")
+    assert_one_error(train(datasets, tmp_path / "mine" / "thesis.txt"), "is a file")
+    assert snapshot(tmp_path / "mine") == {"thesis.txt": b"x"}
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["a run that is kept", "one that is not"])
-def test_a_bar_on_a_terminal(converted, tmp_path, kept):
-    import pty
+def test_nothing_to_resume(datasets, tmp_path):
+    assert_one_error(train(datasets, tmp_path / "none", "--resume"), "no run to resume")
+    assert not (tmp_path / "none").exists()
+    assert_one_error(train(datasets, "", "--resume"), "--resume needs")
 
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen([sys.executable, str(PROJECT / "lenet_train.py")] + command(converted, tmp_path / "run" if kept else ""),
-                               stdout=subprocess.DEVNULL, stderr=theirs)
-    os.close(theirs)
-    said = b""
-    while True:
-        try:
-            block = os.read(ours, 4096)
-        except OSError:  # its end closed
-            break
-        if not block:
-            break
-        said += block
-    assert process.wait(timeout=60) == 0, said
-    text = said.decode()
-    assert "45/45" in text and "images/s=" in text and "loss=" in text and "epoch 3 of" in text
+
+def test_failed_start_leaves_no_folder(datasets, tmp_path, monkeypatch):
+    result = train(datasets, tmp_path / "run", "--learning_rate", 1e30)
+    assert_one_error(result, "the loss is nan at step", started=True)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = train(datasets, tmp_path / "run", "--device", "cuda")
+    assert_one_error(result, "device cuda", "--device cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of the whole run, to damage."""
+    return Path(shutil.copytree(whole[0], tmp_path / "copy"))
+
+
+DAMAGED = {
+    **DAMAGED_CHECKPOINTS,
+    "metrics cut off": (
+        lambda run: edit(run, "metrics.csv", lambda b: b[: len(b) // 2]),
+        ["metrics.csv", "damaged"],
+    ),
+    "metrics edited": (
+        lambda run: edit(run, "metrics.csv", lambda b: b.replace(b"\n7,1,", b"\n6,1,")),
+        ["metrics.csv", "step 6"],
+    ),
+    "configuration damaged": (
+        lambda run: (run / "config.yaml").write_text("[1, 2"),
+        ["config.yaml cannot be read"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage, texts", DAMAGED.values(), ids=list(DAMAGED))
+def test_damaged_run_is_not_resumed(datasets, copy, damage, texts):
+    damage(copy)
+    before = snapshot(copy)
+    assert_one_error(train(datasets, copy, "--resume"), *texts)
+    assert snapshot(copy) == before
+
+
+@pytest.mark.parametrize(
+    "options, texts",
+    [
+        (["--batch_size", 8], ["batch_size 7 and not 8", "--resume"]),
+        (
+            ["--learning_rate", 0.1, "--seed", 4],
+            ["learning_rate 0.002 and not 0.1", "seed 0 and not 4"],
+        ),
+    ],
+    ids=["batch size", "learning rate and seed"],
+)
+def test_resuming_with_other_options_is_refused(datasets, whole, options, texts):
+    before = snapshot(whole[0])
+    assert_one_error(train(datasets, whole[0], *options, "--resume"), *texts)
+    assert snapshot(whole[0]) == before
+
+
+def test_resuming_on_another_dataset_is_refused(datasets, whole, tmp_path):
+    """The same images in other parts are read in another order."""
+    assert convert("--part_num", 3, "--save_dir", tmp_path / "dataset").code == 0
+    before = snapshot(whole[0])
+    result = train(datasets, whole[0], "--dataset_dir", tmp_path / "dataset", "--resume")
+    assert_one_error(result, "cannot resume", "another dataset")
+    assert snapshot(whole[0]) == before
+
+
+def test_resuming_another_model_is_refused(datasets, copy):
+    change_model(copy / "last")
+    lines = (copy / "metrics.csv").read_text().splitlines()
+    (copy / "metrics.csv").write_text("\n".join([*lines[:-1], ""]))  # its evaluation is missing
+    result = train(datasets, copy, "--resume")
+    assert_one_error(result, "its checkpoint is of another model", started=True)
+
+
+@pytest.mark.parametrize(
+    "first_label, options, texts",
+    [
+        (0, ["--color", "color"], ["gray and colour"]),
+        (0, ["--size", "32x32"], ["28x28 and 32x32"]),
+        (8, [], ["10 and 12"]),
+    ],
+    ids=["colour", "size", "classes"],
+)
+def test_datasets_that_do_not_fit_together(converted, tmp_path, first_label, options, texts):
+    (tmp_path / "in").mkdir()
+    labels = {f"{index}.png": first_label + index for index in range(4)}
+    for index, name in enumerate(labels):
+        cv2.imwrite(str(tmp_path / "in" / name), np.full((28, 28), 40 * index, np.uint8))
+    (tmp_path / "labels.txt").write_text(
+        "".join(json.dumps({name: label}) + "\n" for name, label in labels.items())
+    )
+    arguments = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]
+    arguments += ["--part_num", 1, "--save_dir", tmp_path / "other"]
+    assert convert(*arguments, *options).code == 0
+    folders = ["--dataset_dir", converted, "--eval_dataset_dir", tmp_path / "other"]
+    assert_one_error(call("lenet_train", *folders), "do not fit together", *texts)
+
+
+# -- more classes than a table holds ------------------------------------------------------
+
+
+def many_classes(folder, names, *options):
+    """A training on one image of noise for each of some class names; its Result. The run is kept in ``run``."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / "in" / name).mkdir(parents=True)
+        image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "in" / name / "1.png"), image)
+    source = ["--image_root", folder / "in", "--class_folders", "--part_num", 1]
+    assert convert(*source, "--save_dir", folder / "d").code == 0
+    folders = ["--dataset_dir", folder / "d", "--eval_dataset_dir", folder / "d"]
+    settings = ["--batch_size", len(names), "--dropout", 0, "--augment", "false"]
+    return train(folders, folder / "run", "--image_size", 8, *settings, *options)
+
+
+def test_many_classes_and_some_mistakes(tmp_path):
+    """Instead of a table the commonest mistakes, with long names."""
+    names = [f"class of pictures {index}" for index in range(60)]
+    result = many_classes(tmp_path, names, "--steps", 1)
+    assert result.code == 0 and "is \\ said" not in result.err, result
+    lines = result.err.split("commonest mistakes:\n")[1].splitlines()
+    mistakes = [re.match(r"  (class .+\d) taken for (class .+\d): (\d+)\Z", line) for line in lines]
+    mistakes = [match.groups() for match in mistakes if match]
+    assert 5 < len(mistakes) < 40
+    assert all(a != b and {a, b} <= set(names) and n == "1" for a, b, n in mistakes)
+    assert (tmp_path / "run" / "predictions.png").stat().st_size > 5000
+
+
+def test_many_classes_and_no_mistake(tmp_path):
+    names = [f"{index:02}" for index in range(60)]
+    result = many_classes(tmp_path, names, "--steps", 40)
+    assert result.code == 0 and "60 of 60 right" in result.err, result
+    assert (
+        "commonest mistakes:\n" in result.err and " taken for " not in result.err.split("40 of")[-1]
+    )
+    assert (tmp_path / "run" / "predictions.png").stat().st_size > 5000

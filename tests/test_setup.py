@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from helpers import ENVIRONMENT, PROJECT, Result, assert_one_error, run_script
 
-from conftest import PROJECT, Result, assert_one_error, run_script
 from ofrecord.environment import oneflow_folder
 
 SCRIPTS = ["img2ofrecord.py", "lenet_train.py"]
@@ -23,8 +24,13 @@ def find_python(version):
     return str(found[0])
 
 
+SLOW_VERSIONS = (
+    pytest.param(version, marks=pytest.mark.slow) for version in ("2.7", "3.6", "3.7", "3.13")
+)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("version", ["2.7", "3.6", "3.7", "3.11", "3.13"])
+@pytest.mark.parametrize("version", ["3.11", *SLOW_VERSIONS])
 def test_wrong_python(script, version):
     result = run_script(script, python=find_python(version))
     assert_one_error(result, "Python " + version, "3.8 to 3.10", "make train")
@@ -45,7 +51,8 @@ def test_without_the_nvidia_wheels(script, tmp_path):
     except (OSError, shutil.Error):
         pytest.skip("the test's folder is on another disk than .venv: no hard links")
     result = run_script(script, env={"PYTHONPATH": str(tmp_path)})
-    result.err = result.err.replace("libibverbs not available, ibv_fork_init skipped\n", "")
+    noise = "libibverbs not available, ibv_fork_init skipped\n"
+    result = result._replace(err=result.err.replace(noise, ""))
     assert_one_error(result, "nvidia-cudnn-cu11", "nvidia-cublas-cu11", "requirements.txt")
 
 
@@ -58,6 +65,7 @@ def test_no_packages_at_all(script):
 
 
 # -- tools/venv.sh, with one small package in place of OneFlow's gigabytes -------------------
+
 
 @pytest.fixture
 def tree(tmp_path):
@@ -72,15 +80,29 @@ def base_python():
 
 
 def set_up(tree, **env):
-    return Result(subprocess.run(["sh", "tools/venv.sh", "wants.txt"], cwd=str(tree), stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, env=dict(os.environ, **env), encoding="utf-8", timeout=300))
+    process = subprocess.run(
+        ["sh", "tools/venv.sh", "wants.txt"],
+        cwd=tree,
+        capture_output=True,
+        env={**ENVIRONMENT, **env},
+        encoding="utf-8",
+        timeout=300,
+    )
+    return Result(process.returncode, process.stdout, process.stderr)
 
 
 def installed(tree):
-    return subprocess.run([str(tree / ".venv/bin/python"), "-c", "import six; print(six.__version__)"],
-                          stdout=subprocess.PIPE).stdout.strip().decode()
+    return (
+        subprocess.run(
+            [str(tree / ".venv/bin/python"), "-c", "import six; print(six.__version__)"],
+            stdout=subprocess.PIPE,
+        )
+        .stdout.strip()
+        .decode()
+    )
 
 
+@pytest.mark.slow
 def test_venv_is_made_once_and_mended_when_broken(tree):
     python = base_python()
     assert set_up(tree, PYTHON=python).code == 0
@@ -125,16 +147,46 @@ def test_no_python_to_be_found(tree):
     assert not (tree / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_an_installation_that_fails_says_so(tree):
-    result = set_up(tree, PYTHON=base_python(), PIP_INDEX_URL="file:///nonexistent", PIP_EXTRA_INDEX_URL="",
-                    PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1")
+    result = set_up(
+        tree,
+        PYTHON=base_python(),
+        PIP_INDEX_URL="file:///nonexistent",
+        PIP_EXTRA_INDEX_URL="",
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_NO_INDEX="1",
+    )
     assert result.code == 2 and "run make again" in result.err
     assert not (tree / ".venv/.installed").exists()
 
 
 # -- what a user downloads ---------------------------------------------------------------------
 
+
 def test_every_requirement_is_pinned_and_tests_stay_out():
-    lines = [line for line in (PROJECT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    lines = [
+        line
+        for line in (PROJECT / "requirements.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     assert all(re.match(r"[\w-]+==[\w.]+( +# .*)?\Z", line) for line in lines), lines
     assert not any("pytest" in line for line in lines)
+
+
+# -- checks ------------------------------------------------------------------------------------
+
+
+def test_the_workflow_runs_what_ci_runs():
+    """.github/workflows/ci.yml has the commands of .ci/run, in its order, each whatever became of those before."""
+    script = (PROJECT / ".ci" / "run").read_text()
+    commands = re.findall(r"^(make [\w-]+) \|\| failed=1$", script, re.M)
+    assert commands == ["make lint", "make test", "make test-slow"]
+    workflow = yaml.safe_load((PROJECT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step for step in workflow["jobs"]["test"]["steps"] if "run" in step]
+    assert [step["run"] for step in steps] == commands
+    assert all(step["if"] == "always()" for step in steps)
+    triggers = workflow[True]  # YAML 1.1 reads `on` so
+    assert "push" in triggers and triggers["schedule"][0]["cron"].split()[-1] == "1"  # each Monday
+    targets = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), re.M)
+    assert {command.split()[1] for command in commands} <= set(targets)

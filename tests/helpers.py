@@ -1,0 +1,212 @@
+"""What the tests share: the commands, called in this process or as subprocesses, and OneFlow's own reading of a dataset.
+
+Nothing is mocked. What only tests a check that is written in Python is called
+in the process of the tests (``convert``, ``train``, ``call``), which takes
+hundredths of a second. What may abort the process, and everything about
+signals and streams, runs in a process of its own (``run_script``, ``start_script``).
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+IMAGES = PROJECT / "data" / "images" / "train_set"
+LABELS = PROJECT / "data" / "images" / "train_label" / "label.txt"
+MNIST = PROJECT.parent / "shared" / "mnist"  # the four original files, where there is this folder
+needs_mnist = pytest.mark.skipif(
+    not MNIST.is_dir(), reason="no folder ../shared/mnist with MNIST's four files"
+)
+
+# The environment of subprocesses: that of the tests before OneFlow was imported into their
+# process, since the import changes it (RANK, WORLD_SIZE, switches), and without an outer launcher's.
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+}
+
+
+class Result(NamedTuple):
+    """How a command ended."""
+
+    code: int  # the exit code, negative for a signal
+    out: str
+    err: str
+
+    def __repr__(self):
+        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+# -- in this process ------------------------------------------------------------------
+
+
+def call(module, *arguments, cwd=PROJECT):
+    """Run the ``main`` of a command's module in this process, as the command itself would; return its Result."""
+    main = importlib.import_module(module).main
+    run = importlib.import_module("ofrecord.cli").run
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    before = sys.argv, os.getcwd(), signal.getsignal(signal.SIGINT)
+    sys.argv = [f"{module}.py", *map(str, arguments)]
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                run(main)
+            except SystemExit as end:
+                code = end.code
+    finally:
+        sys.argv = before[0]
+        os.chdir(before[1])
+        signal.signal(signal.SIGINT, before[2])
+    texts = (stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in (out, err))
+    return Result(code or 0, *texts)
+
+
+def convert(*arguments, cwd=PROJECT):
+    """``img2ofrecord.py`` in this process, with one worker unless told otherwise."""
+    return call("img2ofrecord", "--workers", 1, *arguments, cwd=cwd)
+
+
+def train(dataset, *arguments, cwd=PROJECT):
+    """``lenet_train.py`` in this process, on the CPU unless told otherwise."""
+    return call("lenet_train", "--device", "cpu", "--dataset_dir", dataset, *arguments, cwd=cwd)
+
+
+# -- in a process of its own ----------------------------------------------------------
+
+
+def run_script(script, *arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300):
+    """Run one of the project's scripts, by its path in the project; return its Result."""
+    process = subprocess.run(
+        [python, str(PROJECT / script), *map(str, arguments)],
+        cwd=cwd,
+        env={**ENVIRONMENT, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=timeout,
+    )
+    return Result(process.returncode, process.stdout, process.stderr)
+
+
+def run_python(*arguments, cwd=PROJECT, env=None, timeout=300):
+    """Run this Python with some arguments (``-c``, ``-m``); return its Result."""
+    process = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**ENVIRONMENT, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=timeout,
+    )
+    return Result(process.returncode, process.stdout, process.stderr)
+
+
+def start_script(script, *arguments, cwd=PROJECT, env=None, **options):
+    """Start one of the project's scripts; return its Popen, with text pipes for stdout and stderr."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    options.setdefault("stdout", subprocess.PIPE)
+    options.setdefault("stderr", subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / script), *map(str, arguments)],
+        cwd=cwd,
+        env={**ENVIRONMENT, **(env or {})},
+        encoding="utf-8",
+        restore_signals=True,
+        preexec_fn=default_signals,
+        **options,
+    )
+
+
+def default_signals():
+    """Signals as a terminal's shell leaves them: under ``nohup`` and ``&`` some are ignored, and stay so in children."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+
+
+# -- what came of it ------------------------------------------------------------------
+
+
+def assert_one_error(result, *texts, started=False):
+    """Exit code 2 and one line on stderr, warnings aside, that has each of ``texts``; no traceback, no signal.
+
+    ``started``: the command had begun, so what it said of itself may stand before that line.
+    """
+    assert result.code == 2, result
+    lines = [line for line in result.err.strip().splitlines() if ": warning: " not in line]
+    errors = [line for line in lines if ": error: " in line]
+    assert errors == lines[-1:] and (started or len(lines) == 1), result
+    assert "Traceback" not in result.err, result
+    for text in texts:
+        assert text in errors[0], result
+
+
+LOSS = re.compile(r"\[(\d+\.?\d*(?:e-?\d+)?)\]\Z")
+
+
+def losses(result):
+    """The losses that a training printed, which must be all that it printed."""
+    assert result.code == 0, result
+    matches = [LOSS.match(line) for line in result.out.splitlines()]
+    assert all(matches), result
+    return [float(match.group(1)) for match in matches]
+
+
+def snapshot(folder):
+    """Every file of a folder with its bytes, to see that nothing changed."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def part_files(folder):
+    """The paths of a dataset's part files, by number."""
+    return sorted(Path(folder).glob("part-*"), key=lambda path: int(path.name[5:]))
+
+
+def records(folder):
+    """[(image bytes, label)] of all records of a dataset, in order."""
+    from ofrecord.record import read_record, split_records
+
+    return [
+        read_record(record)
+        for path in part_files(folder)
+        for record in split_records(path.read_bytes())
+    ]
+
+
+def decode_with_oneflow(folder, shapes, channels, part_num, suffix_length=-1):
+    """A dataset's images and labels through OneFlow's reader and decoders, in a process of its own.
+
+    ``shapes`` is the (height, width) of each record in order. Returns the
+    uint8 images, RGB or gray, as a list of (height, width, channels), and the
+    labels.
+    """
+    process = subprocess.run(
+        [sys.executable, PROJECT / "tests" / "decode.py"]
+        + [str(folder), str(channels), str(part_num), str(suffix_length)],
+        input=repr([tuple(map(int, shape)) for shape in shapes]).encode(),
+        capture_output=True,
+        env=ENVIRONMENT,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr.decode()[-3000:]
+    with np.load(io.BytesIO(process.stdout)) as file:
+        labels = file["labels"].tolist()
+        return [file[f"image{index}"] for index in range(len(labels))], labels

@@ -1,0 +1,47 @@
+"""Photos of written digits, made from MNIST's, and the labels that ``lenet.predict`` prints."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+PREDICTION = re.compile(r"(?P<file>.*): (?P<label>\S+) \((?P<percent>[\d.]+)%\)\Z")
+
+
+def predictions(result):
+    """What lenet.predict printed: a match with ``file``, ``label`` and ``percent`` for each line."""
+    matches = [PREDICTION.match(line) for line in result.out.splitlines()]
+    assert all(matches), result
+    return matches
+
+
+def predicted_labels(result):
+    return [match["label"] for match in predictions(result)]
+
+
+def on_paper(digit, seed):
+    """A photo of a MNIST digit: dark, thin or thick, on unevenly lit paper, off centre, blurred, noisy."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(150, 420))
+    ink = cv2.resize(digit, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
+    height, width = 600, 800
+    y, x = int(rng.integers(20, height - size - 20)), int(rng.integers(20, width - size - 20))
+    paper = np.full((height, width), rng.uniform(170, 240), np.float32)
+    yy, xx = np.mgrid[:height, :width]
+    # light from one side
+    paper *= 1 - 0.35 * (xx * rng.uniform(-1, 1) / width + yy * rng.uniform(0, 1) / height)
+    paper[y : y + size, x : x + size] *= 1 - rng.uniform(0.55, 0.85) * ink
+    paper = cv2.GaussianBlur(paper, (0, 0), rng.uniform(0.5, 2.5))
+    paper += rng.normal(0, rng.uniform(1, 5), paper.shape)
+    return np.clip(paper, 0, 255).astype(np.uint8)
+
+
+def write_photos(files, folder):
+    """Write a colour JPEG photo of each digit file to ``folder``; return their paths, in the same order."""
+    photos = []
+    for seed, file in enumerate(files):
+        photo = on_paper(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), seed)
+        photos.append(Path(folder) / f"{file.stem}.jpg")
+        assert cv2.imwrite(str(photos[-1]), cv2.cvtColor(photo, cv2.COLOR_GRAY2BGR))
+    return photos
