@@ -1,16 +1,17 @@
-# make train   make the dataset from the 50 digits and train LeNet on it
-# make mnist   download MNIST, make datasets of it and train LeNet to 99.4 %; continues a run that was stopped
-# make test    run the tests that are quick: at most five minutes
+# make train   convert the 50 digits to a dataset and train LeNet on it
+# make mnist   download MNIST, convert it and train LeNet to 99.4 %; resumes a run that was stopped
+# make test    run the fast tests: five minutes at most
 # make test-all   run all tests: a quarter of an hour
-# make gpu     run the tests that need a GPU, and no others
+# make gpu     run only the tests that need a GPU
 # make lint    check the code's style with ruff
-# make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
-# make bench-load   time reading a dataset against other ways
-# make bench-train  time training steps: op by op, as a graph, on two ranks, in PyTorch
-# make clean   remove the datasets and caches that these made, not .venv, runs/ and data/mnist/
+# make bench   compare the speed of img2ofrecord.py with other converters
+# make bench-load   compare the speed of reading a dataset with other loaders
+# make bench-train  compare training steps: op by op, as a graph, on two ranks, in PyTorch
+# make clean   remove the datasets and caches made by these, but not .venv, runs/ and data/mnist/
 #
-# MNIST=DIR takes MNIST's four .gz files from a folder instead of downloading them.
 # Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
+# MNIST=DIR reads MNIST's four .gz files from a folder instead of downloading them; the
+# benchmarks use MNIST only with it.
 
 PYTHON_RUN = .venv/bin/python
 PYTEST = $(PYTHON_RUN) -m pytest --durations=10
