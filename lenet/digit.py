@@ -8,18 +8,16 @@ database of handwritten digits), and their strokes are about 2.5 pixels wide.
 import cv2
 import numpy as np
 
-from .model import Spec
+from ofrecord.headers import BadImage
+
+from .model import ModelSpec
 
 SIZE, BOX, STROKE = 28, 20, 2.5  # pixels
 WORKING_SIZE = 480  # pixels of the longer side; enough for any pen
 FAINTEST = 25  # of 255: smaller differences from the background are its own grain
 
 
-class NoDigit(Exception):
-    """The image contains nothing that could be a digit."""
-
-
-def is_mnist_like(spec: Spec) -> bool:
+def is_mnist_like(spec: ModelSpec) -> bool:
     """Whether a model was made for images like MNIST's.
 
     They are 28x28, gray, light on black, of ten classes without names.
@@ -43,7 +41,7 @@ def prepare_digit(gray: np.ndarray) -> np.ndarray:
     """Return the digit in an image as MNIST has it, uint8 (28, 28).
 
     ``gray`` is uint8 (height, width): one digit on a plain background, dark on
-    light or light on dark. Raises NoDigit if the background is empty.
+    light or light on dark. Raises BadImage if the background is empty.
     """
     scale = WORKING_SIZE / max(gray.shape)
     gray = cv2.resize(
@@ -61,7 +59,7 @@ def prepare_digit(gray: np.ndarray) -> np.ndarray:
     threshold = max(cv2.threshold(ink, 0, 255, cv2.THRESH_OTSU)[0], 0.4 * ink.max())
     mask = digit_parts(np.where(ink > threshold, 255, 0).astype(np.uint8))
     if mask is None or ink.max() < FAINTEST:
-        raise NoDigit
+        raise BadImage("no digit found: expected an image of one digit on a plain background")
     left, top, width, height = cv2.boundingRect(mask)
     longer = max(width, height)
     mask = thicken(mask, STROKE * longer / BOX)

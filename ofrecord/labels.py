@@ -7,7 +7,7 @@ import random
 from array import array
 from collections.abc import Iterable
 
-from runtime.cli import InputError, InputErrors, count
+from runtime.cli import InputError, InputErrors, count, first_few, log
 
 from .images import IMAGE_EXTENSIONS
 from .record import INT32_MAX, INT32_MIN
@@ -55,26 +55,37 @@ class Samples:
 
 
 def split_by_class(
-    samples: Samples, val_fraction: float, seed: int
-) -> tuple[Samples, Samples, list[int]]:
+    samples: Samples, digests: list[bytes], val_fraction: float, seed: int
+) -> tuple[Samples, Samples]:
     """Split Samples class by class into a training and a validation set.
 
     Of a class's n images round(n * val_fraction), but at least one and at
-    most n - 1, are drawn at random, by ``seed``, for the validation set. Both
-    sets keep the samples' order. Returns them and the labels of the classes
-    with a single image, which stays in the training set.
+    most n - 1, are drawn at random, by ``seed``, for the validation set.
+    Images with the same digest, copies of each other, go to the same set.
+    Both keep the samples' order. Raises InputError where no class can be split.
     """
-    by_class = {}
-    for index, label in enumerate(samples.labels):
-        by_class.setdefault(label, []).append(index)
+    copies: dict[bytes, list[int]] = {}
+    for index, digest in enumerate(digests):
+        copies.setdefault(digest, []).append(index)
+    by_class: dict[int, list[list[int]]] = {}
+    for indices in copies.values():
+        by_class.setdefault(samples.labels[indices[0]], []).append(indices)
     rng, chosen = random.Random(seed), set()
-    for label in sorted(by_class):
-        indices = by_class[label]
-        num_chosen = min(max(round(len(indices) * val_fraction), 1), len(indices) - 1)
-        chosen.update(rng.sample(indices, num_chosen))
+    for _, groups in sorted(by_class.items()):
+        wanted = max(round(sum(map(len, groups)) * val_fraction), 1)
+        for group in rng.sample(groups, len(groups))[1:]:  # the first stays in training
+            if wanted > 0:
+                chosen.update(group)
+                wanted -= len(group)
+    single = [label for label, groups in sorted(by_class.items()) if len(groups) == 1]
+    if single:
+        names = samples.class_names or [str(label) for label in range(max(single) + 1)]
+        few = first_few(names[label] for label in single)
+        log(f"classes with a single image, which stays in training: {few}", "warning")
+    if not chosen:
+        raise InputError("--val_fraction: no class has two images, so none can be held out")
     rest = [index for index in range(len(samples)) if index not in chosen]
-    single = [label for label in sorted(by_class) if len(by_class[label]) == 1]
-    return samples.take(rest), samples.take(sorted(chosen)), single
+    return samples.take(rest), samples.take(sorted(chosen))
 
 
 def read_label_file(path: str) -> Samples:

@@ -133,17 +133,22 @@ def stop_requests(enabled: bool = True) -> Iterator[types.SimpleNamespace]:
     """Turn SIGINT (Ctrl-C) and SIGTERM into a request to stop.
 
     The object that this yields has an attribute ``asked``, which the first
-    signal sets to True. The second signal raises KeyboardInterrupt at once; so
-    does the first if not ``enabled``.
+    signal sets to True. One that comes a second later raises KeyboardInterrupt at
+    once (before, it is another process's copy of the same request); so does the
+    first if not ``enabled``.
     """
     stop = types.SimpleNamespace(asked=False)
+    first = 0.0
 
     def ask(signum, frame):
-        if stop.asked:
+        nonlocal first
+        if stop.asked and time.monotonic() - first > 1:
             raise KeyboardInterrupt
-        stop.asked = True
-        # os.write, as print is not reentrant
-        os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop immediately\n")
+        if stop.asked:
+            return
+        stop.asked, first = True, time.monotonic()
+        if not _ranks.rank:  # os.write, as print is not reentrant
+            os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop at once\n")
 
     before = {}
     if enabled:
@@ -190,7 +195,8 @@ def run_main(main: Callable[[], object]) -> NoReturn:
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        log(": ".join(["interrupted"] + [str(text) for text in interrupt.args]), "error")
+        if not _ranks.rank:
+            log(": ".join(["interrupted"] + [str(text) for text in interrupt.args]), "error")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of stdout ended, as `| head` does
         log("stdout was closed; stopping")

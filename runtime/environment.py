@@ -7,7 +7,6 @@ therefore run under Python 3.6: annotations newer than that are strings here.
 
 import os
 import signal
-import subprocess
 import sys
 
 # The wheels of OneFlow 0.9.0 that this project is tested with. (There is one for
@@ -116,27 +115,23 @@ def missing_cuda_libraries() -> "list[str]":
 
 
 def import_problem() -> "str | None":
-    """Return why ``import oneflow`` fails, or None if it does not.
-
-    It is tried in a process of its own, as no engine may run before guard() forks.
-    """
-    command = [sys.executable, "-c", "import oneflow"]
-    process = subprocess.run(command, capture_output=True, text=True)
-    if process.returncode == 0:
-        return None
-    lines = process.stderr.splitlines() or [f"exit code {process.returncode}"]
-    return lines[-1].replace("ImportError: ", "", 1)
+    """Return why ``import oneflow`` fails, or None if it does not."""
+    try:
+        import oneflow  # noqa: F401
+    except ImportError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def too_new_packages() -> "str | None":
     """Return which package is too new for OneFlow 0.9.0, with the remedy, or None."""
-    from importlib.metadata import PackageNotFoundError, version
+    import google.protobuf
+    import numpy
 
-    for package, limit in (("numpy", 2), ("protobuf", 4)):
-        try:
-            found = version(package)
-        except PackageNotFoundError:  # it can be imported, but was not installed from a wheel
-            continue
+    for package, found, limit in (
+        ("numpy", numpy.__version__, 2),
+        ("protobuf", google.protobuf.__version__, 4),
+    ):
         if int(found.split(".")[0]) >= limit:
             return (
                 f"{package} {found} is too new for OneFlow 0.9.0, "

@@ -1,8 +1,6 @@
-"""Pictures of a training: its images, the loss of each step, the model's predictions."""
+"""Pictures of a training: the loss of each step, and the model's predictions."""
 
 import math
-import os
-from collections.abc import Sequence
 
 import matplotlib
 
@@ -12,58 +10,24 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.gridspec import GridSpec
 
+from runtime.atomic import replace_file
 from runtime.cli import count
 
 from .evaluation import Evaluation
-from .model import Spec
-from .run import Run
+from .metrics import Metrics
+from .model import ModelSpec
+from .plan import Plan
 
-ROWS, COLUMNS = 5, 5
 ACROSS = 10  # predictions in a row
 RED = "#c02020"
 
 
-def draw_run(path: str, images: np.ndarray, titles: Sequence[str], losses: Sequence[float]) -> None:
-    """Write a PNG: up to 25 labelled images on the left, the loss of each step on the right.
-
-    ``images`` is uint8 (n, height, width, channels), gray or RGB; ``titles``
-    are the texts above them; ``losses`` holds one float per step. Raises OSError.
-    """
-    figure = pyplot.figure(figsize=(10, 4.6), dpi=110)
-    left = GridSpec(
-        ROWS,
-        COLUMNS,
-        figure=figure,
-        left=0.01,
-        right=0.43,
-        top=0.86,
-        bottom=0.02,
-        wspace=0.08,
-        hspace=0.28,
-    )
-    shown = ROWS * COLUMNS
-    for index, (image, title) in enumerate(zip(images[:shown], titles[:shown], strict=True)):
-        _draw_image(figure.add_subplot(left[index]), image, title, "black")
-    figure.text(0.22, 0.94, "images and labels in the dataset", ha="center", fontsize=12)
-    right = GridSpec(1, 1, figure=figure, left=0.51, right=0.985, top=0.9, bottom=0.12)
-    axes = figure.add_subplot(right[0])
-    axes.plot(
-        range(1, len(losses) + 1), losses, marker=".", markersize=4, linewidth=1.1, color="tab:blue"
-    )
-    axes.set_yscale("log")
-    axes.set_xlabel("step")
-    title = f"loss: {losses[0]:.3g} at step 1, {losses[-1]:.2g} at step {len(losses)}"
-    figure.text(0.75, 0.94, title, ha="center", fontsize=12)
-    axes.grid(which="both", alpha=0.25)
-    _save(figure, path)
-
-
-def draw_losses(path: str, run: Run) -> None:
+def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
     """Write a PNG: the loss of each step, with its moving mean, and every evaluation's accuracy.
 
     Raises OSError.
     """
-    losses, evaluations = np.array(run.losses), sorted(run.evaluations.items())
+    losses, evaluations = np.array(metrics.losses), sorted(metrics.evaluations.items())
     figure, (upper, lower) = pyplot.subplots(
         2,
         1,
@@ -92,6 +56,8 @@ def draw_losses(path: str, run: Run) -> None:
         label=f"training, mean of {count(window, 'step')}",
     )
     if evaluations:
+        each_epoch = plan.evaluates_each_epoch
+        evaluated_on = "evaluation" if each_epoch else "training images, after training"
         upper.plot(
             [step for step, _ in evaluations],
             [loss for _, (loss, _) in evaluations],
@@ -99,15 +65,14 @@ def draw_losses(path: str, run: Run) -> None:
             color=RED,
             markersize=5,
             linewidth=1.2,
-            label=_evaluated_on(run),
+            label=evaluated_on,
         )
     if (losses > 0).all():
         upper.set_yscale("log")
     upper.set_ylabel("loss")
     upper.grid(which="both", alpha=0.2)
     upper.legend(loc="upper right")
-    name = os.path.basename(os.path.abspath(run.folder))
-    upper.set_title(f"{name}: step {run.step:,} of {run.plan.steps:,}")
+    upper.set_title(f"{title}: step {metrics.step:,} of {plan.num_steps:,}")
 
     percents = [100 * accuracy for _, (_, accuracy) in evaluations]
     lower.plot(
@@ -132,9 +97,9 @@ def draw_losses(path: str, run: Run) -> None:
         )
         lower.set_yticks([])
     lower.set_ylabel("accuracy, %")
-    epoch_steps = math.ceil(run.plan.num_records / run.plan.batch_size)
+    epoch_steps = math.ceil(plan.num_records / plan.batch_size)
     lower.set_xlabel(f"step (1 epoch: {count(epoch_steps, 'step')})")
-    lower.set_xlim(0, run.plan.steps * 1.03)
+    lower.set_xlim(0, plan.num_steps * 1.03)
     lower.grid(alpha=0.2)
     _save(figure, path)
 
@@ -148,7 +113,7 @@ def smoothed(losses: np.ndarray) -> tuple[np.ndarray, int]:
     return (sums[ends] - sums[starts]) / (ends - starts), window
 
 
-def draw_predictions(path: str, spec: Spec, evaluation: Evaluation) -> None:
+def draw_predictions(path: str, spec: ModelSpec, evaluation: Evaluation) -> None:
     """Write a PNG: the first images with their predictions, and the most confident mistakes.
 
     Raises OSError.
@@ -209,18 +174,13 @@ def _draw_image(axes, image, title, color):
         spine.set_linewidth(2)
 
 
-def _evaluated_on(run):
-    return "evaluation" if run.plan.each_epoch else "training images, after training"
-
-
 def _short(name):
     return name if len(name) <= 8 else name[:7] + "…"
 
 
 def _save(figure, path):
-    """Write the file atomically, as a viewer may have it open."""
     try:
-        figure.savefig(path + ".new", format="png")
-        os.replace(path + ".new", path)
+        with replace_file(path) as file:
+            figure.savefig(file, format="png")
     finally:
         pyplot.close(figure)
