@@ -331,7 +331,7 @@ runpy.run_path("lenet_train.py", run_name="__main__")
 @pytest.mark.parametrize(
     "die_at, said",
     [
-        pytest.param(1, "starts from the beginning", id="the first save", marks=pytest.mark.slow),
+        pytest.param(1, "resumed: 10 steps", id="the first save", marks=pytest.mark.slow),
         pytest.param(2, "resumed: 10 steps", id="the second save", marks=pytest.mark.slow),
         pytest.param(3, "resumed: 20 steps", id="between two renames"),
         pytest.param(5, "resumed: 30 steps", id="the same later", marks=pytest.mark.slow),
