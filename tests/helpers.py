@@ -1,4 +1,4 @@
-"""What the tests share: the commands, called in this process or as subprocesses, and OneFlow's own reading of a dataset.
+"""What the tests share: the commands, called in this process or as subprocesses.
 
 Nothing is mocked. What only tests a check that is written in Python is called
 in the process of the tests (``convert``, ``train``, ``call``), which takes
@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -189,24 +188,3 @@ def records(folder):
         for path in part_files(folder)
         for record in split_records(path.read_bytes())
     ]
-
-
-def decode_with_oneflow(folder, shapes, channels, part_num, suffix_length=-1):
-    """A dataset's images and labels through OneFlow's reader and decoders, in a process of its own.
-
-    ``shapes`` is the (height, width) of each record in order. Returns the
-    uint8 images, RGB or gray, as a list of (height, width, channels), and the
-    labels.
-    """
-    process = subprocess.run(
-        [sys.executable, PROJECT / "tests" / "decode.py"]
-        + [str(folder), str(channels), str(part_num), str(suffix_length)],
-        input=repr([tuple(map(int, shape)) for shape in shapes]).encode(),
-        capture_output=True,
-        env=ENVIRONMENT,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr.decode()[-3000:]
-    with np.load(io.BytesIO(process.stdout)) as file:
-        labels = file["labels"].tolist()
-        return [file[f"image{index}"] for index in range(len(labels))], labels
