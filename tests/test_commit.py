@@ -196,23 +196,49 @@ def many(tmp_path_factory):
     return options
 
 
-# Many lines more than a pipe holds: as long as nobody reads them the converter cannot come to its end.
-ENDLESS, LONG = 10_000, 2_500
+# Images to convert. Their lines do not fit in a pipe: as long as nobody reads them, the converter
+# cannot come to its end, nor its workers to theirs.
+LONG, ENDLESS = 5_000, 10_000
 
 
-def start_converting(*arguments):
-    """Start the converter and wait until it has saved some images; return its Popen."""
-    process = start_script(
-        "img2ofrecord.py", *arguments, "--progress", "lines", start_new_session=True
-    )
-    for line in process.stdout:
-        if "feature saved" in line:
-            return process
-    raise AssertionError(process.communicate())
+@pytest.fixture
+def start():
+    """Start the converter, as leader of a process group, and end what is left of it at the end of the test."""
+    processes = []
+
+    def start_converter(*arguments):
+        process = start_script("img2ofrecord.py", *arguments, start_new_session=True)
+        processes.append(process)
+        return process
+
+    yield start_converter
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def start_converting(start):
+    """Start the converter and wait until it has saved some images."""
+
+    def start_and_wait(*arguments):
+        process = start(*arguments, "--progress", "lines")
+        for line in process.stdout:
+            if "feature saved" in line:
+                return process
+        raise AssertionError(process.communicate())
+
+    return start_and_wait
+
+
+def children(process):
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(word) for word in text.split()]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c(many, old, tmp_path, workers):
+def test_ctrl_c(many, old, start_converting, tmp_path, workers):
     before = snapshot(tmp_path)
     process = start_converting(*many(ENDLESS), "--save_dir", old[0], "--workers", workers)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
@@ -225,7 +251,7 @@ def test_ctrl_c(many, old, tmp_path, workers):
 @pytest.mark.slow
 @pytest.mark.parametrize("presses", [1, 4])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_at_several_moments(many, old, tmp_path, workers, presses):
+def test_ctrl_c_at_several_moments(many, old, start_converting, workers, presses):
     """Pressed again and again it may end with a signal, but it ends and nothing is lost."""
     folder, old_files = old
     for pause in (0, 0.02, 0.05):
@@ -243,18 +269,25 @@ def test_ctrl_c_at_several_moments(many, old, tmp_path, workers, presses):
         assert state(folder, old_files, None) == "old"
 
 
-def test_a_killed_worker_is_an_error(many, old, tmp_path):
+def test_a_killed_worker_is_an_error(many, old, start_converting, tmp_path):
     before = snapshot(tmp_path)
     process = start_converting(*many(ENDLESS), "--save_dir", old[0], "--workers", 2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    os.kill(children(process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert len(err.splitlines()) == 1 and "--workers 1" in err
     assert snapshot(tmp_path) == before
 
 
-def test_a_second_converter_on_the_same_folder_is_refused(many, old):
+def test_workers_leave_ctrl_c_to_their_parent(many, start_converting, tmp_path):
+    process = start_converting(*many(LONG), "--save_dir", tmp_path / "d", "--workers", 2)
+    for child in children(process):
+        os.kill(child, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "Traceback" not in err, err
+
+
+def test_a_second_converter_on_the_same_folder_is_refused(many, old, start_converting):
     folder, old_files = old
     first = start_converting(*many(LONG), "--save_dir", folder, *NEW)
     assert_one_error(convert("--save_dir", folder), "another converter", str(folder))
@@ -267,13 +300,13 @@ def test_a_second_converter_on_the_same_folder_is_refused(many, old):
 
 
 @pytest.mark.slow
-def test_two_converters_started_at_once(old):
+def test_two_converters_started_at_once(old, start):
     """One of them may be refused; the folder then holds the other's dataset, and both may have run one after the other."""
     folder = old[0]
     assert convert("--save_dir", folder.with_name("new"), *NEW).code == 0
     new_files = {**snapshot(folder.with_name("new")), "mine.txt": b"mine"}
     for _ in range(5):
-        both = [start_script("img2ofrecord.py", "--save_dir", folder, *NEW) for _ in range(2)]
+        both = [start("--save_dir", folder, *NEW) for _ in range(2)]
         ends = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
         assert 0 in (code for _, code in ends), ends
         for err, code in ends:
@@ -282,7 +315,7 @@ def test_two_converters_started_at_once(old):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(many, tmp_path):
+def test_killed_at_any_moment(many, start, tmp_path):
     """SIGKILL at random moments, of all its processes or of it alone; then the next run succeeds."""
     folder, options = tmp_path / "d", many(3000)
     old, new = [*options, *OLD], [*options, *NEW]
@@ -291,18 +324,14 @@ def test_killed_at_any_moment(many, tmp_path):
         assert convert("--save_dir", tmp_path / "whole", *arguments).code == 0
         wholes.append(snapshot(tmp_path / "whole"))
     began = time.monotonic()
-    run = start_script("img2ofrecord.py", "--save_dir", folder, *old, stdout=None)
+    run = start("--save_dir", folder, *old, "--progress", "none")
     assert run.wait(timeout=120) == 0
     duration = time.monotonic() - began
 
     rng = random.Random(0)
     states = []
     for attempt in range(10):
-        process = start_script(
-            "img2ofrecord.py",
-            *["--save_dir", folder, *new, "--progress", "none"],
-            start_new_session=True,
-        )
+        process = start("--save_dir", folder, *new, "--progress", "none")
         time.sleep(rng.uniform(0.1, 1.1) * duration)
         if attempt % 2:
             os.killpg(process.pid, signal.SIGKILL)

@@ -136,6 +136,18 @@ def test_parts_without_a_manifest(foreign, tmp_path):
 
 
 @pytest.mark.parametrize("action", ["check", "show"])
+def test_damage_that_only_the_decoder_sees(foreign, action):
+    part = foreign / "part-00000"
+    content = part.read_bytes()
+    end = content.index(b"\xff\xd9")  # of the first JPEG
+    part.write_bytes(content[: end - 8] + b"\xff\xd0" * 4 + content[end:])
+    result = ofrecord(action, foreign, *FEATURES)
+    assert result.code == 2, result
+    assert "its image is no good" in result.err or "an image with label 0" in result.err, result
+    assert "Corrupt JPEG data" in result.err, result
+
+
+@pytest.mark.parametrize("action", ["check", "show"])
 def test_no_dataset(tmp_path, action):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")

@@ -83,8 +83,11 @@ def test_each_image_is_in_exactly_one_half(tmp_path):
 def test_the_split_obeys_the_seed(tmp_path):
     root = class_folders(tmp_path / "in", [30, 30])
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        folders = [tmp_path / name, "--val_dir", tmp_path / f"{name}_val"]
-        assert convert(root, *folders, "--val_share", 0.2, "--seed", seed).code == 0
+        result = convert_images(
+            *["--image_root", root, "--class_folders", "--val_share", 0.2, "--seed", seed],
+            *["--save_dir", tmp_path / name, "--val_dir", tmp_path / f"{name}_val"],
+        )
+        assert result.code == 0, result
     a, b, c = (records(tmp_path / f"{name}_val") for name in "abc")
     assert a == b
     assert {data for data, _ in a} != {data for data, _ in c}
@@ -395,6 +398,14 @@ FATAL = {
         None,
         ["part-5, record 5", "cut off"],
     ),
+    "a JPEG damaged": (
+        {
+            "ext": ".jpg",
+            "change": record_40(lambda data: data[:-40] + b"\xff\xd0" * 4 + data[-32:]),
+        },
+        None,
+        ["part-5, record 5", "Corrupt JPEG data"],
+    ),
     "16-bit PNG": ({"change": png16}, None, ["part-0, record 3", "16-bit"]),
     "CMYK JPEG": ({"change": cmyk}, None, ["part-0, record 3", "CMYK"]),
 }
@@ -405,7 +416,8 @@ def test_what_would_end_oneflow_is_one_line(tmp_path, options, damage, texts):
     folder = foreign(tmp_path / "d", **options)
     if damage:
         damage(folder)
-    assert_one_error(train(folder), *texts)
+    # What passes the scan is refused for its batch size, and OneFlow does not end the tests.
+    assert_one_error(train(folder, "--batch_size", 51), *texts)
 
 
 @pytest.mark.slow
