@@ -9,6 +9,7 @@ signals and streams, runs in a process of its own (``run_script``, ``start_scrip
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import signal
@@ -85,10 +86,10 @@ def train(dataset, *arguments, cwd=PROJECT):
 # -- in a process of its own ----------------------------------------------------------
 
 
-def run_script(script, *arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300):
-    """Run one of the project's scripts, by its path in the project; return its Result."""
+def run_python(*arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300):
+    """Run this Python, or another, with some arguments (``-c``, ``-m``, a file); return its Result."""
     process = subprocess.run(
-        [python, str(PROJECT / script), *map(str, arguments)],
+        [python, *map(str, arguments)],
         cwd=cwd,
         env={**ENVIRONMENT, **(env or {})},
         stdin=subprocess.DEVNULL,
@@ -100,19 +101,9 @@ def run_script(script, *arguments, cwd=PROJECT, python=sys.executable, env=None,
     return Result(process.returncode, process.stdout, process.stderr)
 
 
-def run_python(*arguments, cwd=PROJECT, env=None, timeout=300):
-    """Run this Python with some arguments (``-c``, ``-m``); return its Result."""
-    process = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env={**ENVIRONMENT, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        timeout=timeout,
-    )
-    return Result(process.returncode, process.stdout, process.stderr)
+def run_script(script, *arguments, **options):
+    """As run_python, for one of the project's scripts, by its path in the project."""
+    return run_python(PROJECT / script, *arguments, **options)
 
 
 def start_script(script, *arguments, cwd=PROJECT, env=None, **options):
@@ -125,7 +116,6 @@ def start_script(script, *arguments, cwd=PROJECT, env=None, **options):
         cwd=cwd,
         env={**ENVIRONMENT, **(env or {})},
         encoding="utf-8",
-        restore_signals=True,
         preexec_fn=default_signals,
         **options,
     )
@@ -177,6 +167,11 @@ def snapshot(folder):
 def part_files(folder):
     """The paths of a dataset's part files, by number."""
     return sorted(Path(folder).glob("part-*"), key=lambda path: int(path.name[5:]))
+
+
+def read_manifest(folder):
+    """The fields of a dataset's manifest."""
+    return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
 
 
 def records(folder):

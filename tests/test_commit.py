@@ -19,6 +19,7 @@ from helpers import (
     PROJECT,
     assert_one_error,
     convert,
+    read_manifest,
     run_python,
     snapshot,
     start_script,
@@ -295,7 +296,7 @@ def test_a_second_converter_on_the_same_folder_is_refused(many, old, start_conve
     assert visible == old_files
     _, err = first.communicate(timeout=120)
     assert first.returncode == 0, err
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(folder)
     assert manifest["records"] == LONG
 
 
@@ -363,7 +364,7 @@ def test_memory_does_not_grow_with_the_number_of_images(many, tmp_path):
         *[*many(120_000), "--save_dir", tmp_path / "d"],
     )
     assert result.code == 0, result
-    manifest = json.loads((tmp_path / "d" / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(tmp_path / "d")
     assert manifest["records"] == 120_000
     assert int(result.out) / 1024 < 200  # MB
 

@@ -21,6 +21,7 @@ from helpers import (
     assert_one_error,
     convert,
     part_files,
+    read_manifest,
     run_script,
     snapshot,
     start_script,
@@ -58,10 +59,6 @@ def read_part(path):
         found.append((image, label))
         content = content[8 + length :]
     return found
-
-
-def read_manifest(folder):
-    return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
 
 
 def gray_pixels(name):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from decode import Dataset, decode_with_oneflow
-from helpers import assert_one_error, convert, records
+from helpers import assert_one_error, convert, read_manifest, records
 from kinds import GRAY, KINDS, RGB, opencv
 
 FORMATS = (".png", ".jpg", ".tiff", ".bmp", ".webp", ".pnm")
@@ -60,7 +60,7 @@ def num_stored_unchanged(result):
 
 def skipped(dataset):
     """The names of the files that a dataset's manifest says --skip_bad left out."""
-    return {item["file"] for item in json.loads((dataset / "dataset.json").read_text())["left_out"]}
+    return {item["file"] for item in read_manifest(dataset)["left_out"]}
 
 
 def write(folder, files):

@@ -19,6 +19,7 @@ from helpers import (
     convert,
     losses,
     part_files,
+    read_manifest,
     records,
     run_script,
     snapshot,
@@ -46,10 +47,6 @@ def convert_in(folder, *arguments):
     return convert(
         *("--image_root", folder / "in", "--save_dir", folder / "d", "--part_num", 1), *arguments
     )
-
-
-def read_manifest(folder):
-    return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
 
 
 def levels_and_labels(folder):

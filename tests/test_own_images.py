@@ -19,6 +19,7 @@ from helpers import (
     call,
     losses,
     part_files,
+    read_manifest,
     records,
     run_python,
     snapshot,
@@ -57,10 +58,6 @@ def convert(root, save_dir, *arguments):
     )
 
 
-def manifest(folder):
-    return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-
-
 # -- held out -------------------------------------------------------------------------
 
 
@@ -77,7 +74,7 @@ def test_each_image_is_in_exactly_one_half(tmp_path):
     assert [[label for _, label in val_images].count(n) for n in range(5)] == [2, 5, 8, 1, 0]
     for folder in halves:
         assert call("ofrecord.__main__", "check", folder).code == 0
-        assert manifest(folder)["classes"]["names"] == [f"class {n:03d}" for n in range(5)]
+        assert read_manifest(folder)["classes"]["names"] == [f"class {n:03d}" for n in range(5)]
 
 
 def test_the_split_obeys_the_seed(tmp_path):
@@ -101,7 +98,7 @@ def test_one_colour_picture_makes_both_halves_colour(tmp_path):
     cv2.imwrite(str(root / "class 001" / "red.png"), red)
     assert convert(root, tmp_path / "d", "--val_share", 0.1).code == 0
     for name in ("d", "d_val"):
-        assert manifest(tmp_path / name)["image"]["channels"] == 3
+        assert read_manifest(tmp_path / name)["image"]["channels"] == 3
         for data, _ in records(tmp_path / name):
             assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).ndim == 3
 
