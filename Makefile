@@ -4,18 +4,19 @@
 # make test-all   run all tests: a quarter of an hour
 # make gpu     run the tests that need a GPU, and no others
 # make lint    check the code's style with ruff
+# make constraints   pin what the requirements files bring along; UPGRADE=1 takes the newest of it
 # make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
 # make bench-load   time reading a dataset against other ways
 # make bench-train  time training steps: op by op, as a graph, on two ranks, in PyTorch
 # make clean   remove the datasets and caches that these made, not .venv, runs/ and data/mnist/
 #
 # MNIST=DIR takes MNIST's four .gz files from a folder instead of downloading them.
-# Each of them first sets up .venv with Python 3.8 to 3.10, once (tools/venv.sh).
+# Each of them first sets up .venv with Python 3.10, once (tools/venv.sh).
 
 PYTHON_RUN = .venv/bin/python
 PYTEST = $(PYTHON_RUN) -m pytest --durations=10
 
-.PHONY: train mnist test test-slow test-all lint gpu picture bench bench-load bench-train venv venv-test clean
+.PHONY: train mnist test test-slow test-all lint gpu picture bench bench-load bench-train venv venv-test constraints clean
 
 train: venv
 	$(PYTHON_RUN) img2ofrecord.py
@@ -43,7 +44,7 @@ gpu: venv-test
 
 lint: venv-test
 	.venv/bin/ruff check .
-	.venv/bin/ruff format --check tests
+	.venv/bin/ruff format --check .
 
 picture: venv  # the README's
 	$(PYTHON_RUN) img2ofrecord.py
@@ -69,6 +70,10 @@ venv:
 venv-test:
 	@sh tools/venv.sh requirements.txt tests/requirements.txt
 
+constraints:  # after a change in a requirements file; its uv is there after any `make test`
+	UV_CUSTOM_COMPILE_COMMAND="make constraints" .venv/bin/uv pip compile -q --python-version 3.10 \
+	  --annotation-style line $(if $(UPGRADE),--upgrade) -o constraints.txt requirements.txt tests/requirements.txt
+
 clean:
 	rm -rf dataset dataset_val dataset_4 .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +

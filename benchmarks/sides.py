@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, and ways that are run in turn."""
+"""What the benchmarks share: their options, and alternatives that are run in turn."""
 
 import argparse
 import json
@@ -9,33 +9,59 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 
 PROJECT = Path(__file__).resolve().parent.parent
-CONVERT = [sys.executable, str(PROJECT / "img2ofrecord.py")]
 
 
-def parse_options(description, parts, **more):
-    """The options all benchmarks have; ``parts`` can be chosen from; ``more`` are defaults of whole-number options."""
+def convert_command(images: Path, labels: Path, out: Path, *options: str) -> list[str | Path]:
+    """Return the command with which img2ofrecord.py converts images to a dataset."""
+    script = PROJECT / "img2ofrecord.py"
+    folders = ["--image_root", images, "--label_dir", labels, "--save_dir", out]
+    return [sys.executable, script, *folders, *options]
+
+
+def parse_options(description: str, parts: Sequence[str], **more: int) -> argparse.Namespace:
+    """Parse the options of all benchmarks.
+
+    ``parts`` are the choices of --only; ``more`` are the defaults of further
+    integer options.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--mnist", metavar="DIR", help="the folder of MNIST's four .gz files")
-    parser.add_argument("--peers_python", metavar="FILE", help="a Python with benchmarks/requirements.txt installed")
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=60000, help="how many small images (default: %(default)s)")
-    parser.add_argument("--only", choices=parts, help="one part of it")
+    parser.add_argument("--mnist", metavar="DIR", help="folder of MNIST's four .gz files")
+    parser.add_argument(
+        "--peers_python",
+        metavar="FILE",
+        help="Python in which benchmarks/requirements.txt is installed",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="timed runs of each alternative (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=int, default=60000, help="number of small images (default: %(default)s)"
+    )
+    parser.add_argument("--only", choices=parts, help="run only this part")
     for name, default in more.items():
-        parser.add_argument("--" + name, type=int, default=default, help="(default: %(default)s)")
+        parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
     return parser.parse_args()
 
 
 @contextmanager
-def workspace(args):
-    """A folder that is removed afterwards; begins by saying what the machine is."""
-    print("{} cores, Python {}, OpenCV {}; median of {} runs, spread in brackets\n".format(
-        len(os.sched_getaffinity(0)), platform.python_version(), cv2.__version__, args.rounds))
+def workspace(args: argparse.Namespace) -> Iterator[Path]:
+    """Print what the machine is, and yield a folder that is removed afterwards."""
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{cores} cores, Python {platform.python_version()}, OpenCV {cv2.__version__}; "
+        f"median of {args.rounds} runs, range in brackets\n"
+    )
     folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     try:
         yield folder
@@ -43,35 +69,52 @@ def workspace(args):
         shutil.rmtree(str(folder))
 
 
-def last_line(command, **environment):
-    """The JSON in the last line that a command prints."""
+def last_line(command: Sequence[object], **environment: str) -> Any:
+    """Run a command and return the value of the JSON in the last line that it prints."""
     return json.loads(check(command, **environment).splitlines()[-1])
 
 
-def check(command, **environment):
-    """stdout of a command, which must succeed."""
-    process = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-                             env={**os.environ, **environment})
+def check(command: Sequence[object], **environment: str) -> str:
+    """Run a command, which must succeed, and return its stdout."""
+    process = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **environment},
+    )
     if process.returncode != 0:
-        sys.exit("{}\n{}\nended with code {}".format(command, process.stderr[-3000:], process.returncode))
+        sys.exit(f"{command}\n{process.stderr[-3000:]}\nexit code {process.returncode}")
     return process.stdout
 
 
-def speed_table(ways, rounds, before=lambda: None):
-    """Run ``ways``, {name: (command, environment)}, in turn and print images/s, and how they compare with the first.
+def spread(figures: Sequence[float], digits: int) -> str:
+    """Return the median of figures and their range: ``1.9 (1.8 to 2.1)``."""
+    middle, low, high = (
+        f"{figure:,.{digits}f}"
+        for figure in (statistics.median(figures), min(figures), max(figures))
+    )
+    return f"{middle} ({low} to {high})"
 
-    Each command prints {"images": …, "seconds": …} last. Ratios are of runs of the same turn.
+
+def speed_table(
+    ways: dict[str, tuple[Sequence[object], dict[str, str]]],
+    rounds: int,
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """Run ``ways``, {name: (command, environment)}, in turn, and print a table of their speeds.
+
+    Each command prints {"images": …, "seconds": …} last. The ratios to the
+    first way are those of runs in the same turn.
     """
     speeds = {name: [] for name in ways}
-    for turn in range(rounds):
+    for _ in range(rounds):
         before()
         for name, (command, environment) in ways.items():
             result = last_line(command, **environment)
             speeds[name].append(result["images"] / result["seconds"])
     first = speeds[next(iter(ways))]
-    print("| way | images/s | the first is so many times as fast |\n|---|---|---|")
+    print("| way | images/s | speed of the first / this |\n|---|---|---|")
     for name, figures in speeds.items():
-        ratios = [one / other for one, other in zip(first, figures)]
-        print("| {} | {:,.0f} ({:,.0f} to {:,.0f}) | {:.2f} ({:.2f} to {:.2f}) |".format(
-            name, statistics.median(figures), min(figures), max(figures), statistics.median(ratios), min(ratios), max(ratios)))
+        ratios = [one / other for one, other in zip(first, figures, strict=True)]
+        print(f"| {name} | {spread(figures, 0)} | {spread(ratios, 2)} |")
     print(flush=True)

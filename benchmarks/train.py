@@ -1,21 +1,23 @@
-"""How fast does LeNet train: op by op, as a graph, on two ranks, and in PyTorch?
+"""Measure how fast LeNet trains: op by op, as a graph, on two ranks, and in PyTorch.
 
-On a GPU where there is one that works, in mixed precision too. Each way in a
-process of its own, in turn (A B C, A B C …). Prints Markdown tables.
+On a GPU if one works, then in mixed precision too. Each way runs in a process
+of its own, in turn (A B C, A B C …). Prints Markdown tables.
 
-    make bench-train                         (MNIST=DIR with the real MNIST)
-    make bench-train BENCH="--only switches"  what OneFlow's own switches give
+    make bench-train                          (MNIST=DIR with MNIST)
+    make bench-train BENCH="--only switches"  the effect of OneFlow's own switches
 """
 
 import sys
+from argparse import Namespace
+from pathlib import Path
 
 from convert import make_small
-from sides import CONVERT, PROJECT, check, last_line, parse_options, speed_table, workspace
+from sides import PROJECT, check, convert_command, last_line, parse_options, speed_table, workspace
 
-STEPS = str(PROJECT / "benchmarks" / "steps.py")
+STEPS = PROJECT / "benchmarks" / "steps.py"
 LAUNCH = [sys.executable, "-m", "oneflow.distributed.launch", "--nproc_per_node", "2"]
 
-# (the step, what it switches): each against the step as it is.
+# OneFlow's switches, {name: environment}; each is compared with the default.
 SWITCHES = {
     "without fused convolution and bias": {"ONEFLOW_KERNEL_ENABLE_FUSED_CONV_BIAS": "0"},
     "with oneDNN's operators": {"ONEFLOW_ENABLE_ONEDNN_OPTS": "1"},
@@ -29,42 +31,51 @@ GPU_SWITCHES = {
 }
 
 
-def main():
-    args = parse_options("Time training steps, side by side.", ["ways", "switches"])
+def main() -> None:
+    args = parse_options("Compare training steps.", ["ways", "switches"])
     with workspace(args) as folder:
         images, labels = make_small(folder, args)
-        dataset = str(folder / "ofrecord")
-        check(CONVERT + ["--image_root", images, "--label_dir", labels, "--part_num", "4", "--save_dir", dataset])
-        probe = last_line([sys.executable, "-c", "import json; from lenet.device import probe_gpu; print(json.dumps(probe_gpu()))"],
-                          PYTHONPATH=str(PROJECT))
-        gpu = probe[0]
-        print("{}; batches of 64, dropout and random crops on, MNIST's network; images/s\n".format(
-            probe[1] if gpu else "On the CPU"))
+        dataset = folder / "ofrecord"
+        check(convert_command(images, labels, dataset, "--part_num", "4"))
+        probe = "import json; from lenet.device import probe_gpu; print(json.dumps(probe_gpu()))"
+        gpu, name, _ = last_line([sys.executable, "-c", probe], PYTHONPATH=str(PROJECT))
+        print(
+            f"{name if gpu else 'On the CPU'}; batches of 64, dropout and random crops on, "
+            "MNIST's network; images/s\n"
+        )
         if args.only in (None, "ways"):
             speed_table(ways(dataset, gpu, args), args.rounds)
             if not gpu:
                 took = last_line([sys.executable, STEPS, "loader", dataset])
-                print("Of a step of {whole:.0f} ms the loader takes {loader:.1f} ms; with a batch that is there already it "
-                      "takes {without:.0f} ms.\n".format(**took))
+                print(
+                    f"Of a step of {took['whole']:.0f} ms "
+                    f"the loader takes {took['loader']:.1f} ms; "
+                    f"with a batch in memory the step takes {took['without']:.0f} ms.\n"
+                )
         if args.only in (None, "switches"):
             print("OneFlow's switches:\n")
             step = [sys.executable, STEPS, "ours", dataset]
-            speed_table({"as it is": (step, {}), **{name: (step, environment) for name, environment in
-                                                   (GPU_SWITCHES if gpu else SWITCHES).items()}}, args.rounds)
+            switches = GPU_SWITCHES if gpu else SWITCHES
+            commands = {name: (step, environment) for name, environment in switches.items()}
+            speed_table({"default": (step, {}), **commands}, args.rounds)
 
 
-def ways(dataset, gpu, args):
-    ours, one_thread = [STEPS, "ours", dataset], {"OMP_NUM_THREADS": "1"}  # else the launcher prints that it sets it
-    ways = {"op by op": ([sys.executable, *ours], {}),
-            "as a graph": ([sys.executable, *ours, "--graph"], {}),
-            "two ranks, op by op": ([*LAUNCH, *ours], one_thread),
-            "two ranks, as a graph": ([*LAUNCH, *ours, "--graph"], one_thread)}
+def ways(dataset: Path, gpu: bool, args: Namespace) -> dict[str, tuple[list, dict[str, str]]]:
+    """Return the ways to train, {name: (command, environment)}."""
+    ours = [STEPS, "ours", dataset]
+    one_thread = {"OMP_NUM_THREADS": "1"}  # otherwise the launcher prints that it sets it
+    ways = {
+        "op by op": ([sys.executable, *ours], {}),
+        "as a graph": ([sys.executable, *ours, "--graph"], {}),
+        "two ranks, op by op": ([*LAUNCH, *ours], one_thread),
+        "two ranks, as a graph": ([*LAUNCH, *ours, "--graph"], one_thread),
+    }
     if gpu:
         ways["as a graph, in mixed precision"] = ([sys.executable, *ours, "--graph", "--amp"], {})
     if args.peers_python:
         ways["PyTorch"] = ([args.peers_python, STEPS, "pytorch", "-"], {})
     else:
-        print("(no --peers_python: PyTorch is left out)\n")
+        print("(no --peers_python: PyTorch is skipped)\n")
     return ways
 
 

@@ -1,1 +1,1 @@
-"""The engine side: starting OneFlow, the device, configuration, pictures."""
+"""LeNet on OneFlow: engine start, device, ranks, configuration, training, prediction, export."""

@@ -1,6 +1,6 @@
-"""Import OneFlow: with the switches it reads at start-up, quietly, and with Ctrl-C kept.
+"""The import of OneFlow: with the switches that it reads at start-up, without noise on stderr.
 
-Every module that needs the engine takes it from here::
+Every module that needs the engine gets it from here::
 
     from lenet.engine import flow
 """
@@ -13,9 +13,9 @@ import sys
 import tempfile
 import time
 
-# Read by OneFlow while it is imported; the environment's own values win. What
-# each gives, `make bench-train BENCH="--only switches"` measures. Left out, as
-# they gave nothing there: ONEFLOW_ENABLE_ONEDNN_OPTS.
+# Environment variables that OneFlow reads while it is imported; those that are set
+# already are kept. `make bench-train BENCH="--only switches"` measures what each gains.
+# ONEFLOW_ENABLE_ONEDNN_OPTS is not among them, as it gained nothing there.
 SWITCHES = {
     # One kernel for convolution and bias: on the CPU a LeNet step takes half
     # the time. The result is the same.
@@ -25,12 +25,13 @@ SWITCHES = {
 }
 
 
-def switches():
-    """Those above, and what depends on the machine."""
+def switches() -> dict[str, str]:
+    """Return SWITCHES and those that depend on the machine."""
     chosen = dict(SWITCHES)
-    if not (glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg")):  # no GPU that must never wait for its next kernel
-        # Each operator runs where it is scheduled, instead of on a thread that is handed one after the other: batches
-        # of small images are read 1.4 times as fast, and training steps are as fast as before.
+    has_gpu = glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg")
+    if not has_gpu:  # a GPU must never wait for its next kernel
+        # Each operator runs on the thread that schedules it instead of a worker thread:
+        # batches of small images are read 1.4 times as fast, and steps are as fast.
         chosen["ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD"] = "0"
     try:
         with open("/proc/cpuinfo") as file:
@@ -38,17 +39,17 @@ def switches():
     except OSError:
         flags = []
     if {"AuthenticAMD", "avx512_bf16"} <= set(flags):
-        # On AMD CPUs with bfloat16 (Zen 4 and later) OneFlow's OpenBLAS multiplies matrices with the kernels named
-        # Cooperlake, which are slow there: with those for other AVX-512 CPUs a LeNet step takes two thirds of the
-        # time. (Not tried on Intel's.)
+        # On AMD CPUs with bfloat16 (Zen 4 and later) OneFlow's OpenBLAS chooses the
+        # matrix kernels named Cooperlake, which are slow there: with those for other
+        # AVX-512 CPUs a LeNet step takes two thirds of the time. (Not tried on Intel's.)
         chosen["OPENBLAS_CORETYPE"] = "SkylakeX"
     return chosen
 
 
-def wait_for_rank_0():
-    """On another rank, wait until rank 0 listens, for a minute at most.
+def wait_for_rank_0() -> None:
+    """On other ranks than 0, wait until rank 0 listens, for a minute at most.
 
-    OneFlow would knock once and then sleep for ten seconds.
+    OneFlow would try once and then sleep for ten seconds.
     """
     address = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and all(address) and os.environ.get("RANK") != "0":
@@ -60,17 +61,18 @@ def wait_for_rank_0():
 
 
 def import_oneflow():
-    """Import and return ``oneflow``.
+    """Import ``oneflow`` and return it.
 
-    What it writes straight to file descriptor 2 meanwhile ("libibverbs not
-    available") is dropped, unless the import fails. Its SIGINT handler, which
-    exits without running any ``finally``, is replaced by the one that was there.
+    What it writes to file descriptor 2 during the import ("libibverbs not
+    available") is discarded unless the import fails. Its SIGINT handler, which
+    exits without running any ``finally``, is replaced by the previous one.
     """
     wait_for_rank_0()
     for name, value in switches().items():
         os.environ.setdefault(name, value)
     handler = signal.getsignal(signal.SIGINT)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the handler is ours again
+    # Blocked until the previous handler is set again.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as noise:

@@ -1,82 +1,112 @@
-"""How good a model is on a dataset: every image counted once."""
+"""Accuracy, loss and confusion matrix of a model on a dataset."""
 
-from collections import Counter, namedtuple
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
-Sample = namedtuple("Sample", "pixels label said probability")
-Sample.__doc__ = """One image: uint8 (height, width, channels), its label, the model's answer and how sure it was."""
+from .model import Spec
 
-TABLE_CLASSES = 20  # a table with more columns fits no screen
-KEPT = 40  # images of each kind, for the picture
+TABLE_CLASSES = 20  # a table with more columns is too wide for a terminal
+MAX_SAMPLES = 40  # correct and wrong predictions each that are kept for the picture
+
+
+class Sample(NamedTuple):
+    """One image with the model's prediction."""
+
+    pixels: np.ndarray  # uint8 (height, width, channels)
+    label: int
+    predicted: int  # the most probable class
+    probability: float  # of the predicted class
 
 
 class Evaluation:
-    """Filled batch by batch with what a model said.
+    """Predictions of a model, added batch by batch.
 
-    ``count`` images, of which ``right`` got their label; ``pairs`` counts
-    (label, answer); ``samples`` are the first images, ``mistakes`` the wrong
-    ones of which the model was surest, at most KEPT of each.
+    ``pairs`` counts each (label, predicted class); ``samples`` are the first
+    images and ``mistakes`` the misclassified ones of highest probability,
+    at most MAX_SAMPLES of each.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pairs = Counter()
         self.samples, self.mistakes = [], []
         self._loss = 0.0
 
-    def add(self, pixels, labels, logits):
-        """uint8 (n, height, width, channels), int (n,) and float (n, classes), NumPy arrays."""
+    def add(self, pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
+        """Add a batch: uint8 (n, height, width, channels), int (n,), float (n, num_classes)."""
         logits = logits.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        each = np.arange(len(labels))
-        self._loss -= log_probabilities[each, labels].sum()
-        said = log_probabilities.argmax(axis=1)
-        self.pairs.update(zip(labels.tolist(), said.tolist()))
+        indices = np.arange(len(labels))
+        self._loss -= log_probabilities[indices, labels].sum()
+        predicted = log_probabilities.argmax(axis=1)
+        self.pairs.update(zip(labels.tolist(), predicted.tolist(), strict=True))
 
         def sample(index):
-            return Sample(pixels[index].copy(), int(labels[index]), int(said[index]),
-                          float(np.exp(log_probabilities[index, said[index]])))
-        self.samples += [sample(index) for index in each[:max(KEPT - len(self.samples), 0)]]
-        wrong = [sample(index) for index in np.flatnonzero(said != labels)]
-        self.mistakes = sorted(self.mistakes + wrong, key=lambda sample: -sample.probability)[:KEPT]
+            return Sample(
+                pixels[index].copy(),
+                int(labels[index]),
+                int(predicted[index]),
+                float(np.exp(log_probabilities[index, predicted[index]])),
+            )
 
-    def merge(self, other):
-        """Take in what another one, of other images, was filled with."""
+        missing = max(MAX_SAMPLES - len(self.samples), 0)
+        self.samples += [sample(index) for index in indices[:missing]]
+        self._add_mistakes([sample(index) for index in np.flatnonzero(predicted != labels)])
+
+    def merge(self, other: "Evaluation") -> None:
+        """Add the predictions of another Evaluation, which are for other images."""
         self.pairs.update(other.pairs)
-        self.samples = (self.samples + other.samples)[:KEPT]
-        self.mistakes = sorted(self.mistakes + other.mistakes, key=lambda sample: -sample.probability)[:KEPT]
+        self.samples = (self.samples + other.samples)[:MAX_SAMPLES]
+        self._add_mistakes(other.mistakes)
         self._loss += other._loss
 
+    def _add_mistakes(self, mistakes):
+        by_probability = sorted(self.mistakes + mistakes, key=lambda sample: -sample.probability)
+        self.mistakes = by_probability[:MAX_SAMPLES]
+
     @property
-    def count(self):
+    def num_images(self) -> int:
         return sum(self.pairs.values())
 
     @property
-    def right(self):
-        return sum(count for (label, said), count in self.pairs.items() if label == said)
+    def num_correct(self) -> int:
+        return sum(
+            number for (label, predicted), number in self.pairs.items() if label == predicted
+        )
 
     @property
-    def accuracy(self):
-        return self.right / self.count
+    def accuracy(self) -> float:
+        return self.num_correct / self.num_images
 
     @property
-    def loss(self):
-        """Mean cross entropy over the images."""
-        return self._loss / self.count
+    def loss(self) -> float:
+        """The mean cross entropy over the images."""
+        return self._loss / self.num_images
 
-    def confusion(self, spec):
-        """Lines of text: for each label what the model said, or for many classes the commonest mistakes."""
-        if spec.classes > TABLE_CLASSES:
-            mistakes = [(pair, count) for pair, count in self.pairs.most_common() if pair[0] != pair[1]]
-            return ["commonest mistakes:"] + [
-                "  {} taken for {}: {}".format(spec.name(label), spec.name(said), count)
-                for (label, said), count in sorted(mistakes, key=lambda item: (-item[1], item[0]))[:TABLE_CLASSES]]
-        names = [spec.name(label) for label in range(spec.classes)]
-        first = max([len(name) for name in names] + [len("is \\ said")])
-        width = max([len(str(count)) for count in self.pairs.values()] + [min(len(name), 8) for name in names]) + 1
-        lines = ["is \\ said".ljust(first) + "".join(name[:8].rjust(width) for name in names)]
+    def confusion(self, spec: Spec) -> list[str]:
+        """Return the confusion matrix, or for many classes the most frequent mistakes, as text."""
+        if spec.num_classes > TABLE_CLASSES:
+            return self._most_frequent_mistakes(spec)
+        names = [spec.class_name(label) for label in range(spec.num_classes)]
+        corner = "label \\ predicted"
+        first_width = max(len(text) for text in [corner, *names])
+        widths = [len(str(number)) for number in self.pairs.values()]
+        widths += [min(len(name), 8) for name in names]
+        width = max(widths) + 1
+        header = corner.ljust(first_width) + "".join(name[:8].rjust(width) for name in names)
+        lines = [header]
         for label, name in enumerate(names):
-            counts = [self.pairs[label, said] for said in range(spec.classes)]
-            lines.append(name.ljust(first) + "".join((str(count) if count else "·").rjust(width) for count in counts))
+            numbers = (self.pairs[label, predicted] for predicted in range(spec.num_classes))
+            cells = "".join((str(number) if number else "·").rjust(width) for number in numbers)
+            lines.append(name.ljust(first_width) + cells)
         return lines
+
+    def _most_frequent_mistakes(self, spec):
+        mistakes = [(number, pair) for pair, number in self.pairs.items() if pair[0] != pair[1]]
+        mistakes.sort(key=lambda item: (-item[0], item[1]))
+        return ["most frequent mistakes:"] + [
+            f"  {spec.class_name(label)} predicted as {spec.class_name(predicted)}: {number}"
+            for number, (label, predicted) in mistakes[:TABLE_CLASSES]
+        ]

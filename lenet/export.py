@@ -1,34 +1,36 @@
-"""Write a trained model as an ONNX file.
+"""Export a trained model to an ONNX file.
 
     $ python -m lenet.export --checkpoint runs/mnist/best lenet.onnx
 
-It takes ``images``, float32 (n, channels, height, width), gray or RGB pixels
-from 0 to 255, for any n, and gives ``logits`` and ``probabilities``, float32
-(n, classes). Class names, where there are any, are in its metadata.
+Its input ``images`` is float32 (n, channels, height, width), gray or RGB pixels
+from 0 to 255, for any n; its outputs ``logits`` and ``probabilities`` are float32
+(n, num_classes). Class names, if there are any, are in its metadata.
 """
 
-from ofrecord.environment import check_environment
+from runtime.environment import check_environment
 
 check_environment(__name__)
 
+import argparse
 import json
 import os
 
 import numpy as np
 
-from ofrecord.cli import ArgumentParser, InputError, run, say
+from runtime.cli import ArgumentParser, InputError, output, run_main
 
 from .checkpoint import open_checkpoint
+from .model import LeNet
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
 
-def main():
+def main() -> None:
     args = parse_args()
     try:
         import onnx
-    except ImportError:
-        raise InputError("onnx is not installed: pip install onnx==1.14.1")
+    except ImportError as error:
+        raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
     model = make_onnx(open_checkpoint(args.checkpoint).load_model())
     onnx.checker.check_model(model)
     try:
@@ -36,30 +38,42 @@ def main():
             file.write(model.SerializeToString())
         os.replace(args.output + ".new", args.output)
     except OSError as error:
-        raise InputError("cannot write {}: {}".format(args.output, error.strerror))
-    say("{}: images float32 (n, {}, {}, {}) -> logits, probabilities float32 (n, {})".format(
-        args.output, *[dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim[1:]],
-        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value))
+        raise InputError(f"cannot write {args.output}: {error.strerror}") from error
+    image, logits = (
+        ", ".join(str(size.dim_value) for size in tensor.type.tensor_type.shape.dim[1:])
+        for tensor in (model.graph.input[0], model.graph.output[0])
+    )
+    output(
+        f"{args.output}: images float32 (n, {image}) -> logits, probabilities float32 (n, {logits})"
+    )
 
 
-def parse_args():
-    parser = ArgumentParser(prog="python -m lenet.export", description="Write a trained model as an ONNX file.")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="the model: a folder last/ or best/ of a run")
+def parse_args() -> argparse.Namespace:
+    parser = ArgumentParser(
+        prog="python -m lenet.export", description="Export a trained model to an ONNX file."
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="checkpoint of the model: a folder last/ or best/ of a run",
+    )
     parser.add_argument("output", metavar="FILE.onnx")
     return parser.parse_args()
 
 
-def make_onnx(model):
-    """An onnx.ModelProto of a LeNet, with the normalisation of its pixels."""
+def make_onnx(model: LeNet):
+    """Return a LeNet, including the normalization of its pixels, as an onnx.ModelProto."""
     from onnx import TensorProto, helper, numpy_helper
 
     spec = model.spec
     constants = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    for name in ("mean", "std"):
-        constants[name] = np.float32(getattr(spec, name)).reshape(1, -1, 1, 1)
+    for name, values in (("mean", spec.mean), ("std", spec.scale)):
+        constants[name] = np.float32(values).reshape(1, -1, 1, 1)
 
-    def node(kind, inputs, output, **attributes):
-        return helper.make_node(kind, inputs.split(), output.split(), name=output, **attributes)
+    def node(kind, inputs, result, **attributes):
+        return helper.make_node(kind, inputs.split(), [result], name=result, **attributes)
+
     convolution = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}
     pooling = {"kernel_shape": [2, 2], "strides": [2, 2]}
     nodes = [
@@ -78,17 +92,26 @@ def make_onnx(model):
         node("Softmax", "logits", "probabilities", axis=1),
     ]
     float32 = TensorProto.FLOAT
+    image_shape = ["n", spec.channels, spec.height, spec.width]
     graph = helper.make_graph(
-        nodes, "LeNet",
-        [helper.make_tensor_value_info("images", float32, ["n", spec.channels, spec.height, spec.width])],
-        [helper.make_tensor_value_info(name, float32, ["n", spec.classes]) for name in ("logits", "probabilities")],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lenet.export")
+        nodes,
+        "LeNet",
+        [helper.make_tensor_value_info("images", float32, image_shape)],
+        [
+            helper.make_tensor_value_info(name, float32, ["n", spec.num_classes])
+            for name in ("logits", "probabilities")
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lenet.export"
+    )
     model.ir_version = IR_VERSION
     if spec.class_names:
-        helper.set_model_props(model, {"class_names": json.dumps(spec.class_names, ensure_ascii=False)})
+        names = json.dumps(spec.class_names, ensure_ascii=False)
+        helper.set_model_props(model, {"class_names": names})
     return model
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

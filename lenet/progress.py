@@ -1,93 +1,108 @@
-"""How a training goes, for the person who waits: a bar on a terminal, a line now and then in a log."""
+"""The progress of a training: a bar on a terminal, otherwise a line every minute."""
 
 import math
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from tqdm import tqdm
 
-from ofrecord.cli import InputError, say, talk
+from runtime.cli import InputError, count, log, output
 
 from .ranks import RANK
+from .run import Run
 
-LOG_SECONDS = 60  # between two lines where there is no terminal
+LOG_SECONDS = 60  # between two lines without a terminal
 PICTURE_SECONDS = 30  # between two drawings of a picture, which takes a second
 SHOWN_STEPS = 50  # whose mean loss is shown
 
 
 class Progress:
-    """Prints a Run's losses to stdout and shows on stderr how far it is. A context manager."""
+    """Context manager that prints a Run's losses to stdout and its progress to stderr."""
 
-    def __init__(self, run):
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self._first = run.step
+        self._first = run.step  # the step that this process started after
         self._printed = run.step
-        self._drawn = {}
+        self._drawn = {}  # {picture: when it was last drawn}
 
     def __enter__(self):
         self._start = self._logged = time.perf_counter()
-        self._bar = tqdm(total=self.run.plan.steps, initial=self.run.step, unit="step",
-                         disable=None if RANK == 0 else True)  # None: only on a terminal
+        self._bar = tqdm(
+            total=self.run.plan.steps,
+            initial=self.run.step,
+            unit="step",
+            disable=None if RANK == 0 else True,  # None: disabled without a terminal
+        )
         return self
 
     def __exit__(self, *_):
         self._bar.close()
 
     @contextmanager
-    def aside(self):
-        """What is done meanwhile (saving, evaluating, drawing) is not training, and not counted in images/s."""
+    def timer_paused(self) -> Iterator[None]:
+        """Exclude what is done meanwhile (saving, evaluating, drawing) from images/s."""
         start = time.perf_counter()
         try:
             yield
         finally:
             self._start += time.perf_counter() - start
 
-    def show(self, steps):
-        """The run has the losses of so many more steps. Raises InputError where one is no number."""
-        losses = self.run.losses[self._printed:]
+    def show(self, steps: int) -> None:
+        """Print the run's newest losses and advance the bar by that many ``steps``.
+
+        Raises InputError if a loss is not finite.
+        """
+        losses = self.run.losses[self._printed :]
         for step, loss in enumerate(losses, start=self._printed + 1):
             if step % self.run.config.print_every == 0:
-                with tqdm.external_write_mode():  # clear of the bar
-                    say(str(np.array([loss], np.float32)))  # as the tutorial prints them: [6.778578]
+                with tqdm.external_write_mode():  # the bar is removed meanwhile
+                    output(str(np.array([loss], np.float32)))  # the tutorial's format: [6.778578]
             if not math.isfinite(loss):
-                raise InputError("the loss is {} at step {}: try a lower --learning_rate".format(loss, step))
-        say(flush=True)  # kept, whatever comes
+                raise InputError(f"the loss is {loss} at step {step}: try a lower --learning_rate")
+        output(flush=True)
         self._printed = self.run.step
-        self._bar.set_postfix(loss="{:.4g}".format(self._recent_loss()), refresh=False,
-                              **{"images/s": "{:.0f}".format(self._rate())})
+        shown = {"images/s": f"{self._rate():.0f}", "loss": f"{self._recent_loss():.4g}"}
+        self._bar.set_postfix(shown, refresh=False)
         self._bar.update(steps)
         if self._bar.disable and time.perf_counter() - self._logged > LOG_SECONDS:
             self._logged = time.perf_counter()
             plan = self.run.plan
             minutes = (plan.steps - self.run.step) * plan.batch_size / self._rate() / 60
-            talk("step {:,} of {:,}: loss {:.4g}, {:.0f} images/s, about {:.0f} min left".format(
-                self.run.step, plan.steps, self._recent_loss(), self._rate(), math.ceil(minutes)))
+            log(
+                f"step {self.run.step:,}/{plan.steps:,}: loss {self._recent_loss():.4g}, "
+                f"{self._rate():.0f} images/s, about {math.ceil(minutes):.0f} min left"
+            )
 
-    def draws(self, picture):
-        """Is it time to draw this picture anew? Now and then as the run goes, and at its end."""
+    def draws(self, picture: str) -> bool:
+        """Whether to draw this picture again: every PICTURE_SECONDS and at the end of the run."""
         now = time.perf_counter()
         if not self.run.finished and now - self._drawn.setdefault(picture, now) < PICTURE_SECONDS:
             return False
         self._drawn[picture] = now
         return True
 
-    def talk(self, text):
-        """Say something, clear of the bar."""
+    def log(self, text: str) -> None:
+        """Log a line, with the bar removed meanwhile."""
         with tqdm.external_write_mode(file=sys.stderr):
-            talk(text)
+            log(text)
 
-    def report(self):
-        """What this sitting came to."""
+    def report(self) -> None:
+        """Log the number of steps that this process took, their speed and the last loss."""
         steps = self.run.step - self._first
         if steps:
-            self.talk("{:,} steps in {:.1f} s, {:.0f} images/s, final loss {:.4g}".format(
-                steps, steps * self.run.plan.batch_size / self._rate(), self._rate(), self.run.losses[-1]))
+            seconds = steps * self.run.plan.batch_size / self._rate()
+            self.log(
+                f"{count(steps, 'step')} in {seconds:.1f} s, {self._rate():.0f} images/s, "
+                f"final loss {self.run.losses[-1]:.4g}"
+            )
 
     def _recent_loss(self):
         return float(np.mean(self.run.losses[-SHOWN_STEPS:]))
 
     def _rate(self):
-        """Images/s in this sitting."""
-        return (self.run.step - self._first) * self.run.plan.batch_size / (time.perf_counter() - self._start)
+        """Images per second in this process."""
+        images = (self.run.step - self._first) * self.run.plan.batch_size
+        return images / (time.perf_counter() - self._start)

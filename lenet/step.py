@@ -1,16 +1,18 @@
-"""One training step, in the two ways that OneFlow has: op by op, or as a graph that is compiled first.
+"""One training step, in OneFlow's two execution modes: op by op, or compiled as a graph.
 
-Both train ``model`` with ``optimizer``, an Adam, and are called alike::
+Both train ``model`` with ``optimizer``, an Adam, and have the same interface::
 
-    loss = step(images, labels, kept)  # a 0-d tensor, still on the device
-    step.pull()                        # now model and optimizer are as the last step left them
+    loss = step(images, labels, dropout_mask)  # a 0-d tensor, still on the device
+    step.pull()                                # updates model and optimizer to the last step
     step.close()
 
-``images``, ``labels`` and ``kept`` (see LeNet.forward) are this rank's share
-of the batch, and so is the loss; the mean of the ranks' is the batch's.
+``images``, ``labels`` and ``dropout_mask`` (see LeNet.forward) are this rank's
+part of the batch, and so is the loss; the batch's loss is the mean over the ranks.
 """
 
 import gc
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .engine import flow
 from .model import LeNet
@@ -20,45 +22,54 @@ functional = flow.nn.functional
 
 
 class EagerStep:
-    """Op by op. On several ranks the gradients are averaged."""
+    """A step that is executed op by op; gradients are averaged over the ranks."""
 
     scaler = {}
 
-    def __init__(self, model, optimizer):
+    def __init__(self, model: LeNet, optimizer: flow.optim.Optimizer) -> None:
         self.optimizer = optimizer
         self.forward = flow.nn.parallel.DistributedDataParallel(model) if WORLD_SIZE > 1 else model
 
-    def __call__(self, images, labels, kept):
-        loss = functional.cross_entropy(self.forward(images, kept), labels)
+    def __call__(
+        self, images: flow.Tensor, labels: flow.Tensor, dropout_mask: flow.Tensor
+    ) -> flow.Tensor:
+        loss = functional.cross_entropy(self.forward(images, dropout_mask), labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.detach()
 
-    def pull(self):
-        pass  # a step changes them itself
+    def pull(self) -> None:
+        """Do nothing: a step updates model and optimizer itself."""
 
-    def close(self):
-        pass
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class GraphStep:
-    """Forward, backward, optimizer, learning rate and, with ``amp``, mixed precision, compiled at the first call.
+    """A step that is compiled as a graph at the first call, including optimizer and schedule.
 
-    Here OneFlow leaves much unsaid: a graph takes Adam's moments and count of
-    steps only before its first call, trains nothing at all where a parameter
-    has a gradient then, and leaves the optimizer's and the schedule's Python
-    objects as they were. So it gets a copy of the model, without gradients,
-    with an optimizer and a schedule of its own (``make_optimizer(parameters)``
-    returns the two), and is asked afterwards whether it counted its steps.
+    Three properties of OneFlow's graphs are not documented: a graph accepts
+    Adam's moments and step count only before its first call, does not train at
+    all if a parameter has a gradient then, and does not update the Python
+    objects of the optimizer and the schedule. So it gets a copy of the model,
+    without gradients, with an optimizer and a schedule of its own
+    (``make_optimizer(parameters)`` returns both), and pull checks its step count.
 
-    On several ranks each holds the whole copy and sees its share of a batch.
-    With ``amp`` a step whose gradients overflow float16 changes nothing and
-    does not count; the next are scaled less. ``scaler`` is the state of that,
-    {name: tensor}, to be saved with the optimizer's.
+    Each of several ranks has the whole copy and gets its part of a batch.
+    ``amp`` enables mixed precision: a step whose gradients overflow float16 is
+    skipped and not counted, and the scale of the next is reduced. ``scaler`` is
+    the gradient scaler's state, {name: tensor}, to be saved with the optimizer's.
     """
 
-    def __init__(self, model, optimizer, make_optimizer, amp=False, scaler=()):
+    def __init__(
+        self,
+        model: LeNet,
+        optimizer: flow.optim.Optimizer,
+        make_optimizer: Callable[[Any], tuple[flow.optim.Optimizer, Any]],
+        amp: bool = False,
+        scaler: Mapping[str, flow.Tensor] | tuple = (),
+    ) -> None:
         self.model, self.optimizer, self.scaler = model, optimizer, dict(scaler)
         device = next(model.parameters()).device
         self.placement = flow.placement(device.type, list(range(WORLD_SIZE)))
@@ -70,49 +81,87 @@ class GraphStep:
         if optimizer.state_dict()["state"]["step"]:
             self._push()
 
-    def __call__(self, images, labels, kept):
-        split = (each.to_global(self.placement, flow.sbp.split(0)) for each in (images, labels, kept))
+    def __call__(
+        self, images: flow.Tensor, labels: flow.Tensor, dropout_mask: flow.Tensor
+    ) -> flow.Tensor:
+        split = (
+            each.to_global(self.placement, flow.sbp.split(0))
+            for each in (images, labels, dropout_mask)
+        )
         self.steps += 1
         return self.graph(*split).to_local()
 
     def _push(self):
-        """Give the graph the optimizer's moments and count of steps, before its first call."""
+        """Load the optimizer's moments and step count into the graph, before its first call."""
         saved = self.optimizer.state_dict()["state"]
         self.steps = saved["step"]
-        state = {STEPS: flow.tensor([self.steps], dtype=flow.int64, placement=self.placement, sbp=flow.sbp.broadcast)}
+        everywhere = {"placement": self.placement, "sbp": flow.sbp.broadcast}
+        state = {STEPS: flow.tensor([self.steps], dtype=flow.int64, **everywhere)}
         for index, (name, _) in enumerate(self.model.named_parameters()):
             for moment, ending in MOMENTS.items():
-                state[_name(name, ending)] = saved[index][moment].to_global(self.placement, flow.sbp.broadcast)
+                state[_name(name, ending)] = saved[index][moment].to_global(**everywhere)
         for name, value in self.scaler.items():
-            state[SCALER.format(self.graph.name) + name] = value.to_global(self.placement, flow.sbp.broadcast)
+            state[self._scaler_prefix + name] = value.to_global(**everywhere)
         self.graph.load_state_dict(state)
 
-    def pull(self):
-        """Copy weights, moments and count of steps from the graph."""
+    @property
+    def _scaler_prefix(self):
+        return f"System-Train-DynamicLossScale-{self.graph.name}-"
+
+    def pull(self) -> None:
+        """Copy weights, moments and step count from the graph to model and optimizer.
+
+        Raises RuntimeError if the graph did not train.
+        """
         if not self.steps:
             return
         state = self.graph.state_dict()
         names = list(enumerate(name for name, _ in self.model.named_parameters()))
         steps = self._local(state[STEPS]).item()
-        prefix = SCALER.format(self.graph.name)
-        self.scaler = {name[len(prefix):]: self._local(value) for name, value in state.items() if name.startswith(prefix)}
-        lost = steps != self.steps and not self.scaler  # with a scaler, some may have been skipped
-        if lost or any(_name(name, ending) not in state for _, name in names for ending in MOMENTS.values()):
-            raise RuntimeError("OneFlow's graph does not train: after {} steps it counts {}".format(self.steps, steps))
-        self.model.load_state_dict({name: weight.to_local() for name, weight in state["model"].items()})
+        prefix = self._scaler_prefix
+        self.scaler = {
+            name[len(prefix) :]: self._local(value)
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        # With a scaler, steps may have been skipped.
+        miscounted = steps != self.steps and not self.scaler
+        if miscounted or any(
+            _name(name, ending) not in state for _, name in names for ending in MOMENTS.values()
+        ):
+            raise RuntimeError(
+                f"OneFlow's graph does not train: its step count is {steps} "
+                f"after {self.steps} steps"
+            )
+        self.model.load_state_dict(
+            {name: weight.to_local() for name, weight in state["model"].items()}
+        )
         optimizer = self.optimizer.state_dict()
-        optimizer["state"] = {index: {moment: state[_name(name, ending)].to_local().clone() for moment, ending in MOMENTS.items()}
-                              for index, name in names}
+        optimizer["state"] = {
+            index: {
+                moment: state[_name(name, ending)].to_local().clone()
+                for moment, ending in MOMENTS.items()
+            }
+            for index, name in names
+        }
         optimizer["state"]["step"] = self.steps = steps
         self.optimizer.load_state_dict(optimizer)
 
     def _local(self, tensor):
-        """On this rank's CPU, what a graph keeps on rank 0, wherever there."""
+        """Return a graph's tensor, which is on rank 0 only, on this rank's CPU."""
         tensor = tensor.to_global(flow.placement("cpu", tensor.placement.ranks))
-        return tensor.to_global(flow.placement("cpu", self.placement.ranks), flow.sbp.broadcast).to_local().clone()
+        return (
+            tensor.to_global(flow.placement("cpu", self.placement.ranks), flow.sbp.broadcast)
+            .to_local()
+            .clone()
+        )
 
-    def close(self):
-        """The last call. The end of a graph waits for the other ranks, so it cannot be left to the garbage collector."""
+    def close(self) -> None:
+        """Delete the graph.
+
+        That waits for the other ranks, so that it must not be left to the
+        garbage collector.
+        """
         self.graph = None
         gc.collect()
 
@@ -123,20 +172,20 @@ class _Graph(flow.nn.Graph):
         self.model = model
         self.add_optimizer(optimizer, lr_sch=schedule)
         if amp:
-            self.config.enable_amp(True)  # float16 where it is safe; small gradients are scaled up to survive it
+            # float16 where it is safe; gradients are scaled up so that small ones do not vanish.
+            self.config.enable_amp(True)
             self.set_grad_scaler(flow.amp.GradScaler())
 
-    def build(self, images, labels, kept):
-        loss = functional.cross_entropy(self.model(images, kept), labels)
+    def build(self, images, labels, dropout_mask):
+        loss = functional.cross_entropy(self.model(images, dropout_mask), labels)
         loss.backward()
-        return loss.to_global(sbp=flow.sbp.broadcast)  # the whole batch's, for every rank
+        return loss.to_global(sbp=flow.sbp.broadcast)  # the whole batch's, on every rank
 
 
 # Names in a graph's state.
 STEPS = "System-Train-TrainStep"
-SCALER = "System-Train-DynamicLossScale-{}-"  # of a graph's name
-MOMENTS = {"exp_avg": "m", "exp_avg_sq": "v"}  # of Adam: in an optimizer's state, and here
+MOMENTS = {"exp_avg": "m", "exp_avg_sq": "v"}  # Adam's: {name in an optimizer's state: ending here}
 
 
 def _name(parameter, ending):
-    return "model.{}-{}".format(parameter, ending)
+    return f"model.{parameter}-{ending}"

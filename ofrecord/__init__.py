@@ -1,5 +1,5 @@
-"""The disk side: OFRecord files, the dataset's manifest, label files, image bytes.
+"""OFRecord datasets on disk: records, the manifest, label files, image bytes.
 
-Nothing here starts OneFlow's engine, so everything here answers at once and
-can be used where OneFlow cannot run.
+Nothing here starts OneFlow's engine, so every command here starts at once and
+also works where OneFlow cannot run.
 """

@@ -1,70 +1,77 @@
-"""Putting a new dataset in the place of an old one, whole or not at all.
+"""Replace an old dataset by a new one, completely or not at all.
 
 Everything is first written inside ``SAVE_DIR/.img2ofrecord/`` and flushed to
-the disk. Only then the old manifest goes, the new parts move over the old
-ones, and the new manifest is moved in last. Killed before, the old dataset is
-untouched; killed between, the folder has no manifest, so that nothing takes
-it for finished, and the next run clears it up.
+the disk. Only then the old manifest is removed, the new parts are moved over
+the old ones, and the new manifest is moved last. If the process is killed
+before that, the old dataset is unchanged; if it is killed in between, the
+folder has no manifest, so that it does not pass for a finished dataset, and
+the next run completes the replacement.
 """
 
 import errno
-import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .cli import InputError, some, talk, uninterrupted
+from runtime.atomic import flush_folder, flush_to_disk, lock_folder
+from runtime.cli import InputError, first_few, uninterrupted
+
 from .manifest import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, Manifest
 
-# In the staging folder: the manifest of the dataset that is being replaced.
+# In the staging folder, the manifest of the dataset that is being replaced.
 REPLACED_NAME = "replaced.json"
 
 
 class Staging:
-    """Use as a context manager; what is not committed at its end is removed.
+    """A context manager for writing a dataset; what is not committed at its end is removed.
 
-    ``path`` is the folder to write the new dataset's files into, ``lock`` the
-    descriptor that keeps other converters out.
+    ``path`` is the folder to write the new dataset's files to, ``lock`` the
+    descriptor that keeps other conversions out.
 
-    Raises InputError where the folder cannot take a dataset: it is a file, it
-    holds something that this converter did not write, or another converter is
-    at work on it.
+    Raises InputError where no dataset can be written to the folder: it is a
+    file, it contains something that this converter did not write, or another
+    conversion or a training is using it.
     """
 
-    def __init__(self, save_dir, part_names):
+    def __init__(self, save_dir: str, part_names: list[str]) -> None:
         self.save_dir = save_dir
-        self.part_names = list(part_names)
+        self.part_names = part_names
         self.path = os.path.join(save_dir, STAGING_NAME)
+        self.lock: int | None = None
         self._made_folders = []
         self._in_commit = False
-        self.lock = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Staging":
         try:
             check_target(self.save_dir, self.part_names)
             self._make_save_dir()
-            self.lock = lock_folder(self.save_dir, "another converter, or a training, is using")
-            # Again: until the lock was held, another converter may have been at work.
+            self.lock = lock_folder(self.save_dir, "another conversion or a training is using")
+            # Again, as another conversion may have run until the lock was held.
             self._old_parts = check_target(self.save_dir, self.part_names)
-            self._clear_up()
+            self._recover()
             os.mkdir(self.path)
         except BaseException as error:
             self._leave()
             if isinstance(error, OSError):
-                raise writing_error(self.save_dir, error)
+                raise writing_error(self.save_dir, error) from error
             raise
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._leave()
         if isinstance(error, OSError) and _is_writing_error(error):
             raise writing_error(self.save_dir, error) from error
 
-    def part_path(self, index):
+    def part_path(self, index: int) -> str:
+        """Return the path to write a part file to."""
         return os.path.join(self.path, self.part_names[index])
 
-    def commit(self, manifest):
-        """Put the parts that were written in place of the old dataset, and the manifest last."""
+    def commit(self, manifest: Manifest) -> None:
+        """Replace the old dataset by the parts that were written, and last of all the manifest.
+
+        Raises InputError where the parts cannot be moved.
+        """
         staged_manifest = os.path.join(self.path, MANIFEST_NAME)
         with open(staged_manifest, "w", encoding="utf-8") as file:
             file.write(manifest.to_json())
@@ -75,10 +82,12 @@ class Staging:
         self._in_commit = True
         with uninterrupted():
             try:
-                put_in_place(self.save_dir, self.part_names, self._old_parts)
+                move_into_place(self.save_dir, self.part_names, self._old_parts)
             except OSError as error:
-                raise InputError("stopped while replacing the dataset in {}: {}; the next run on it will finish that"
-                                 .format(self.save_dir, error.strerror or error))
+                raise InputError(
+                    f"could not finish replacing the dataset in {self.save_dir}: "
+                    f"{error.strerror or error}; the next run with this folder will finish it"
+                ) from error
         self._in_commit = False
 
     def _make_save_dir(self):
@@ -90,22 +99,22 @@ class Staging:
             os.mkdir(folder)
             self._made_folders.append(folder)
 
-    def _clear_up(self):
-        """Clear up after a run that was killed: finish its commit where that had begun, then remove its folder."""
+    def _recover(self):
+        """Finish the commit of a run that was killed, where it had begun, and remove its files."""
         if not os.path.lexists(self.path):
             return
         if not os.path.exists(os.path.join(self.save_dir, MANIFEST_NAME)):
             staged = _parts_of(os.path.join(self.path, MANIFEST_NAME))
             if staged:
-                put_in_place(self.save_dir, staged, self._old_parts)
+                move_into_place(self.save_dir, staged, self._old_parts)
                 self._old_parts = set(staged)
         shutil.rmtree(self.path)
 
     def _leave(self):
-        """Remove what was not committed, then let the next converter in."""
-        if self.lock is None:  # another converter's files are not ours to remove
+        """Remove what was not committed, then release the lock."""
+        if self.lock is None:  # the files, if any, are another conversion's
             return self._remove_made_folders()
-        if not self._in_commit:  # else the next run needs it, to finish the commit
+        if not self._in_commit:  # otherwise the next run needs it to finish the commit
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock)
         self.lock = None
@@ -115,14 +124,14 @@ class Staging:
         for folder in reversed(self._made_folders):
             try:
                 os.rmdir(folder)
-            except OSError:  # somebody put something in
+            except OSError:  # it is no longer empty
                 break
 
 
-def put_in_place(save_dir, part_names, old_parts):
+def move_into_place(save_dir: str, part_names: list[str], old_parts: set[str]) -> None:
     """Move the staged parts and then their manifest into the dataset's folder.
 
-    May be begun again after it was killed at any point.
+    May be repeated after it was interrupted at any point. Raises OSError.
     """
     staging = os.path.join(save_dir, STAGING_NAME)
     manifest = os.path.join(save_dir, MANIFEST_NAME)
@@ -132,7 +141,7 @@ def put_in_place(save_dir, part_names, old_parts):
     for name in part_names:
         if os.path.exists(os.path.join(staging, name)):
             os.replace(os.path.join(staging, name), os.path.join(save_dir, name))
-    for name in set(old_parts) - set(part_names):
+    for name in old_parts - set(part_names):
         if os.path.exists(os.path.join(save_dir, name)):
             os.remove(os.path.join(save_dir, name))
     flush_folder(save_dir)
@@ -141,77 +150,76 @@ def put_in_place(save_dir, part_names, old_parts):
 
 
 def _listed_parts(manifest):
-    """The names of the parts that a manifest file lists. Raises ValueError for a file that is none, and OSError."""
+    """Return the names of the parts that a manifest file lists.
+
+    Raises ValueError for a file that is not a manifest, and OSError.
+    """
     with open(manifest, encoding="utf-8") as file:
         return [part.file for part in Manifest.from_json(file.read()).parts]
 
 
 def _parts_of(manifest):
-    """As _listed_parts; none where there is no whole manifest."""
+    """Return the same as _listed_parts, or none where there is no valid manifest."""
     try:
         return _listed_parts(manifest)
-    except (FileNotFoundError, ValueError):  # cut off with the run that wrote it
+    except (FileNotFoundError, ValueError):  # or truncated, if its run was killed
         return []
 
 
-def check_target(save_dir, part_names):
-    """May a dataset be written to this folder? Return the names of the part files to replace.
+def check_target(save_dir: str, part_names: list[str]) -> set[str]:
+    """Return the names of the part files that a new dataset in this folder will replace.
 
-    Yes where there is no folder yet, an empty one, or a dataset of this
-    converter (or what a killed run left of one). Other files beside such a
-    dataset are left alone. Raises InputError otherwise.
+    The folder may be missing, be empty, or contain a dataset of this converter
+    (or what a killed run left of one). Other files beside such a dataset are
+    left alone. Raises InputError otherwise.
     """
     if not os.path.lexists(save_dir):
         return set()
     if not os.path.isdir(save_dir):
-        raise InputError("--save_dir {} is a file; name a folder".format(save_dir))
+        raise InputError(f"--save_dir {save_dir} is a file: choose a folder")
     staging = os.path.join(save_dir, STAGING_NAME)
-    ours = {*_parts_of(os.path.join(staging, MANIFEST_NAME)), *_parts_of(os.path.join(staging, REPLACED_NAME))}
+    ours = {
+        *_parts_of(os.path.join(staging, MANIFEST_NAME)),
+        *_parts_of(os.path.join(staging, REPLACED_NAME)),
+    }
     manifest = os.path.join(save_dir, MANIFEST_NAME)
     if os.path.lexists(manifest):
         try:
             ours.update(_listed_parts(manifest))
         except ValueError as error:
-            raise InputError("{}: {}; choose another --save_dir, or remove the folder".format(manifest, error))
+            raise InputError(
+                f"{manifest}: {error}; choose another --save_dir, or remove the folder"
+            ) from error
     names = [name for name in os.listdir(save_dir) if not name.startswith(".")]
     if names and not ours and not os.path.isdir(staging):
-        raise InputError("--save_dir {} is not empty and holds no dataset of this converter ({}): "
-                         "choose another folder or empty it".format(save_dir, some(names)))
-    strangers = [name for name in names if (PART_PATTERN.match(name) or name in part_names) and
-                 (name not in ours or os.path.isdir(os.path.join(save_dir, name)))]
-    if strangers:
-        raise InputError("--save_dir {} holds part files that are not of the dataset there ({}): "
-                         "choose another folder or move them away".format(save_dir, some(strangers)))
+        raise InputError(
+            f"--save_dir {save_dir} is not empty and contains no dataset of img2ofrecord.py "
+            f"({first_few(names)}): choose another folder or empty it"
+        )
+    unknown = [
+        name
+        for name in names
+        if (PART_PATTERN.match(name) or name in part_names)
+        and (name not in ours or os.path.isdir(os.path.join(save_dir, name)))
+    ]
+    if unknown:
+        raise InputError(
+            f"--save_dir {save_dir} contains part files that do not belong to its dataset "
+            f"({first_few(unknown)}): choose another folder or move them away"
+        )
     return {name for name in ours if name in names}
 
 
-def lock_folder(folder, busy, shared=False):
-    """Hold a folder for this process until the descriptor returned is closed.
-
-    ``shared``: together with others who only read what is in it. Raises
-    InputError, which begins with ``busy``, where somebody else holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            os.close(descriptor)
-            raise InputError("{} {}: wait for it to end".format(busy, folder))
-        talk("{} is on a file system without locks ({}): start no second program on it"
-             .format(folder, error.strerror), "warning")
-    return descriptor
-
-
 @contextmanager
-def dataset_in_use(folder):
-    """No converter replaces the dataset in ``folder`` meanwhile. Raises InputError where one is at it.
+def dataset_in_use(folder: str | None) -> Iterator[None]:
+    """Keep conversions from replacing the dataset in ``folder`` inside the ``with`` block.
 
-    None, or a folder that does not exist, is nothing to hold.
+    Does nothing for None or a folder that does not exist. Raises InputError
+    where a conversion is running.
     """
     descriptor = None
     if folder and os.path.isdir(folder):
-        descriptor = lock_folder(folder, "a converter is writing to", shared=True)
+        descriptor = lock_folder(folder, "a conversion is writing to", shared=True)
     try:
         yield
     finally:
@@ -219,30 +227,26 @@ def dataset_in_use(folder):
             os.close(descriptor)
 
 
-def writing_error(save_dir, error):
-    """An OSError of writing a dataset, as one line."""
+def writing_error(save_dir: str, error: OSError) -> InputError:
+    """Return the InputError for an OSError that was raised while a dataset was written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError("no room on the disk for the dataset in {}: nothing was changed; "
-                          "free some space or choose another --save_dir".format(save_dir))
-    return InputError("cannot write to {}: {}; nothing was changed"
-                      .format(error.filename or save_dir, error.strerror or error))
+        return InputError(
+            f"not enough disk space for the dataset in {save_dir}; nothing was changed: "
+            "free some space or choose another --save_dir"
+        )
+    path, reason = error.filename or save_dir, error.strerror or error
+    return InputError(f"cannot write to {path}: {reason}; nothing was changed")
 
 
 def _is_writing_error(error):
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
-                           errno.EFBIG, errno.EIO, errno.ENOTDIR, errno.EEXIST)
-
-
-def flush_to_disk(file):
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def flush_folder(path):
-    """Make the names in a folder (renames, removals) survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
+    return error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EFBIG,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    )

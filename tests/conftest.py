@@ -41,7 +41,7 @@ def tutorial_run(converted, tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(tutorial_run):
     """The best checkpoint of a LeNet that knows the tutorial's 50 digits by heart. Read only."""
-    assert "50 of 50" in tutorial_run[1].err, tutorial_run[1]
+    assert "50/50" in tutorial_run[1].err, tutorial_run[1]
     return tutorial_run[0] / "best"
 
 

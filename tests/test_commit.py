@@ -291,7 +291,7 @@ def test_workers_leave_ctrl_c_to_their_parent(many, start_converting, tmp_path):
 def test_a_second_converter_on_the_same_folder_is_refused(many, old, start_converting):
     folder, old_files = old
     first = start_converting(*many(LONG), "--save_dir", folder, *NEW)
-    assert_one_error(convert("--save_dir", folder), "another converter", str(folder))
+    assert_one_error(convert("--save_dir", folder), "another conversion", str(folder))
     visible = {name: data for name, data in snapshot(folder).items() if not name.startswith(".")}
     assert visible == old_files
     _, err = first.communicate(timeout=120)
@@ -311,7 +311,7 @@ def test_two_converters_started_at_once(old, start):
         ends = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
         assert 0 in (code for _, code in ends), ends
         for err, code in ends:
-            assert code == 0 or (code == 2 and "another converter" in err), ends
+            assert code == 0 or (code == 2 and "another conversion" in err), ends
         assert snapshot(folder) == new_files
 
 
@@ -344,7 +344,7 @@ def test_killed_at_any_moment(many, start, tmp_path):
             deadline = time.monotonic() + 10
             while True:
                 result = convert("--save_dir", folder, *old)
-                if "another converter" not in result.err or time.monotonic() > deadline:
+                if "another conversion" not in result.err or time.monotonic() > deadline:
                     break
             assert result.code == 0, result
             assert snapshot(folder) == wholes[0]

@@ -93,7 +93,7 @@ def test_a_graph_is_resumed_bit_for_bit(converted, runs, tmp_path):
     """With dropout and augmentation."""
     folder = stopped(converted, tmp_path / "run", "true")
     result = train(converted, *RUN, "--graph", "--run_dir", folder, "--resume")
-    assert result.code == 0 and "resumed: 20 steps" in result.err, result
+    assert result.code == 0 and "resumed after step 20" in result.err, result
     assert (folder / "metrics.csv").read_text() == (runs["true"] / "metrics.csv").read_text()
     for name, weight in weights(runs["true"] / "last").items():
         assert (weights(folder / "last")[name] == weight).all(), name
@@ -105,9 +105,9 @@ def test_a_run_goes_on_in_the_other_mode(converted, runs, tmp_path, first, then)
     """Weights, moments, count of steps and learning rate go over: up to rounding it ends as one that never changed."""
     folder = stopped(converted, tmp_path / "run", first)
     result = train(converted, *RUN, "--graph", then, "--run_dir", folder, "--resume")
-    assert result.code == 0 and "resumed: 20 steps" in result.err, result
+    assert result.code == 0 and "resumed after step 20" in result.err, result
     assert (
-        "it was trained {} on 1 rank and goes on {} on 1 rank".format(
+        "the run was trained {} on 1 rank and is resumed {} on 1 rank".format(
             *("as a graph" if graph == "true" else "op by op" for graph in (first, then))
         )
         in result.err
@@ -127,7 +127,7 @@ def test_a_run_goes_on_in_the_other_mode(converted, runs, tmp_path, first, then)
 
 def made():
     spec = Spec(1, 8, 8, [0.0], [255.0], 3, None)
-    model = LeNet(spec).draw_weights("he", np.random.default_rng(0))
+    model = LeNet(spec).init_weights("he", np.random.default_rng(0))
     return (model, *make_optimizer(model.parameters()))
 
 
@@ -236,11 +236,11 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_is_kept(tmp_path):
 
 def test_amp_where_it_cannot_work(converted):
     assert_one_error(train(converted, "--amp"), "amp", "--graph")
-    assert_one_error(train(converted, "--amp", "--graph"), "amp", "GPUs")
+    assert_one_error(train(converted, "--amp", "--graph"), "amp", "requires a GPU")
     arguments = ["lenet_train.py", "--dataset_dir", converted, "--amp", "--graph", "--steps", 2]
     no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
     assert_one_error(run_script(*arguments, "--device", "cuda", env=no_gpu), "device cuda")
     result = run_script(*arguments, env=no_gpu)
     assert len(losses(result)) == 2
-    assert "warning: amp: mixed precision is for GPUs; computing in float32" in result.err, result
+    assert "warning: amp: mixed precision requires a GPU; using float32" in result.err, result
     assert "as a graph\n" in result.err  # and not in mixed precision

@@ -107,7 +107,7 @@ def test_takes_the_tutorials_arguments(project, converted):
 def test_an_error_is_exit_code_2_and_one_line_on_stderr(project):
     (project / "data/images/train_set" / NAMES[2]).unlink()
     result = run_script("img2ofrecord.py", cwd=project)
-    assert_one_error(result, f"./data/images/train_set/{NAMES[2]}", "does not exist")
+    assert_one_error(result, f"./data/images/train_set/{NAMES[2]}: missing")
     assert result.err.startswith("img2ofrecord.py: error: ")
     assert result.out.startswith(CONFIGURATION) and "successfully" not in result.out
     assert not (project / "dataset").exists()
@@ -288,7 +288,7 @@ folder = Path(disk) / "dataset"
 assert convert("--save_dir", folder).code == 0
 before = snapshot(disk)
 result = convert("--save_dir", folder, "--img_format", ".bmp")
-assert_one_error(result, "no room on the disk", str(folder))
+assert_one_error(result, "not enough disk space", str(folder))
 assert snapshot(disk) == before
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 assert_one_error(convert("--save_dir", folder), "ead-only", str(folder))
@@ -323,9 +323,9 @@ BAD_LABELS = {
     "twice": ([GOOD, GOOD], ["line 2", "00000030_3.png", "twice"]),
     "twice in other words": ([GOOD, '{"./00000030_3.png": 3}'], ["line 2", "twice"]),
     "twice in one line": (['{"00000030_3.png": 3, "00000030_3.png": 4}'], ["line 1", "twice"]),
-    "outside": (['{"../train_label/label.txt": 3}'], ["line 1", "not inside the image root"]),
-    "absolute": (['{"/etc/passwd": 3}'], ["line 1", "not inside the image root"]),
-    "missing image": ([GOOD, '{"nine.png": 9}'], ["train_set/nine.png", "does not exist"]),
+    "outside": (['{"../train_label/label.txt": 3}'], ["line 1", "outside of the image root"]),
+    "absolute": (['{"/etc/passwd": 3}'], ["line 1", "outside of the image root"]),
+    "missing image": ([GOOD, '{"nine.png": 9}'], ["train_set/nine.png: missing"]),
     "no images": ([], ["no images"]),
 }
 
@@ -342,7 +342,7 @@ def test_bad_labels(dataset, tmp_path, lines, texts):
 BAD_IMAGES = {
     "empty": (lambda good: b"", "empty"),
     "text": (lambda good: b"this is no image", "cannot read it"),
-    "cut off": (lambda good: good[:-40], "cut off"),
+    "cut off": (lambda good: good[:-40], "truncated"),
     "one bit changed": (lambda good: good[:60] + bytes([good[60] ^ 1]) + good[61:], "damaged"),
     "a folder": (None, "directory"),
 }
@@ -370,15 +370,15 @@ def test_all_problems_are_reported_together(tmp_path):
     errors = result.err.splitlines()
     assert len(errors) == 22
     for name, error in zip(missing[:20], errors[:20], strict=True):
-        assert f"/{name} " in error
+        assert f"/{name}: missing" in error
     assert "5 more" in errors[20] and "25" in errors[21]
     assert not (tmp_path / "d").exists()
 
 
 BAD_ARGUMENTS = [
-    (["--part_num", "0"], ["--part_num", "1 or more"]),
-    (["--part_num", "-3"], ["--part_num", "1 or more"]),
-    (["--part_num", "51"], ["--part_num 51", "50 images"]),
+    (["--part_num", "0"], ["--part_num", "at least 1"]),
+    (["--part_num", "-3"], ["--part_num", "at least 1"]),
+    (["--part_num", "51"], ["--part_num 51", "the number of images (50)"]),
     (["--part_num", "five"], ["--part_num", "five"]),
     (["--img_format", ".xyz"], ["--img_format", ".xyz", ".png"]),
     (["--img_format", "png"], ["--img_format", "'png'", ".png"]),

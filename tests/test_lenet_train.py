@@ -25,8 +25,8 @@ from helpers import (
     train,
 )
 
-from ofrecord.cli import InputError
 from ofrecord.manifest import MANIFEST_NAME, check_dataset
+from runtime.cli import InputError
 
 # -- a run ------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ def test_stderr_tells_device_model_and_outcome(default_run):
         "100 steps in",
         "images/s",
         "final loss 0.00",
-        "gets 50 of 50 training images right",
+        "training accuracy: 50/50 (100.00%)",
     ):
         assert text in said, said
     assert len(said.splitlines()) == 6, said  # and none of OneFlow's noise
@@ -126,8 +126,8 @@ def test_a_colour_dataset_of_another_size(tmp_path):
         for index in range(12):
             image = rng.integers(0, 90, (20, 36, 3), dtype=np.uint8)
             image[:, :, index % 3] += 120  # the class is a colour
-            cv2.imwrite(str(tmp_path / "in" / "{}.jpg".format(index)), image)
-            labels.write(json.dumps({"{}.jpg".format(index): index % 3}) + "\n")
+            cv2.imwrite(str(tmp_path / "in" / f"{index}.jpg"), image)
+            labels.write(json.dumps({f"{index}.jpg": index % 3}) + "\n")
     result = convert(
         "--image_root",
         tmp_path / "in",
@@ -141,7 +141,7 @@ def test_a_colour_dataset_of_another_size(tmp_path):
     assert result.code == 0, result
     result = train(tmp_path / "d", "--batch_size", 6, "--steps", 30)
     assert "12 colour images (36x20) in 5 parts, 3 classes" in result.err, result
-    assert "gets 12 of 12 training images right" in result.err, result
+    assert "training accuracy: 12/12" in result.err, result
     assert train(tmp_path / "d", "--batch_size", 6, "--steps", 2, "--image_size", 16).code == 0
 
 
@@ -164,7 +164,7 @@ def spec_of(channels=1, height=28, width=28, classes=10):
 def lenet(spec=None, weights="tutorial"):
     from lenet.model import LeNet
 
-    return LeNet(spec or spec_of(), 0.5).draw_weights(weights, np.random.default_rng(0))
+    return LeNet(spec or spec_of(), 0.5).init_weights(weights, np.random.default_rng(0))
 
 
 def configured(*arguments):
@@ -209,7 +209,7 @@ def test_dropout_obeys_the_seed_and_is_for_training_only(script):
 
     def drawn(seed):
         flow.manual_seed(seed)
-        return model.draw_dropout(4)
+        return model.make_dropout_mask(4)
 
     assert (drawn(1).numpy() == drawn(1).numpy()).all() and (
         drawn(1).numpy() != drawn(2).numpy()
@@ -294,7 +294,9 @@ def test_shift_zoom_and_rotation_are_as_large_as_they_say(script):
 
 def test_the_pipeline_delivers_the_pixels_normalised(script, converted):
     dataset = check_dataset(str(converted))
-    pipeline = script.ImagePipeline(str(converted), dataset, script.Spec.of(dataset, None), 50)
+    pipeline = script.ImagePipeline(
+        str(converted), dataset, script.Spec.from_dataset(dataset, None), 50
+    )
     images, labels = (tensor.numpy() for tensor in pipeline())
     assert (
         images.shape == (50, 1, 28, 28)
@@ -313,7 +315,12 @@ def test_skipped_batches_are_those_that_would_have_been_read(script, converted):
 
     def pipeline():
         return script.ImagePipeline(
-            str(converted), dataset, script.Spec.of(dataset, None), 7, shuffle_buffer=20, seed=3
+            str(converted),
+            dataset,
+            script.Spec.from_dataset(dataset, None),
+            7,
+            shuffle_buffer=20,
+            seed=3,
         )
 
     read, skipped = pipeline(), pipeline()
@@ -327,14 +334,14 @@ def test_skipped_batches_are_those_that_would_have_been_read(script, converted):
 def test_evaluation_counts_each_image_once(script, converted, batch_size):
     """Against a count by hand, for batch sizes that do not divide 50."""
     dataset = check_dataset(str(converted))
-    model = lenet(script.Spec.of(dataset, None)).eval()
+    model = lenet(script.Spec.from_dataset(dataset, None)).eval()
     images, labels = script.ImagePipeline(str(converted), dataset, model.spec, 50)()
     logits, labels = model(images).numpy().astype(np.float64), labels.numpy()
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     said = logits.argmax(1)
 
     evaluation = script.evaluate(model, str(converted), dataset, "cpu", batch_size)
-    assert (evaluation.count, evaluation.right) == (50, (said == labels).sum())
+    assert (evaluation.num_images, evaluation.num_correct) == (50, (said == labels).sum())
     assert evaluation.loss == pytest.approx(
         -np.log(probabilities[np.arange(50), labels]).mean(), rel=1e-5
     )
@@ -392,16 +399,16 @@ DAMAGE = {
     "part empty": (lambda d: (d / "part-0").write_bytes(b""), ["part-0", "bytes"]),
     "part not listed": (
         lambda d: (d / "part-5").write_bytes(b"x"),
-        ["part-5", "not part of this dataset"],
+        ["part-5", "does not belong to this dataset"],
     ),
     "a byte of an image": (lambda d: flip(d / "part-1", 150), ["part-1", "SHA-256"]),
     "a byte of a length": (lambda d: flip(d / "part-1", 1), ["part-1", "SHA-256"]),
     "label outside": (
         lambda d: change_record(d, set_label(10)),
-        ["label 10", "outside the 10 classes"],
+        ["label 10 is out of range for 10 classes"],
     ),
-    "label below zero": (lambda d: change_record(d, set_label(-1)), ["label -1", "outside"]),
-    "label miscounted": (lambda d: change_record(d, set_label(4)), ["labels are not those"]),
+    "label below zero": (lambda d: change_record(d, set_label(-1)), ["label -1", "out of range"]),
+    "label miscounted": (lambda d: change_record(d, set_label(4)), ["labels differ from those"]),
     "no label": (
         lambda d: change_record(d, lambda f: f["labels"].Clear()),
         ["part-0", "record 0", "'labels'"],
@@ -538,14 +545,14 @@ def test_bad_configuration(converted, arguments, said):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("stepz: 3\n", "mine.yaml: there is no setting stepz"),
+        ("stepz: 3\n", "mine.yaml: unknown setting 'stepz'"),
         ("steps: many\n", "steps"),
-        ("steps: [\n", "mine.yaml is not YAML"),
+        ("steps: [\n", "mine.yaml is not valid YAML"),
         ("batch_size: 2.5\n", "batch_size"),
-        ("", "mine.yaml sets nothing"),
-        ("steps:\n", "mine.yaml sets nothing"),
-        ("- 5\n", "mine.yaml sets nothing"),
-        ("config: other.yaml\n", "there is no setting config"),
+        ("", "mine.yaml contains no settings"),
+        ("steps:\n", "mine.yaml contains no settings"),
+        ("- 5\n", "mine.yaml contains no settings"),
+        ("config: other.yaml\n", "unknown setting 'config'"),
     ],
 )
 def test_bad_config_file(converted, tmp_path, text, said):
@@ -569,11 +576,11 @@ def test_images_of_different_sizes_need_a_size(tmp_path):
     (tmp_path / "in").mkdir()
     for index in range(6):
         cv2.imwrite(
-            str(tmp_path / "in" / "{}.png".format(index)),
+            str(tmp_path / "in" / f"{index}.png"),
             np.full((20 + index, 30), 40 * index, np.uint8),
         )
     (tmp_path / "labels.txt").write_text(
-        "".join('{"%d.png": %d}\n' % (index, index % 2) for index in range(6))
+        "".join(f'{{"{index}.png": {index % 2}}}\n' for index in range(6))
     )
     result = convert(
         "--image_root",
@@ -586,7 +593,7 @@ def test_images_of_different_sizes_need_a_size(tmp_path):
         2,
     )
     assert result.code == 0, result
-    assert_one_error(train(tmp_path / "d", "--batch_size", 6), "differ in size", "--image_size")
+    assert_one_error(train(tmp_path / "d", "--batch_size", 6), "vary in size", "--image_size")
     assert train(tmp_path / "d", "--batch_size", 6, "--steps", 2, "--image_size", 24).code == 0
 
 

@@ -121,12 +121,12 @@ def test_a_second_time_nothing_is_done(source, tmp_path):
     label_file = tmp_path / "m" / "train_label" / "label.txt"
     before = snapshot(tmp_path), label_file.stat()
     result = get_mnist(tmp_path / "m", "--source", "nowhere")
-    assert result.code == 0 and "already there" in result.out, result
+    assert result.code == 0 and "already complete" in result.out, result
     assert (snapshot(tmp_path), label_file.stat()) == before
     next((tmp_path / "m" / "test_set").iterdir()).unlink()
     before = snapshot(tmp_path)
     result = get_mnist(tmp_path / "m", "--source", source)
-    assert_one_error(result, "is there and is not all of MNIST")
+    assert_one_error(result, "exists and is not a complete MNIST")
     assert snapshot(tmp_path) == before
 
 
@@ -135,7 +135,7 @@ def test_where_something_else_is(source, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     before = snapshot(tmp_path)
     result = get_mnist(tmp_path / "mine", "--source", source)
-    assert_one_error(result, "is there and is not all of MNIST")
+    assert_one_error(result, "exists and is not a complete MNIST")
     assert snapshot(tmp_path) == before
 
 
@@ -143,8 +143,8 @@ def test_where_something_else_is(source, tmp_path):
     "damage, text",
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-10]), "train-labels-idx1-ubyte.gz"),
-        (lambda path: path.write_bytes(gzip.compress(b"other bytes")), "its MD5 sum is"),
-        (lambda path: path.write_bytes(b"<html>log in first</html>"), "its MD5 sum is"),
+        (lambda path: path.write_bytes(gzip.compress(b"other bytes")), "the MD5 sum is"),
+        (lambda path: path.write_bytes(b"<html>log in first</html>"), "the MD5 sum is"),
         (lambda path: path.unlink(), "neither"),
     ],
     ids=["cut off", "other bytes", "a web page", "missing"],
@@ -328,7 +328,7 @@ def full_run(mnist, tmp_path_factory):
 @needs_mnist
 def test_mnist_is_learned(full_run):
     _, result = full_run
-    right, count = re.search(r"epoch 1 of 1: ([\d,]+) of ([\d,]+) right", result.err).groups()
+    right, count = re.search(r"epoch 1/1: accuracy ([\d,]+)/([\d,]+)", result.err).groups()
     print(f"after 250 steps of 64 images: {right} of {count}")
     assert count == "10,000" and int(right.replace(",", "")) >= 9800, result
 

@@ -29,10 +29,10 @@ def test_check_a_good_dataset(converted):
     """As people call it, with its workers."""
     result = run_python("-m", "ofrecord", "check", converted)
     assert result.code == 0 and result.err == "", result
-    parts = re.findall(r"^part-(\d): 10 records, [\d,]+ bytes, good$", result.out, re.M)
+    parts = re.findall(r"^part-(\d): 10 records, [\d,]+ bytes, valid$", result.out, re.M)
     assert parts == list("01234")
     last = result.out.splitlines()[-1]
-    assert "50 records" in last and "every one is good" in last
+    assert "50 records" in last and "all valid" in last
 
 
 def test_check_lists_all_problems_on_stderr(dataset):
@@ -46,7 +46,7 @@ def test_check_lists_all_problems_on_stderr(dataset):
     assert any("part-1, record 0" in line for line in lines), result
     assert any("part-4, record 9" in line for line in lines), result
     assert f"problems in {dataset}" in lines[-1]
-    assert re.findall(r"^part-(\d): .* good$", result.out, re.M) == list("023")
+    assert re.findall(r"^part-(\d): .* valid$", result.out, re.M) == list("023")
 
 
 def first_image():
@@ -69,12 +69,12 @@ WRONG = {
     "missing": (lambda d: (d / "part-3").unlink(), ["part-3", "missing"]),
     "not listed": (
         lambda d: (d / "part-7").write_bytes((d / "part-0").read_bytes()),
-        ["part-7", "not of this dataset"],
+        ["part-7", "does not belong to this dataset"],
     ),
-    "label outside": (change(set_label(10)), ["label 10 is outside the 10 classes"]),
-    "label miscounted": (change(set_label(4)), ["label 3 is there 6 times", "7 times"]),
+    "label outside": (change(set_label(10)), ["label 10 is out of range for 10 classes"]),
+    "label miscounted": (change(set_label(4)), ["label 3 has 6 records, but dataset.json lists 7"]),
     "no image": (change(set_image(b"nothing")), ["part-0, record 0", "cannot read it"]),
-    "cut-off image": (change(set_image(first_image()[:-9])), ["part-0, record 0", "cut off"]),
+    "cut-off image": (change(set_image(first_image()[:-9])), ["part-0, record 0", "truncated"]),
     "another format": (
         change(set_image(encoded(".jpg", 28, 28))),
         ["part-0, record 0", "JPEG", "PNG"],
@@ -98,7 +98,7 @@ def test_check_names_part_record_and_reason(dataset, damage, texts):
     result = ofrecord("check", dataset)
     assert result.code == 2, result
     assert any(all(text in line for text in texts) for line in result.err.splitlines()), result
-    assert "Traceback" not in result.err and "every one is good" not in result.out
+    assert "Traceback" not in result.err and "all valid" not in result.out
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_damage_that_only_the_decoder_sees(foreign, action):
     part.write_bytes(content[: end - 8] + b"\xff\xd0" * 4 + content[end:])
     result = ofrecord(action, foreign, *FEATURES)
     assert result.code == 2, result
-    assert "its image is no good" in result.err or "an image with label 0" in result.err, result
+    assert "invalid image" in result.err, result
     assert "Corrupt JPEG data" in result.err, result
 
 

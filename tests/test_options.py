@@ -88,9 +88,9 @@ BAD_CSV = {
     "empty label": ("image,label\na.png,\n", ["line 2", "empty"]),
     "too large": ("image,label\na.png,3000000000\n", ["line 2", "int32"]),
     "twice": ("image,label\na.png,1\na.png,1\n", ["line 3", "twice", "line 2"]),
-    "outside": ("image,label\n../a.png,1\n", ["line 2", "not inside"]),
+    "outside": ("image,label\n../a.png,1\n", ["line 2", "outside"]),
     "no images": ("image,label\n", ["no images"]),
-    "open quote": ('image,label\n"a.png,1\n', ["not CSV"]),
+    "open quote": ('image,label\n"a.png,1\n', ["invalid CSV"]),
     "Latin-1": ("image,label\n\xff.png,1\n".encode("latin-1"), ["UTF-8"]),
 }
 
@@ -119,14 +119,14 @@ def test_class_folders(tmp_path):
     assert levels_and_labels(tmp_path / "d") == [(90, 0), (10, 1), (20, 1), (50, 2)]
     classes = {"count": 3, "names": ["cat", "dog", "猫 x"]}
     assert read_manifest(tmp_path / "d")["classes"] == classes
-    assert re.search(r"warning: 1 file.*dog/Thumbs\.db", result.err)
+    assert re.search(r"warning: skipped 1 file.*dog/Thumbs\.db", result.err)
 
 
 def test_bad_class_folders(tmp_path):
     (tmp_path / "in").mkdir()
     assert_one_error(convert_in(tmp_path, "--class_folders"), "no class folders")
     write_images(tmp_path / "in", {"cat/1.png": 1, "stray.png": 1})
-    assert_one_error(convert_in(tmp_path, "--class_folders"), "stray.png", "no class folder")
+    assert_one_error(convert_in(tmp_path, "--class_folders"), "stray.png is not in a class folder")
     (tmp_path / "in/stray.png").unlink()
     (tmp_path / "in/empty").mkdir()
     assert_one_error(convert_in(tmp_path, "--class_folders"), "empty", "has no images")
@@ -147,8 +147,10 @@ def test_images_without_a_label_and_labels_without_an_image(tmp_path):
     write_images(tmp_path / "in", {"a.png": 1, "b.png": 2, "sub/c.JPG": 3})
     (tmp_path / "labels.txt").write_text('{"a.png": 0}\n{"gone.png": 1}\n')
     result = convert_in(tmp_path, "--label_dir", tmp_path / "labels.txt")
-    assert_one_error(result, "gone.png has a label but does not exist")
-    assert re.search(r"warning: 2 images in .* have no label.*b\.png, sub/c\.JPG", result.err)
+    assert_one_error(result, "gone.png: missing, but it has a label")
+    assert re.search(
+        r"warning: skipped 2 images without a label in .*b\.png, sub/c\.JPG", result.err
+    )
 
 
 # -- options --------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def spoiled(project):
 def warned_of(result):
     """The names of the images, each in a warning of its own."""
     lines = [line for line in result.err.splitlines() if ": warning: " in line]
-    return {name for name in NAMES for line in lines if f"./data/images/train_set/{name} " in line}
+    return {name for name in NAMES for line in lines if f"./data/images/train_set/{name}: " in line}
 
 
 def test_skip_bad(spoiled):
@@ -271,7 +273,7 @@ def test_skip_bad_where_all_are_bad(project):
     for name in NAMES:
         (project / "data/images/train_set" / name).write_bytes(b"no image")
     result = convert("--skip_bad", cwd=project)
-    assert_one_error(result, "among the 50")
+    assert_one_error(result, "no valid images in ./data/images/train_set/")
     assert not (project / "dataset").exists()
 
 
@@ -289,11 +291,11 @@ def test_dry_run(spoiled):
     before = snapshot(spoiled)
     result = convert("--dry_run", cwd=spoiled)
     assert result.code == 2, result
-    assert all(f"{name} " in result.err for name in BAD)
+    assert all(f"/{name}: " in result.err for name in BAD)
     skipping = convert("--dry_run", "--skip_bad", cwd=spoiled)
     assert skipping.code == 0, skipping
     assert "Dry run: 47 gray images in 10 classes" in skipping.out
-    assert "9 or 10 in each of 5 parts" in skipping.out
+    assert "5 parts of 9 or 10 records" in skipping.out
     assert warned_of(skipping) == BAD
     for out in (result.out, skipping.out):
         assert "feature saved" not in out and "successfully" not in out
@@ -303,7 +305,7 @@ def test_dry_run(spoiled):
 def test_dry_run_finds_what_a_run_would_refuse(spoiled):
     result = convert("--dry_run", "--part_num", 99, cwd=spoiled)
     assert result.code == 2 and "part_num 99" in result.err
-    assert all(f"{name} " in result.err for name in BAD)  # together with the bad images
+    assert all(f"/{name}: " in result.err for name in BAD)  # together with the bad images
     (spoiled / "dataset").mkdir()
     (spoiled / "dataset/mine.txt").write_text("")
     assert_one_error(convert("--dry_run", "--skip_bad", cwd=spoiled), "mine.txt", started=True)

@@ -65,7 +65,7 @@ def test_each_image_is_in_exactly_one_half(tmp_path):
     root = class_folders(tmp_path / "in", [10, 20, 31, 2, 1])
     result = convert(root, tmp_path / "d", "--val_share", 0.25, "--seed", 3)
     assert result.code == 0, result
-    assert "a single image, which stays in training: class 004" in result.err, result
+    assert "1 class with a single image, kept in the training set: class 004" in result.err, result
     halves = tmp_path / "d", tmp_path / "d_val"
     train_images, val_images = map(records, halves)
     everything = {path.read_bytes() for path in root.rglob("*.png")}
@@ -89,7 +89,7 @@ def test_the_split_obeys_the_seed(tmp_path):
     assert a == b
     assert {data for data, _ in a} != {data for data, _ in c}
     result = train(tmp_path / "a", "--eval_dataset_dir", tmp_path / "c_val")
-    assert_one_error(result, "the same --val_share")
+    assert_one_error(result, "different splits (--val_share)")
 
 
 def test_one_colour_picture_makes_both_halves_colour(tmp_path):
@@ -109,8 +109,8 @@ def test_one_colour_picture_makes_both_halves_colour(tmp_path):
         (["--val_share", "0"], "between 0 and 1"),
         (["--val_share", "1"], "between 0 and 1"),
         (["--val_share", "x"], "--val_share"),
-        (["--val_dir", "elsewhere"], "--val_share holds out"),
-        (["--val_share", "0.1", "--val_dir", "d"], "the folder of --save_dir"),
+        (["--val_dir", "elsewhere"], "--val_dir: requires --val_share"),
+        (["--val_share", "0.1", "--val_dir", "d"], "must differ from --save_dir"),
     ],
 )
 def test_shares_that_make_no_sense(tmp_path, options, text):
@@ -133,7 +133,7 @@ def test_nothing_is_written_where_one_half_cannot_be(tmp_path):
     result = convert(root, tmp_path / "e", "--val_share", 0.2, "--dry_run")
     assert result.code == 0, result
     assert "16 colour images in 2 classes" in result.out, result
-    assert "4 in each of 3 parts, and held out 1 or 2 in each of 3 parts" in result.out, result
+    assert "3 parts of 4 records; validation set: 3 parts of 1 or 2 records" in result.out, result
     assert not (tmp_path / "e").exists() and not (tmp_path / "e_val").exists()
     assert snapshot(tmp_path) == before
 
@@ -171,7 +171,7 @@ def test_own_images_yaml(tmp_path, dataset, text):
     short = ["--epochs", 4, "--batch_size", 8, "--device", "cpu"]
     result = call("lenet_train", "--config", CONFIG, *short, *options, cwd=tmp_path)
     assert result.code == 0 and text in result.err, result
-    right, count = re.findall(r"(\d+) of (\d+) right", result.err)[-1]
+    right, count = re.findall(r"accuracy (\d+)/(\d+)", result.err)[-1]
     assert int(right) > int(count) / len(counts)  # better than a guess
     image = next((root / (names[0] if names else "class 000")).iterdir())
     best = tmp_path / "runs" / "own_images" / "best"
@@ -242,7 +242,7 @@ def jpeg_or_bmp(index, data):
 
 
 def num_correct(result):
-    return int(re.search(r"gets (\d+) of 50 training images right", result.err).group(1))
+    return int(re.search(r"training accuracy: (\d+)/50", result.err).group(1))
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ OTHER_NAMES = ["--image_feature", "encoded", "--label_feature", "class/label"]
         (
             {**GRAY_JPEG, "part_of": lambda index: 0},
             [],
-            "1 parts; 50 JPEG; 28x28, gray; labels",
+            "1 part; 50 JPEG; 28x28, gray; labels",
             0.02,
         ),
         ({"change": jpeg_or_bmp}, [], "25 BMP, 25 JPEG", 0.02),
@@ -297,7 +297,7 @@ def test_datasets_of_other_converters_train(
     (folder / empty).touch()
     result = train(folder, "--steps", 2, "--shuffle_buffer", 0, *arguments)
     assert "made by another converter" in result.err and found in result.err, result
-    assert f"{empty} is empty and is left out" in result.err, result
+    assert f"skipped an empty part: {folder / empty}" in result.err, result
     assert losses(result) == pytest.approx(losses(digits_run), rel=tolerance)
     assert num_correct(result) == pytest.approx(
         num_correct(digits_run), abs=0 if "PNG" in found else 3
@@ -372,18 +372,18 @@ FATAL = {
     "a label below 0": (
         {},
         lambda d: change_record(d, set_label(-1)),
-        ["label -1 is no class"],
+        ["invalid label -1"],
     ),
     "text for an image": (
         {"change": record_40(lambda data: b"no image")},
         None,
-        ["part-5, record 5", "its image is no good"],
+        ["part-5, record 5", "invalid image"],
     ),
     "an empty image": ({"change": record_40(lambda data: b"")}, None, ["part-5", "record 5"]),
     "a PNG cut off": (
         {"change": record_40(lambda data: data[:100])},
         None,
-        ["part-5, record 5", "cut off"],
+        ["part-5, record 5", "truncated"],
     ),
     "a PNG damaged": (
         {"change": record_40(lambda data: data[:100] + b"\0\0" + data[102:])},
@@ -393,7 +393,7 @@ FATAL = {
     "a JPEG cut off": (
         {"ext": ".jpg", "change": record_40(lambda data: data[:300])},
         None,
-        ["part-5, record 5", "cut off"],
+        ["part-5, record 5", "truncated"],
     ),
     "a JPEG damaged": (
         {
@@ -426,7 +426,7 @@ def test_sixty_thousand_records_are_scanned_in_seconds(tmp_path):
     start = time.process_time()
     result = train(folder, "--batch_size", 60_001)  # refused after the scan
     assert time.process_time() - start < 10
-    assert_one_error(result, "60000 images", started=True)
+    assert_one_error(result, "60,000 images", started=True)
 
 
 # -- fuzz -----------------------------------------------------------------------------
@@ -468,7 +468,7 @@ def mutate(folder, rng):
 READ_ALL = """
 import json, sys
 from lenet_train import ImagePipeline, Spec
-from ofrecord.cli import InputError
+from runtime.cli import InputError
 from ofrecord.scan import open_dataset
 
 for folder in sys.argv[1:]:
@@ -477,9 +477,9 @@ for folder in sys.argv[1:]:
     except InputError as error:
         print(json.dumps([folder, None, str(error)]), flush=True)
         continue
-    pipeline = ImagePipeline(folder, dataset, Spec.of(dataset, 28), 1)
+    pipeline = ImagePipeline(folder, dataset, Spec.from_dataset(dataset, 28), 1)
     labels = []
-    for _ in range(dataset.records):
+    for _ in range(dataset.num_records):
         images, label = pipeline()
         assert images.numpy().std() > 0
         labels.append(int(label.numpy()[0]))

@@ -14,7 +14,7 @@ from photos import on_paper, predicted_labels, predictions, write_photos
 
 FILES = sorted(IMAGES.glob("*.png"))
 FIVE = IMAGES / "00000000_5.png"
-TAKEN = "taken for a picture of one digit"
+TAKEN = "prepared as an image of one digit"
 
 
 def predict(checkpoint, *arguments):
@@ -42,7 +42,7 @@ def logits_of(checkpoint, pixels):
 
     model = open_checkpoint(str(checkpoint)).load_model()
     mean, std = (
-        np.float32(values).reshape(1, -1, 1, 1) for values in (model.spec.mean, model.spec.std)
+        np.float32(values).reshape(1, -1, 1, 1) for values in (model.spec.mean, model.spec.scale)
     )
     return model(flow.tensor((pixels - mean) / std)).numpy()
 
@@ -54,7 +54,7 @@ def pixels_in_training_and_prediction(dataset, size):
     from ofrecord.manifest import check_dataset
 
     dataset, folder = check_dataset(str(dataset)), str(dataset)
-    spec = lenet_train.Spec.of(dataset, size)
+    spec = lenet_train.Spec.from_dataset(dataset, size)
     trained, _ = lenet_train.ImagePipeline(folder, dataset, spec, len(FILES)).read()
     names = [next(iter(json.loads(line))) for line in LABELS.read_text().splitlines()]
     return trained.numpy(), np.stack(
@@ -271,7 +271,7 @@ def test_class_names_and_colour(tmp_path):
     options = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", dataset]
     assert convert(*options, "--part_num", 2).code == 0
     result = train(dataset, "--batch_size", 6, "--steps", 40, "--run_dir", tmp_path / "run")
-    assert result.code == 0 and "18 of 18" in result.err, result
+    assert result.code == 0 and "18/18" in result.err, result
 
     red = np.zeros((40, 30, 3), np.uint8)
     red[:, :, 2] = 160

@@ -194,7 +194,7 @@ def weights(folder):
 # -- the same training ------------------------------------------------------------------
 
 
-EPOCH = re.compile(r"epoch \d+ of 6: (\d+) of 50 .*\bloss ([\d.]+);", re.M)
+EPOCH = re.compile(r"epoch \d+/6: accuracy (\d+)/50 .*?\bloss ([\d.]+),", re.M)
 
 
 @pytest.mark.parametrize("graph", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -214,7 +214,7 @@ def test_two_ranks_train_as_one_process_does(launcher, dealt, tmp_path, graph):
 
     assert len(losses(two)) == 6  # and nothing else on stdout
     np.testing.assert_allclose(losses(two), losses(one), atol=1e-4)
-    assert "ranks: 2, each takes 25 images of a step's 50" in two.err
+    assert "world size: 2, batch per rank: 25 images" in two.err
     assert two.err.count("device: cpu") == 1, two
     evaluations = [np.array(EPOCH.findall(result.err), float) for result in (two, one)]
     assert evaluations[0].shape == (6, 2), two
@@ -246,7 +246,7 @@ def test_killed_and_resumed_bit_for_bit(launcher, dealt, tmp_path):
     process = launcher.start(*options, "--fetch_every", 1, "--run_dir", killed)
     launcher.wait_for_steps(process, 12)
     os.kill(launcher.trainer(1), signal.SIGKILL)
-    launcher.assert_all_end(process, "rank 1 ended by SIGKILL")
+    launcher.assert_all_end(process, "rank 1 was ended by SIGKILL")
 
     command = (
         (killed / "config.yaml").read_text(encoding="utf-8").splitlines()[1].strip("# ").split()
@@ -254,7 +254,7 @@ def test_killed_and_resumed_bit_for_bit(launcher, dealt, tmp_path):
     launch = "python -m oneflow.distributed.launch --nproc_per_node 2 lenet_train.py"
     assert " ".join(command[:6]) == launch
     result = launcher.run(*command[6:])
-    assert result.code == 0 and "resumed: 10 steps" in result.err, result
+    assert result.code == 0 and "resumed after step 10" in result.err, result
     assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     expected = weights(whole)
     for name, weight in weights(killed).items():
@@ -268,9 +268,9 @@ def test_killed_and_resumed_bit_for_bit(launcher, dealt, tmp_path):
 # -- one falls, all fall ----------------------------------------------------------------
 
 SIGNALS = {
-    "killed": (signal.SIGKILL, "rank {} ended by SIGKILL"),
+    "killed": (signal.SIGKILL, "rank {} was ended by SIGKILL"),
     "interrupted": (signal.SIGINT, "interrupted"),
-    "crashed": (signal.SIGSEGV, "rank {} ended by SIGSEGV"),
+    "crashed": (signal.SIGSEGV, "rank {} was ended by SIGSEGV"),
 }
 
 
@@ -317,12 +317,22 @@ def test_no_rank_outlives_its_launcher(launcher, dealt, end, text):
 # -- what is refused --------------------------------------------------------------------
 
 
-UNEVEN = "has {} parts, which 2 ranks cannot share evenly: convert with --part_num {}"
+UNEVEN = "has {}, not divisible by the world size 2: convert the images with --part_num {}"
 SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
-    "parts": (5, None, 10, UNEVEN.format(5, 6)),
-    "one part": (1, None, 10, UNEVEN.format(1, 2)),
-    "batch": (4, None, 25, "batch_size 25 cannot be shared by 2 ranks: take a multiple of 2"),
-    "parts to evaluate": (2, 1, 10, "has 1 parts, too few for 2 ranks: convert with --part_num 2"),
+    "parts": (5, None, 10, UNEVEN.format("5 parts", 6)),
+    "one part": (1, None, 10, UNEVEN.format("1 part", 2)),
+    "batch": (
+        4,
+        None,
+        25,
+        "batch_size 25 is not divisible by the world size 2: give a multiple of 2",
+    ),
+    "parts to evaluate": (
+        2,
+        1,
+        10,
+        "has 1 part, fewer than the world size 2: convert the images with --part_num 2",
+    ),
 }
 
 
@@ -344,7 +354,7 @@ def test_what_cannot_be_shared_is_one_line(launcher, dealt, tmp_path, case):
 @pytest.mark.slow
 def test_ranks_with_different_options_are_refused(launcher, dealt):
     result = launcher.run("--dataset_dir", dealt(2), "--batch_size", 10, change=OWN_SEED)
-    text = "the ranks must all have the same seed: here it is 0, and for rank 1 1"
+    text = "all ranks must have the same seed, but it is 0 on rank 0 and 1 on rank 1"
     assert result.code != 0 and text in result.err, result
 
 

@@ -193,8 +193,8 @@ def test_run_folder_holds_what_was_printed(whole):
     assert [int(row["step"]) for row in evaluations] == EPOCH_ENDS + [STEPS]
     for row in evaluations:
         correct = round(15 * float(row["eval_accuracy"]))
-        assert f"{correct} of 15 right" in result.err
-        assert f"loss {float(row['eval_loss']):.4f};" in result.err
+        assert f"accuracy {correct}/15" in result.err
+        assert f"loss {float(row['eval_loss']):.4f}, " in result.err
     best = max(float(row["eval_accuracy"]) for row in evaluations)
     assert about(folder / "last")["step"] == STEPS
     assert about(folder / "best")["eval_accuracy"] == best
@@ -210,7 +210,9 @@ def test_learning_rate_rises_and_falls(whole):
 
 def test_confusion_table_adds_up(whole):
     lines = whole[1].err.splitlines()
-    first = next(index for index, line in enumerate(lines) if line.startswith("is \\ said")) + 1
+    first = (
+        next(index for index, line in enumerate(lines) if line.startswith("label \\ predicted")) + 1
+    )
     table = np.array(
         [[int(cell.replace("·", "0")) for cell in line.split()[1:]] for line in lines[first:][:10]]
     )
@@ -271,7 +273,7 @@ def test_bar_on_a_terminal(datasets, tmp_path, kept):
     assert process.wait(timeout=60) == 0, output
     text = output.decode()
     assert f"{STEPS}/{STEPS}" in text and "images/s=" in text and "loss=" in text
-    assert "epoch 3 of" in text
+    assert "epoch 3/" in text
 
 
 # -- stopped and resumed ------------------------------------------------------------------
@@ -290,7 +292,7 @@ def test_killed_and_resumed_bit_for_bit(datasets, whole, tmp_path, lines):
     assert process.returncode == -signal.SIGKILL
     wait_until_free(folder)
     result = train(datasets, folder, "--resume")
-    assert result.code == 0 and "resumed: " in result.err, result
+    assert result.code == 0 and "resumed after step " in result.err, result
     assert whole[1].out.endswith(result.out) and len(losses(result)) < STEPS
     assert_same_run(folder, whole)
 
@@ -331,10 +333,10 @@ runpy.run_path("lenet_train.py", run_name="__main__")
 @pytest.mark.parametrize(
     "die_at, said",
     [
-        pytest.param(1, "resumed: 10 steps", id="the first save", marks=pytest.mark.slow),
-        pytest.param(2, "resumed: 10 steps", id="the second save", marks=pytest.mark.slow),
-        pytest.param(3, "resumed: 20 steps", id="between two renames"),
-        pytest.param(5, "resumed: 30 steps", id="the same later", marks=pytest.mark.slow),
+        pytest.param(1, "resumed after step 10", id="the first save", marks=pytest.mark.slow),
+        pytest.param(2, "resumed after step 10", id="the second save", marks=pytest.mark.slow),
+        pytest.param(3, "resumed after step 20", id="between two renames"),
+        pytest.param(5, "resumed after step 30", id="the same later", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_the_renames_that_save(datasets, whole, tmp_path, die_at, said):
@@ -360,9 +362,9 @@ def test_interrupted_run_is_saved_and_its_command_resumes_it(datasets, whole, tm
     assert process.returncode == 130 and "Traceback" not in err, err
     message = err.splitlines()[-1]
     assert "interrupted" in message
-    step = int(re.search(r" is saved as it was after step (\d+) of 45; ", message).group(1))
+    step = int(re.search(r" after step (\d+) of 45; ", message).group(1))
     assert 13 <= step <= STEPS
-    resume = message.split("; to go on: ")[1]
+    resume = message.split("; resume with: ")[1]
     assert resume.startswith("python lenet_train.py --config '") and resume.endswith("--resume")
     result = subprocess.run(
         resume.replace("python ", f"{sys.executable} ", 1),
@@ -374,7 +376,7 @@ def test_interrupted_run_is_saved_and_its_command_resumes_it(datasets, whole, tm
         encoding="utf-8",
         timeout=120,
     )
-    assert result.returncode == 0 and f"resumed: {step} steps" in result.stderr, result.stderr
+    assert result.returncode == 0 and f"resumed after step {step}" in result.stderr, result.stderr
     assert_same_run(folder, whole)
 
 
@@ -387,7 +389,7 @@ def test_running_training_writes_at_once_and_keeps_others_out(dataset, tmp_path)
         wait_for_lines(tmp_path / "losses.txt", 13)
         before = snapshot(dataset)
         converting = convert("--save_dir", dataset, "--part_num", 3)
-        assert_one_error(converting, "a training, is using", "wait")
+        assert_one_error(converting, "a training is using", "wait")
         assert snapshot(dataset) == before
         assert_one_error(train(*options, "--resume"), "another training is using", "wait")
         assert process.poll() is None
@@ -396,7 +398,7 @@ def test_running_training_writes_at_once_and_keeps_others_out(dataset, tmp_path)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130 and "is saved as it was after step" in err, err
+    assert process.returncode == 130 and " after step " in err, err
     assert convert("--save_dir", dataset, "--part_num", 3).code == 0
 
 
@@ -435,7 +437,7 @@ def test_full_disk(datasets, small_disk):
     assert err.splitlines()[-1].endswith("No space left on device"), err
     shutil.move(small_disk / "run", small_disk.parent / "run")
     result = train(datasets, small_disk.parent / "run", "--resume")
-    assert result.code == 0 and "resumed: 10 steps" in result.err, result
+    assert result.code == 0 and "resumed after step 10" in result.err, result
 
 
 # -- refused ------------------------------------------------------------------------------
@@ -443,7 +445,7 @@ def test_full_disk(datasets, small_disk):
 
 def test_nothing_is_overwritten(datasets, whole, tmp_path):
     before = snapshot(whole[0])
-    assert_one_error(train(datasets, whole[0]), "holds a run already", "--resume")
+    assert_one_error(train(datasets, whole[0]), "contains a run already", "--resume")
     assert snapshot(whole[0]) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -455,7 +457,7 @@ def test_nothing_is_overwritten(datasets, whole, tmp_path):
 def test_nothing_to_resume(datasets, tmp_path):
     assert_one_error(train(datasets, tmp_path / "none", "--resume"), "no run to resume")
     assert not (tmp_path / "none").exists()
-    assert_one_error(train(datasets, "", "--resume"), "--resume needs")
+    assert_one_error(train(datasets, "", "--resume"), "--resume requires")
 
 
 def test_failed_start_leaves_no_folder(datasets, tmp_path, monkeypatch):
@@ -502,10 +504,10 @@ def test_damaged_run_is_not_resumed(datasets, copy, damage, texts):
 @pytest.mark.parametrize(
     "options, texts",
     [
-        (["--batch_size", 8], ["batch_size 7 and not 8", "--resume"]),
+        (["--batch_size", 8], ["batch_size 7, not 8", "--resume"]),
         (
             ["--learning_rate", 0.1, "--seed", 4],
-            ["learning_rate 0.002 and not 0.1", "seed 0 and not 4"],
+            ["learning_rate 0.002, not 0.1", "seed 0, not 4"],
         ),
     ],
     ids=["batch size", "learning rate and seed"],
@@ -521,7 +523,7 @@ def test_resuming_on_another_dataset_is_refused(datasets, whole, tmp_path):
     assert convert("--part_num", 3, "--save_dir", tmp_path / "dataset").code == 0
     before = snapshot(whole[0])
     result = train(datasets, whole[0], "--dataset_dir", tmp_path / "dataset", "--resume")
-    assert_one_error(result, "cannot resume", "another dataset")
+    assert_one_error(result, "cannot resume", "a different dataset")
     assert snapshot(whole[0]) == before
 
 
@@ -530,7 +532,7 @@ def test_resuming_another_model_is_refused(datasets, copy):
     lines = (copy / "metrics.csv").read_text().splitlines()
     (copy / "metrics.csv").write_text("\n".join([*lines[:-1], ""]))  # its evaluation is missing
     result = train(datasets, copy, "--resume")
-    assert_one_error(result, "its checkpoint is of another model", started=True)
+    assert_one_error(result, "its checkpoint is of a different model", started=True)
 
 
 @pytest.mark.parametrize(
@@ -554,7 +556,7 @@ def test_datasets_that_do_not_fit_together(converted, tmp_path, first_label, opt
     arguments += ["--part_num", 1, "--save_dir", tmp_path / "other"]
     assert convert(*arguments, *options).code == 0
     folders = ["--dataset_dir", converted, "--eval_dataset_dir", tmp_path / "other"]
-    assert_one_error(call("lenet_train", *folders), "do not fit together", *texts)
+    assert_one_error(call("lenet_train", *folders), "do not match", *texts)
 
 
 # -- more classes than a table holds ------------------------------------------------------
@@ -578,9 +580,11 @@ def test_many_classes_and_some_mistakes(tmp_path):
     """Instead of a table the commonest mistakes, with long names."""
     names = [f"class of pictures {index}" for index in range(60)]
     result = many_classes(tmp_path, names, "--steps", 1)
-    assert result.code == 0 and "is \\ said" not in result.err, result
-    lines = result.err.split("commonest mistakes:\n")[1].splitlines()
-    mistakes = [re.match(r"  (class .+\d) taken for (class .+\d): (\d+)\Z", line) for line in lines]
+    assert result.code == 0 and "label \\ predicted" not in result.err, result
+    lines = result.err.split("most frequent mistakes:\n")[1].splitlines()
+    mistakes = [
+        re.match(r"  (class .+\d) predicted as (class .+\d): (\d+)\Z", line) for line in lines
+    ]
     mistakes = [match.groups() for match in mistakes if match]
     assert 5 < len(mistakes) < 40
     assert all(a != b and {a, b} <= set(names) and n == "1" for a, b, n in mistakes)
@@ -590,8 +594,9 @@ def test_many_classes_and_some_mistakes(tmp_path):
 def test_many_classes_and_no_mistake(tmp_path):
     names = [f"{index:02}" for index in range(60)]
     result = many_classes(tmp_path, names, "--steps", 40)
-    assert result.code == 0 and "60 of 60 right" in result.err, result
+    assert result.code == 0 and "accuracy 60/60" in result.err, result
     assert (
-        "commonest mistakes:\n" in result.err and " taken for " not in result.err.split("40 of")[-1]
+        "most frequent mistakes:\n" in result.err
+        and " predicted as " not in result.err.split("40 of")[-1]
     )
     assert (tmp_path / "run" / "predictions.png").stat().st_size > 5000

@@ -1,32 +1,38 @@
-"""Work on many processes, results in the order of the jobs."""
+"""Worker processes, with results in the order of the jobs."""
 
 import ctypes
 import os
 import signal
 import traceback
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 
 from .cli import InputError, uninterrupted
 
-# Jobs handed to a worker ahead of the one whose result is awaited: enough that
-# none idles, few enough that results do not pile up in memory.
+# Jobs sent to each worker ahead of the one whose result is awaited: enough that
+# none is idle, few enough that results do not pile up in memory.
 JOBS_AHEAD = 3
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+KILLED = "a worker process was killed, perhaps out of memory: try --workers 1"
 
-def ordered_map(function, jobs, workers, close_in_workers=()):
+
+def ordered_map(
+    function: Callable, jobs: Iterable, workers: int, close_in_workers: Iterable[int] = ()
+) -> Iterator:
     """Yield ``function(job)`` for each job, in order; with 1 worker in this process.
 
-    Jobs should be small (they wait in a pipe); ``function`` may be anything,
-    a closure over large data too, as the workers are forked with it. What it
-    raises is raised here. ``close_in_workers`` are file descriptors that the
-    workers must not keep open (a lock, say). Ending the generator ends the
-    workers, whatever they are at. Raises InputError where a worker is killed.
+    Jobs should be small, as they wait in a pipe; ``function`` may be anything,
+    a closure over large data too, as the workers are forked with it. Exceptions
+    in ``function`` are raised here. ``close_in_workers`` are file descriptors
+    that the workers must not keep open (a lock's, say). Closing the generator
+    kills the workers, whatever they are doing. Raises InputError if a worker
+    is killed.
 
-    (concurrent.futures would do the same, but leaves workers behind, and the
-    whole process hanging, where a second Ctrl-C comes while it shuts down.)
+    (concurrent.futures leaves workers behind and hangs if a second Ctrl-C
+    arrives while it shuts down.)
     """
     if workers == 1:
         yield from map(function, jobs)
@@ -37,8 +43,11 @@ def ordered_map(function, jobs, workers, close_in_workers=()):
         for number, job in enumerate(jobs):
             if number < workers:  # no more workers than jobs
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, daemon=True,
-                                          args=(function, theirs, os.getpid(), [ours.fileno(), *close_in_workers]))
+                process = context.Process(
+                    target=_work,
+                    daemon=True,
+                    args=(function, theirs, os.getpid(), [ours.fileno(), *close_in_workers]),
+                )
                 with uninterrupted():  # until the worker ignores Ctrl-C
                     process.start()
                     processes.append(process)
@@ -58,28 +67,28 @@ def ordered_map(function, jobs, workers, close_in_workers=()):
             process.join()
 
 
-KILLED = "a worker process was killed, perhaps for lack of memory: try --workers 1"
-
-
 def _send(pipe, job):
     try:
         pipe.send(job)
     except ConnectionError:
-        raise InputError(KILLED)
+        raise InputError(KILLED) from None
 
 
 def _receive(pipe):
     try:
         result, error, where = pipe.recv()
     except (EOFError, ConnectionError):
-        raise InputError(KILLED)
+        raise InputError(KILLED) from None
     if error is not None:
         raise error from RuntimeError("in a worker process:\n" + where)
     return result
 
 
 def _work(function, pipe, parent, descriptors):
-    """A worker's life. It leaves Ctrl-C to the parent, and ends with it however that ends."""
+    """Run jobs in a worker process.
+
+    It leaves Ctrl-C to the parent, and ends with it however that ends.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     end_with_parent(parent)
@@ -94,8 +103,8 @@ def _work(function, pipe, parent, descriptors):
         pipe.send(answer)
 
 
-def end_with_parent(parent):
-    """Kill this process when its ``parent``, a process id, ends, however it does."""
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its ``parent``, a process id, ends for any reason."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # it ended before the call above
         os._exit(1)

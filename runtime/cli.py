@@ -1,0 +1,216 @@
+"""How every command of this project ends: results, one-line errors, exit codes."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+SHOWN_PROBLEMS = 20
+# After this many seconds a rank reports its own error. OneFlow's launcher checks
+# every second whether a rank has ended, so rank 0's error ends this one earlier.
+RANK_SECONDS = 3
+
+_ranks = types.SimpleNamespace(rank=0, world_size=1)  # see become_rank
+
+
+class InputError(Exception):
+    """An error that the user can correct: printed as one line, exit code 2."""
+
+
+class InputErrors(InputError):
+    """Several problems found together: the first twenty are printed, then a count.
+
+    ``problems`` are one-line strings; ``summary`` ends the list and says what
+    they mean for the command.
+    """
+
+    def __init__(self, problems: Iterable[str], summary: str) -> None:
+        self.problems = list(problems)
+        self.summary = summary
+        super().__init__(summary)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse parser without abbreviated options and with one-line errors."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (--help lists the options)")
+
+
+def one_line(text: object) -> str:
+    """Return ``str(text)`` with line breaks and unprintable characters escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+
+
+def first_few(names: Iterable[str]) -> str:
+    """Return the first three of the sorted names, for a message."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 image``, ``1,000 images``, ``2 batches``."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"
+    return f"{number:,} {noun}{plural}"
+
+
+def become_rank(rank: int, world_size: int) -> None:
+    """Make this process one of several ranks.
+
+    Rank 0 alone prints results and messages; each rank prints its errors.
+    """
+    _ranks.rank, _ranks.world_size = rank, world_size
+
+
+def output(*lines: object, flush: bool = False) -> None:
+    """Print lines of results to stdout.
+
+    Raises InputError if they cannot be written (a full disk).
+    """
+    if _ranks.rank:
+        return
+    try:
+        for line in lines:
+            print(line)
+        if flush and sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot write to stdout: {error.strerror}") from error
+
+
+def log(message: object, level: str | None = None) -> None:
+    """Print a message for the user to stderr, never to stdout.
+
+    ``level`` is ``"error"``, ``"warning"`` or None for information.
+    """
+    if _ranks.rank:
+        if level != "error":
+            return
+        message = f"rank {_ranks.rank}: {message}"
+    if level:
+        folder, program = os.path.split(sys.argv[0])
+        if program == "__main__.py":  # python -m of a package
+            program = os.path.basename(folder)
+        message = f"{program or 'python'}: {level}: {one_line(message)}"
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:  # stderr is a file on a full disk: there is nowhere to report it
+        pass
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delay SIGINT (Ctrl-C) and SIGTERM until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def stop_requests(enabled: bool = True) -> Iterator[types.SimpleNamespace]:
+    """Turn SIGINT (Ctrl-C) and SIGTERM into a request to stop.
+
+    The object that this yields has an attribute ``asked``, which the first
+    signal sets to True. The second signal raises KeyboardInterrupt at once; so
+    does the first if not ``enabled``.
+    """
+    stop = types.SimpleNamespace(asked=False)
+
+    def ask(signum, frame):
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        # os.write, as print is not reentrant
+        os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop immediately\n")
+
+    before = {}
+    if enabled:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_main(main: Callable[[], object]) -> NoReturn:
+    """Call ``main()`` and exit the process with the matching exit code. Never returns.
+
+    0: success. 2: invalid input, one line (or twenty and a count). 130: Ctrl-C.
+    141: stdout was closed. 1: an unexpected error, with its traceback.
+
+    With several ranks, the first that fails ends the others. An error that all
+    of them find is reported by rank 0, so the others wait before they report it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream:  # None if it was closed
+            # A file name may hold bytes that are not text.
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see check_environment
+        main()
+        output(flush=True)
+        code = 0
+    except InputErrors as error:
+        _wait_for_rank_0()
+        for problem in error.problems[:SHOWN_PROBLEMS]:
+            log(problem, "error")
+        more = len(error.problems) - SHOWN_PROBLEMS
+        if more > 0:
+            log(f"… and {more} more", "error")
+        if len(error.problems) != 1:
+            log(error.summary, "error")
+        code = EXIT_BAD_INPUT
+    except InputError as error:
+        _wait_for_rank_0()
+        log(error, "error")
+        code = EXIT_BAD_INPUT
+    except KeyboardInterrupt as interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        log(": ".join(["interrupted"] + [str(text) for text in interrupt.args]), "error")
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout ended, as `| head` does
+        log("stdout was closed; stopping")
+        code = EXIT_BROKEN_PIPE
+    except SystemExit as stop:  # --help
+        code = stop.code
+    except Exception:  # a bug in this program
+        traceback.print_exc()
+        code = 1
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to clean up
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:  # it has been reported, or stdout was closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if _ranks.world_size > 1 and code:
+        os._exit(code)  # skips OneFlow's shutdown, which waits for the other ranks
+    sys.exit(code)
+
+
+def _wait_for_rank_0():
+    if _ranks.rank:
+        time.sleep(RANK_SECONDS)

@@ -1,0 +1,269 @@
+"""The house's rules: which room may import what, and what must parse under Python 3.6."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("img2ofrecord.py", "lenet_train.py")
+ANYTHING = None  # any third-party package
+
+# What a room may import besides the standard library and itself (DESIGN.md, "The house").
+ALLOWED = {
+    "runtime": {"tqdm"},
+    "ofrecord": {
+        *("runtime", "numpy", "cv2", "PIL", "pillow_heif", "google.protobuf", "pydantic"),
+        "tqdm",  # not in the table: progress bars, until runtime/ has them
+    },
+    "ofrecord/sheet.py": {"matplotlib"},  # and what its room may
+    "data": {"runtime", "numpy", "cv2", "tqdm"},  # tqdm: as above
+    "lenet": {"runtime", "ofrecord", ANYTHING},
+    "img2ofrecord.py": {"runtime", "ofrecord", "lenet", ANYTHING},
+    "lenet_train.py": {"runtime", "ofrecord", "lenet", ANYTHING},
+}
+ROOMS = ("runtime", "ofrecord", "lenet", "data", *SCRIPTS)
+# Everything of this project that can be imported by name.
+OURS = {"runtime", "ofrecord", "lenet", "data", "tests", "benchmarks", "tools", "docs"} | {
+    script.removesuffix(".py") for script in SCRIPTS
+}
+# OneFlow's generated protobuf class is loaded by path, without the engine.
+LOADED_BY_PATH = {("ofrecord/record.py", "oneflow_record_pb2")}
+
+# Python compiles a file as a whole before it can say that the version is wrong, so
+# these, and what they import before check_environment, must parse under 3.6.
+STARTED = (
+    *SCRIPTS,
+    "ofrecord/__main__.py",
+    "lenet/predict.py",
+    "lenet/export.py",
+    "data/get_mnist.py",
+)
+PARSED_BY_3_6 = (
+    *STARTED,
+    *(f"{room}/__init__.py" for room in ("runtime", "ofrecord", "lenet")),
+    "runtime/environment.py",
+)
+
+
+# -- import rules -----------------------------------------------------------------------------
+
+
+def modules(root: Path) -> list[Path]:
+    """Return the modules of all rooms. (data/ holds images by the thousand as well.)"""
+    folders = [folder for folder in ROOMS if folder not in (*SCRIPTS, "data")]
+    inner = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
+    return [*inner, *sorted((root / "data").glob("*.py")), *(root / script for script in SCRIPTS)]
+
+
+def bad_imports(root: Path) -> list[str]:
+    """Return every import in the rooms under ``root`` that is not allowed, as "file:line: name"."""
+    found = []
+    for path in modules(root):
+        file = path.relative_to(root).as_posix()
+        room = file.split("/")[0]
+        allowed = ALLOWED[room] | ALLOWED.get(file, set())
+        for line, name in imports_in(path, file):
+            if not is_allowed(name, room.removesuffix(".py"), allowed):
+                found.append(f"{file}:{line}: {name}")
+    return found
+
+
+def is_allowed(name: str, own: str, allowed: set) -> bool:
+    top = name.split(".")[0]
+    if top in sys.stdlib_module_names or top == own:
+        return True
+    if any(each and (name == each or name.startswith(f"{each}.")) for each in allowed):
+        return True
+    return ANYTHING in allowed and top not in OURS and top.isidentifier()
+
+
+def imports_in(path: Path, file: str) -> Iterator[tuple[int, str]]:
+    """Yield line and full name of every import in a module's syntax tree.
+
+    ``from a import b`` counts as a.b. What cannot be resolved is yielded in
+    angle brackets, which no room may import.
+    """
+    package = file.split("/")[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"), file)
+    # Other names of the functions that import: `from importlib import import_module as load`.
+    functions = {"import_module", "__import__", "spec_from_file_location", "SourceFileLoader"}
+    aliases = {
+        alias.asname: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname and alias.name in functions
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            module = absolute("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}".lstrip(".")
+        elif isinstance(node, ast.Call):
+            function = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
+            function = aliases.get(function, function)
+            if function not in functions:
+                continue
+            arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+            name = getattr(arguments[0], "value", None) if arguments else None
+            if (file, name) in LOADED_BY_PATH and function == "spec_from_file_location":
+                continue
+            if function in ("import_module", "__import__") and isinstance(name, str):
+                yield node.lineno, absolute(name, package)
+            else:
+                yield node.lineno, f"<{function}>"
+
+
+def absolute(name: str, package: list[str]) -> str:
+    """Return a relative name's full name; ``package`` is where it is imported, as parts."""
+    level = len(name) - len(name.lstrip("."))
+    if level == 0:
+        return name
+    if level > len(package):
+        return f"<{name} leaves the package>"
+    return ".".join([*package[: len(package) - level + 1], name[level:]]).rstrip(".")
+
+
+def test_every_import_is_allowed():
+    assert bad_imports(PROJECT) == []
+
+
+def test_every_module_is_in_a_room():
+    files = [*PROJECT.glob("*.py"), *PROJECT.glob("[!.]*/*.py")]
+    tops = {path.relative_to(PROJECT).parts[0].removesuffix(".py") for path in files}
+    assert {room.removesuffix(".py") for room in ROOMS} <= tops <= OURS
+    assert not [path for path in files if path.name == "utils.py"]
+
+
+# (file, code to append, the import to be found in it, on the line with the word "planted")
+PLANTED = (
+    ("runtime/cli.py", "import numpy  # planted", "numpy"),
+    ("runtime/cli.py", "import os, yaml as y  # planted", "yaml"),
+    ("runtime/cli.py", "import ofrecord.record  # planted", "ofrecord.record"),
+    ("runtime/cli.py", "from lenet import engine  # planted", "lenet.engine"),
+    ("runtime/cli.py", "from lenet.engine import *  # planted", "lenet.engine.*"),
+    ("runtime/cli.py", "def f():\n    import cv2  # planted", "cv2"),
+    ("runtime/cli.py", "class C:\n    from PIL import Image  # planted", "PIL.Image"),
+    ("runtime/cli.py", "if 0:\n    pass\nelse:\n    import torch  # planted", "torch"),
+    ("runtime/cli.py", "try:\n    import six  # planted\nexcept ImportError:\n    pass", "six"),
+    (
+        "runtime/cli.py",
+        "from ..ofrecord import record  # planted",
+        "<..ofrecord leaves the package>.record",
+    ),
+    (
+        "runtime/cli.py",
+        "import importlib\nimportlib.import_module('lenet.run')  # planted",
+        "lenet.run",
+    ),
+    ("runtime/cli.py", "importlib.import_module(name='onnx')  # planted", "onnx"),
+    (
+        "runtime/cli.py",
+        "from importlib import import_module as load\nload('lenet')  # planted",
+        "lenet",
+    ),
+    (
+        "runtime/cli.py",
+        "load('..lenet', __package__)  # planted",
+        "<..lenet leaves the package>",
+    ),
+    ("runtime/cli.py", "load(input())  # planted", "<import_module>"),
+    ("runtime/cli.py", "x = __import__('oneflow').nn  # planted", "oneflow"),
+    ("runtime/cli.py", "def f():\n    return __import__(name='data')  # planted", "data"),
+    ("ofrecord/check.py", "import oneflow as flow  # planted", "oneflow"),
+    (
+        "ofrecord/check.py",
+        "from oneflow.core.record import record_pb2  # planted",
+        "oneflow.core.record.record_pb2",
+    ),
+    (
+        "ofrecord/check.py",
+        "from importlib.util import *\nspec_from_file_location('x', 'y')  # planted",
+        "<spec_from_file_location>",
+    ),
+    (
+        "ofrecord/record.py",
+        "importlib.util.spec_from_file_location('oneflow', 'y')  # planted",
+        "<spec_from_file_location>",
+    ),
+    ("ofrecord/check.py", "import lenet.run  # planted", "lenet.run"),
+    ("ofrecord/check.py", "from matplotlib import pyplot  # planted", "matplotlib.pyplot"),
+    ("ofrecord/check.py", "from google import cloud  # planted", "google.cloud"),
+    ("lenet/run.py", "from img2ofrecord import main  # planted", "img2ofrecord.main"),
+    ("lenet/run.py", "import tests.helpers  # planted", "tests.helpers"),
+    ("lenet_train.py", "import img2ofrecord  # planted", "img2ofrecord"),
+    ("img2ofrecord.py", "from data import get_mnist  # planted", "data.get_mnist"),
+    ("data/get_mnist.py", "import ofrecord.record  # planted", "ofrecord.record"),
+    ("data/get_mnist.py", "import oneflow  # planted", "oneflow"),
+)
+
+
+def test_planted_imports_are_found(tmp_path):
+    for path in modules(PROJECT):
+        copy = tmp_path / path.relative_to(PROJECT)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+    assert bad_imports(tmp_path) == []
+    expected = []
+    for file, code, name in PLANTED:
+        with (tmp_path / file).open("a", encoding="utf-8") as module:
+            module.write(f"\n\n{code}\n")
+        lines = (tmp_path / file).read_text(encoding="utf-8").splitlines()
+        number = max(number for number, line in enumerate(lines, 1) if "planted" in line)
+        expected.append(f"{file}:{number}: {name}")
+    assert sorted(bad_imports(tmp_path)) == sorted(expected)
+
+
+# -- what Python 3.6 can read -----------------------------------------------------------------
+
+TOO_NEW = {
+    "match": "match x:\n    case 1:\n        pass",
+    "walrus": "print(x := 1)",
+    "positional-only": "def f(a, /):\n    pass",
+    "parenthesized with": "with (open('a') as a, open('b') as b):\n    pass",
+    "self-documenting f-string": "f'{x=}'",
+}
+
+
+def find_python_3_6() -> str | None:
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = sorted(versions.glob("3.6*/bin/python"))
+    return str(found[0]) if found else shutil.which("python3.6")
+
+
+needs_python_3_6 = pytest.mark.skipif(
+    not find_python_3_6(), reason="there is no Python 3.6, in pyenv or on PATH"
+)
+
+
+@pytest.mark.parametrize("file", PARSED_BY_3_6)
+def test_started_files_have_the_grammar_of_3_6(file):
+    ast.parse((PROJECT / file).read_text(encoding="utf-8"), file, feature_version=(3, 6))
+
+
+@pytest.mark.parametrize("code", TOO_NEW.values(), ids=TOO_NEW)
+def test_newer_grammar_is_found(code):
+    ast.parse(code)
+    with pytest.raises(SyntaxError):
+        ast.parse(code, feature_version=(3, 6))
+
+
+@needs_python_3_6
+@pytest.mark.parametrize("file", STARTED)
+def test_python_3_6_reads_what_is_started_and_says_what_it_needs(file):
+    is_module = file.startswith(("ofrecord/", "lenet/"))  # started with python -m
+    command = ["-m", file.removesuffix(".py").replace("/", ".")] if is_module else [file]
+    result = subprocess.run(
+        [find_python_3_6(), *command], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2 and result.stdout == "", result
+    assert result.stderr.count("\n") == 1 and "error: this is Python 3.6 (" in result.stderr
