@@ -48,7 +48,9 @@ lint: venv-test
 
 picture: venv  # the README's
 	$(PYTHON_RUN) img2ofrecord.py
-	$(PYTHON_RUN) lenet_train.py --device cpu --picture data/tutorial.png
+	rm -rf runs/tutorial
+	$(PYTHON_RUN) lenet_train.py --device cpu --run_dir runs/tutorial
+	for name in loss predictions; do cp runs/tutorial/$$name.png data/tutorial_$$name.png || exit; done
 
 bench: venv .venv-peers/ready
 	$(PYTHON_RUN) benchmarks/convert.py --peers_python .venv-peers/bin/python $(if $(MNIST),--mnist $(MNIST)) $(BENCH)

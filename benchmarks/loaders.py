@@ -24,21 +24,16 @@ MEAN, STD = 33.3, 78.6
 def oneflow(dataset: str, images: str, decoder: str | None) -> Iterator:
     """Read with OneFlow's reader and decoders, on their own threads, as lenet_train.py does."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from lenet_train import ImagePipeline, Spec
-    from ofrecord.scan import open_dataset
+    from lenet_train import Dataset, ImageReader, ModelSpec, open_dataset
 
-    manifest = open_dataset(dataset)
-    pipeline = ImagePipeline(
-        dataset,
-        manifest,
-        Spec.from_dataset(manifest, None),
-        BATCH,
-        shuffle_buffer=1024,
-        decoder=decoder or "auto",
-    )
+    folder, manifest = open_dataset(dataset)
+    if decoder == "bytes":
+        manifest = manifest.model_copy(update={"plain_jpeg": False})
+    opened = Dataset(folder, manifest)
+    reader = ImageReader(opened, ModelSpec.from_dataset(opened, None), BATCH, shuffle_buffer=1024)
     while True:
         # As in training, batches are requested ahead and waited for together.
-        batches = [pipeline() for _ in range(AHEAD)]
+        batches = [reader.next_batch() for _ in range(AHEAD)]
         batches[-1][0][0, 0, 0, 0].item()  # OneFlow works in order: the last is ready last
         yield from batches
 

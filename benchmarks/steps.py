@@ -18,13 +18,12 @@ BATCH = 64  # of all ranks together
 
 def ours(dataset: str, options: list[str]) -> None:
     """Time lenet_train.py's reader, decoders and step."""
-    config, pipeline, model, step, device = make_training(dataset, options)
+    learner, next_batch, step = make_training(dataset, options)
     from lenet import ranks
-    from lenet_train import train_step
 
     def train(num_steps):
         for _ in range(num_steps):
-            loss = train_step(step, model, *(each.to(device) for each in pipeline()), config)
+            loss = step(next_batch())
         loss.numpy()  # OneFlow works in order: the last is done last
 
     train(WARM_UP)
@@ -33,17 +32,15 @@ def ours(dataset: str, options: list[str]) -> None:
         train(10)
         num_steps += 10
     seconds = time.perf_counter() - start
-    step.close()
+    learner.close()
     if ranks.RANK == 0:
         print(json.dumps({"images": num_steps * BATCH, "seconds": seconds}), flush=True)
 
 
 def loader(dataset: str, options: list[str]) -> None:
     """Time the step, the step with a batch in memory, and the loader alone, in milliseconds."""
-    config, pipeline, model, step, device = make_training(dataset, options)
-    from lenet_train import train_step
-
-    batch = pipeline()
+    _, next_batch, step = make_training(dataset, options)
+    batch = next_batch()
 
     def milliseconds(function, calls=30):
         function().numpy()
@@ -53,55 +50,36 @@ def loader(dataset: str, options: list[str]) -> None:
         result.numpy()
         return 1000 * (time.perf_counter() - start) / calls
 
-    whole = milliseconds(
-        lambda: train_step(step, model, *(each.to(device) for each in pipeline()), config)
-    )
-    without = milliseconds(
-        lambda: train_step(step, model, *(each.to(device) for each in batch), config)
-    )
-    print(
-        json.dumps(
-            {"whole": whole, "without": without, "loader": milliseconds(lambda: pipeline()[0])}
-        )
-    )
+    times = {
+        "whole": milliseconds(lambda: step(next_batch())),
+        "without": milliseconds(lambda: step(batch)),
+        "loader": milliseconds(lambda: next_batch()[0]),
+    }
+    print(json.dumps(times))
 
 
 def make_training(folder: str, options: list[str]) -> tuple:
-    """Return what a training step needs: configuration, pipeline, model, step and device."""
+    """Return what a training step needs: the learner, and functions that read a batch and take a step."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from functools import partial
-
     import numpy as np
 
-    from lenet import ranks
+    import lenet_train as script
     from lenet.config import parse_config
-    from lenet.device import choose_device
-    from lenet_train import (
-        EagerStep,
-        GraphStep,
-        ImagePipeline,
-        LeNet,
-        Spec,
-        make_adam,
-        open_dataset,
-    )
 
-    config, _ = parse_config(["--batch_size", str(BATCH), *options])
-    dataset, device = open_dataset(folder), choose_device(config.device)
-    spec = Spec.from_dataset(dataset, None)
-    pipeline = ImagePipeline(
-        folder, dataset, spec, BATCH // ranks.WORLD_SIZE, config.shuffle_buffer
-    )
+    config, _ = parse_config(["--batch_size", str(BATCH), "--init", "he", *options])
+    dataset, device = script.open_dataset(folder), script.choose_device(config.device)
+    spec, batch_per_rank = script.ModelSpec.from_dataset(dataset, None), BATCH // script.WORLD_SIZE
+    reader = script.ImageReader(dataset, spec, batch_per_rank, config.shuffle_buffer)
+    model = script.LeNet(spec).init_weights(config.init, 0).to(device)
+    learner = script.make_learner(model, config, 1000, config.amp)
     rng = np.random.default_rng(0)
-    model = LeNet(spec, config.dropout).init_weights("he", rng).to(device)
-    make_optimizer = partial(make_adam, config, 1000)
-    optimizer, _ = make_optimizer(model.parameters())
-    step = (
-        GraphStep(model, optimizer, make_optimizer, config.amp)
-        if config.graph
-        else EagerStep(model, optimizer)
-    )
-    return config, pipeline, model, step, device
+
+    def step(batch):
+        images, labels = (tensor.to(device) for tensor in batch)
+        mask = script.make_dropout_mask(rng, batch_per_rank, config.dropout).to(device)
+        return learner.step(script.augment(images, config, rng), labels, mask)
+
+    return learner, reader.next_batch, step
 
 
 def pytorch(dataset: str, options: list[str]) -> None:

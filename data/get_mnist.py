@@ -17,7 +17,6 @@ import argparse
 import gzip
 import hashlib
 import http.client
-import io
 import json
 import os
 import shutil
@@ -145,27 +144,22 @@ def get_file(name: str, args: argparse.Namespace) -> bytes:
     """
     if args.source is not None:
         return read_source(name, args.source)
-    reasons = []
-    mirrors = args.mirror or MIRRORS
-    for mirror in mirrors:
+    for mirror in args.mirror or MIRRORS:
         url = f"{mirror.rstrip('/')}/{name}.gz"
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(2**attempt)
             try:
                 return checked(name, download(url))
-            # The server has answered, so that trying again would not help.
-            except urllib.error.HTTPError as error:
-                reasons.append(f"{url}: {error}")
+            except urllib.error.HTTPError as error:  # the server's answer, so it will not change
+                reason = error
                 break
             # ValueError: a wrong MD5 sum, or an invalid URL
             except (OSError, ValueError, EOFError, zlib.error, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
-                reasons.append(f"{url}: {getattr(reason, 'strerror', None) or reason}")
-        if mirror is not mirrors[-1]:
-            log(f"{reasons[-1]}; trying the next mirror", "warning")
+        log(f"{url}: {getattr(reason, 'strerror', None) or reason}", "warning")
     raise InputError(
-        f"could not download MNIST: {reasons[-1]}. Download the four .gz files in another way "
+        "could not download MNIST: get the four .gz files in another way "
         "and pass their folder as --source"
     )
 
@@ -186,31 +180,12 @@ def read_source(name: str, folder: str) -> bytes:
 
 
 def download(url: str) -> bytes:
-    """Return the bytes at a URL, with a progress bar on a terminal.
-
-    Raises OSError if the download is cut off.
-    """
+    """Return the bytes at a URL, with a progress bar on a terminal. Raises OSError."""
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-        size = response.headers.get("Content-Length")
-        size = int(size) if size and size.isdigit() else None
-        content = io.BytesIO()
-        with tqdm(
-            total=size,
-            unit="B",
-            unit_scale=True,
-            desc=os.path.basename(url),
-            disable=None,
-            leave=False,
-        ) as bar:
-            while True:
-                block = response.read(1 << 16)
-                if not block:
-                    break
-                content.write(block)
-                bar.update(len(block))
-    if size is not None and content.tell() != size:
-        raise OSError(f"cut off after {content.tell():,} of {size:,} bytes")
-    return content.getvalue()
+        size = int(response.headers.get("Content-Length") or 0)
+        bar = {"desc": os.path.basename(url), "total": size or None, "disable": None}
+        with tqdm.wrapattr(response, "read", leave=False, **bar) as stream:
+            return b"".join(iter(lambda: stream.read(2**16), b""))
 
 
 def checked(name: str, content: bytes) -> bytes:

@@ -1,154 +1,170 @@
-"""Checkpoints: a folder each, replaced atomically, and verified before anything in it is loaded.
+"""Checkpoints: one ``.npz`` file each, which NumPy reads without OneFlow and which holds no code.
 
-    model/           flow.save of the model's state_dict
-    training/        flow.save of what resuming needs besides (not in every checkpoint)
-    checkpoint.json  the model's Spec, the state of the run, SHA-256 of every file; written last
-
-``flow.load`` unpickles, as ``torch.load`` does: load only checkpoints from
-people you trust. The checksums detect damage, not malice.
+Entries: the model's weights under the names of its state_dict, the learner's
+state under ``training/``, and ``checkpoint``, a JSON text with what the model
+was made for and where the run stood. zipfile keeps a checksum of each. A file
+may come from a stranger: names, shapes and types are compared with the
+model's before anything is allocated.
 """
 
-import hashlib
-import json
+import math
 import os
-import shutil
-from typing import Any
+import stat
+import zipfile
+from typing import Any, Literal
 
-from ofrecord.manifest import digest_of
-from runtime.atomic import flush_folder, flush_to_disk
+import numpy as np
+
+from ofrecord.settings import Count, Name, StrictModel, load_json, validate
+from runtime.atomic import replace_file
 from runtime.cli import InputError
 
 from .engine import flow
-from .model import LeNet, Spec
+from .model import LeNet, ModelSpec, parameter_shapes
 
-NAME = "checkpoint.json"
-LAYOUT = 1
+INFO = "checkpoint"  # the JSON entry
+TRAINING = "training/"  # prefix of the learner's state
+MOST_INFO = 2**24  # bytes
 
-
-def save_checkpoint(path: str, spec: Spec, about: dict, model: dict, training: Any = None) -> None:
-    """Write a checkpoint folder, replacing the one at ``path``.
-
-    ``spec`` is the model's Spec, ``about`` a dictionary that JSON can hold,
-    ``model`` a state_dict and ``training`` anything that flow.save accepts.
-    Killed at any moment, it leaves the old checkpoint or the new one, at
-    ``path`` or where find_checkpoint looks. Raises OSError.
-    """
-    recover_checkpoint(path)
-    new, old = path + ".new", path + ".old"
-    os.mkdir(new)
-    flow.save(model, os.path.join(new, "model"))
-    if training is not None:
-        flow.save(training, os.path.join(new, "training"))
-    fields = {
-        "layout": LAYOUT,
-        "spec": spec.to_json(),
-        "about": about,
-        "files": _hash_files(new, flush=True),
-    }
-    fields["sha256"] = digest_of(fields)
-    with open(os.path.join(new, NAME), "w", encoding="utf-8") as file:
-        json.dump(fields, file, indent=1, ensure_ascii=False)
-        flush_to_disk(file)
-    flush_folder(new)
-    if os.path.exists(path):
-        os.rename(path, old)
-    os.rename(new, path)
-    flush_folder(os.path.dirname(path) or ".")
-    shutil.rmtree(old, ignore_errors=True)
+Layout = dict[str, tuple[tuple[int, ...], np.dtype]]  # {entry: (shape, dtype)}
 
 
-def find_checkpoint(path: str) -> str | None:
-    """Return where a checkpoint is: ``path``, or beside it if its writer was killed, or None."""
-    for place in (path, path + ".new", path + ".old"):
-        # ``.new`` is used only where ``path`` was already moved away: then it is complete.
-        if os.path.isdir(place) and (
-            place != path + ".new" or os.path.exists(os.path.join(place, NAME))
-        ):
-            return place
-    return None
+class CheckpointInfo(StrictModel):
+    """What is known of a checkpoint besides its arrays."""
 
-
-def recover_checkpoint(path: str) -> None:
-    """Complete or remove what a killed save_checkpoint left beside ``path``."""
-    found = find_checkpoint(path)
-    if found and found != path:
-        os.rename(found, path)
-    for leftover in (path + ".new", path + ".old"):
-        if os.path.isdir(leftover):
-            shutil.rmtree(leftover)
+    layout: Literal[1] = 1
+    spec: ModelSpec
+    step: Count  # steps taken
+    num_steps: Count  # of the whole run
+    eval_loss: float | None
+    eval_accuracy: float | None
+    execution_mode: Name
+    dataset_digests: dict[str, str | None]
+    config: dict[str, bool | int | float | str | None]
 
 
 class Checkpoint:
-    """A verified checkpoint on disk."""
+    """A checkpoint file whose entries are what its model needs."""
 
-    def __init__(self, path: str, spec: Spec, about: dict) -> None:
-        self.path = path
-        self.spec = spec
-        self.about = about  # as given to save_checkpoint
+    def __init__(self, path: str, info: CheckpointInfo, layout: Layout):
+        self.path, self.info, self._layout = path, info, layout
 
-    def load(self, name: str, device: str = "cpu") -> Any:
-        """Return what was saved as ``"model"`` or ``"training"``."""
-        return flow.load(os.path.join(self.path, name), map_location=device)
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the model's weights. Raises InputError where the file is damaged."""
+        return self._read(parameter_shapes(self.info.spec))
+
+    def training_state(self, layout: Layout) -> dict[str, np.ndarray]:
+        """Return the learner's state, which must have this layout. Raises InputError."""
+        found = {
+            name.removeprefix(TRAINING): entry
+            for name, entry in self._layout.items()
+            if name.startswith(TRAINING)
+        }
+        _compare(self.path, found, layout)
+        return {
+            name.removeprefix(TRAINING): array
+            for name, array in self._read([TRAINING + name for name in layout]).items()
+        }
 
     def load_model(self) -> LeNet:
-        """Return the trained LeNet, on the CPU, in evaluation mode."""
-        model = LeNet(self.spec)
-        model.load_state_dict(self.load("model"))
+        """Return the trained LeNet, on the CPU, in evaluation mode. Raises InputError."""
+        model = LeNet(self.info.spec)
+        model.load_state_dict({n: flow.tensor(array) for n, array in self.weights().items()})
         return model.eval()
+
+    def _read(self, names) -> dict[str, np.ndarray]:
+        with _damage(self.path), np.load(self.path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+
+
+def save_checkpoint(
+    path: str, info: CheckpointInfo, weights: dict[str, np.ndarray], training: dict[str, np.ndarray]
+) -> None:
+    """Write a checkpoint in place of the one there, whole or not at all. Raises OSError."""
+    text = np.frombuffer(info.model_dump_json().encode(), np.uint8)
+    state = {TRAINING + name: array for name, array in training.items()}
+    # As np.savez, which leaves its ZipFile to the garbage collector where the disk is full.
+    with replace_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in {INFO: text, **weights, **state}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-    """Return the Checkpoint at ``path``. Raises InputError if it is missing or damaged."""
-    path = path.rstrip("/") or path
-    found = find_checkpoint(path)
-    if found is None:
-        what = "is not a checkpoint folder" if os.path.lexists(path) else "does not exist"
-        raise InputError(f"no checkpoint: {path} {what}")
+    """Return the Checkpoint at ``path``. Raises InputError where there is none, or it is damaged."""
     try:
-        with open(os.path.join(found, NAME), encoding="utf-8") as file:
-            fields = json.load(file)
-        digest, layout = fields.pop("sha256"), fields["layout"]
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is not a checkpoint: it contains no {NAME} "
-            "(the checkpoints of a run are its folders last/ and best/)"
-        ) from None
+        mode = os.stat(path).st_mode
     except OSError as error:
-        raise InputError(f"cannot read {os.path.join(found, NAME)}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"the checkpoint {path} is damaged: its {NAME} cannot be read") from error
-    if layout != LAYOUT:
+        raise InputError(f"no checkpoint: {path}: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
         raise InputError(
-            f"the checkpoint {path} has layout {layout!r}; this version reads layout {LAYOUT}"
+            f"{path} is a folder, and a checkpoint is a file, such as last.npz or best.npz "
+            "in a run's folder (folders of earlier versions cannot be read: train again)"
         )
-    if digest != digest_of(fields):
-        raise InputError(f"the checkpoint {path} is damaged: its {NAME} was changed")
-    try:
-        files = _hash_files(found)
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
-    for name in sorted(set(files) | set(fields["files"])):
-        if files.get(name) != fields["files"].get(name):
-            what = "is missing" if name not in files else "was changed"
-            raise InputError(f"the checkpoint {path} is damaged: {name} {what}")
-    return Checkpoint(found, Spec.from_json(fields["spec"]), fields["about"])
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is not a regular file")
+    with _damage(path), zipfile.ZipFile(path) as file:
+        layout = _read_layout(file, os.path.getsize(path))
+        info = validate(CheckpointInfo, load_json(_read_info(file, layout)))
+    found = {
+        name: entry
+        for name, entry in layout.items()
+        if name != INFO and not name.startswith(TRAINING)
+    }
+    _compare(path, found, {n: (s, np.dtype("f4")) for n, s in parameter_shapes(info.spec).items()})
+    return Checkpoint(path, info, layout)
 
 
-def _hash_files(folder, flush=False):
-    """Return {path in the folder: SHA-256} of all files but checkpoint.json.
+def _read_layout(file: zipfile.ZipFile, size: int) -> Layout:
+    """The shape and type of each entry, from their headers. Raises ValueError."""
+    layout: Layout = {}
+    for entry in file.infolist():
+        name = entry.filename.removesuffix(".npy")
+        with file.open(entry) as opened:
+            version = np.lib.format.read_magic(opened)
+            if version != (1, 0) or entry.compress_type != zipfile.ZIP_STORED or name in layout:
+                raise ValueError(f"its entry {name} is not as np.savez writes it")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(opened)
+        if (
+            fortran
+            or dtype.hasobject
+            or math.prod(shape) * dtype.itemsize > min(size, entry.file_size)
+        ):
+            raise ValueError(f"its entry {name} is not as np.savez writes it")
+        layout[name] = shape, dtype
+    return layout
 
-    ``flush`` also flushes the files and folders to the disk.
-    """
-    hashes = {}
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(root, name)
-            if os.path.relpath(path, folder) == NAME:
-                continue
-            with open(path, "rb") as file:
-                hashes[os.path.relpath(path, folder)] = hashlib.sha256(file.read()).hexdigest()
-                if flush:
-                    os.fsync(file.fileno())
-        if flush:
-            flush_folder(root)
-    return hashes
+
+def _read_info(file: zipfile.ZipFile, layout: Layout) -> bytes:
+    if INFO not in layout:
+        raise ValueError(f"it has no entry {INFO}")
+    shape, dtype = layout[INFO]
+    if dtype != np.uint8 or math.prod(shape) > MOST_INFO:
+        raise ValueError(f"its entry {INFO} is not JSON")
+    with file.open(f"{INFO}.npy") as opened:
+        return np.lib.format.read_array(opened, allow_pickle=False).tobytes()
+
+
+def _compare(path: str, found: Layout, expected: Layout) -> None:
+    """Raise InputError where the entries are not those that are expected."""
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            what = "is missing" if name not in found else "does not match the model"
+            raise InputError(f"the checkpoint {path} cannot be used: {name} {what}")
+
+
+class _damage:
+    """Make what NumPy and zipfile raise about a damaged file an InputError."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error: Any, trace):
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from None
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"the checkpoint {self.path} is damaged: {reason}") from error

@@ -1,198 +1,147 @@
-"""The trainer's configuration: typed, from YAML files and the command line."""
+"""The training's settings: names, defaults, ranges and help; from YAML files and the command line."""
 
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
-from jsonargparse.typing import (
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    restricted_number_type,
-    restricted_string_type,
+from pydantic import Field, model_validator
+
+from ofrecord.settings import (
+    Layer,
+    Name,
+    StrictModel,
+    given_options,
+    parse_settings,
 )
+from runtime.cli import ArgumentParser, output
 
-from runtime.cli import InputError, first_few, one_line
+from .config_file import read_yaml, to_yaml
 
-DEFAULT_FILE = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "lenet.yaml"
-)
+TITLE = """How `python lenet_train.py` trains. Any of these can be given on the command
+line (--steps 100) or in a file of your own (--config FILE) that names only
+what differs. `python lenet_train.py --print_config` prints what is in force."""
+
+RENAMED = {
+    "weights": "it is named init now",
+    "decoder": "it was removed, as it follows from the dataset",
+    "image_feature": "it is an option of `python -m ofrecord index` now",
+    "label_feature": "it is an option of `python -m ofrecord index` now",
+    "picture": "it was removed: run_dir has loss.png and predictions.png",
+}
 
 
-def one_of(*choices: str) -> type:
-    """Return the type of a string that is one of ``choices``.
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """A field of TrainConfig."""
+    return Field(default, description=help, **limits)
 
-    (For typing.Literal, jsonargparse 4.40's error message does not name the choices.)
+
+class TrainConfig(StrictModel):
+    """How to train."""
+
+    dataset_dir: Name = setting("./dataset/", "folder that img2ofrecord.py wrote")
+    eval_dataset_dir: Name | None = setting(
+        None, "dataset to evaluate on after each epoch; null: the training images, at the end"
+    )
+    check_hashes: bool = setting(
+        False, "true: compare every part's SHA-256 (a second a gigabyte); else of changed parts"
+    )
+    run_dir: Name | None = setting(
+        None, "folder for metrics, checkpoints and pictures, and to resume from; null: none"
+    )
+    batch_size: int = setting(25, "images per step, of all ranks together", ge=1, le=2**20)
+    steps: int | None = setting(
+        100, "optimizer updates; 50 images in batches of 25 are 2 steps an epoch", ge=1, le=10**9
+    )
+    epochs: int | None = setting(
+        None,
+        "passes over the dataset; training ends with steps or epochs, the earlier",
+        ge=1,
+        le=10**6,
+    )
+    learning_rate: float = setting(0.001, "Adam's step size, its highest", gt=0, le=1e30)
+    schedule: Literal["constant", "cosine"] = setting(
+        "constant", "learning rate: constant, or cosine, which falls to 0 along half a wave"
+    )
+    warmup: float = setting(
+        0.0, "fraction of all steps in which the learning rate first rises", ge=0, lt=1
+    )
+    init: Literal["tutorial", "he"] = setting(
+        "tutorial",
+        "weight initialization: tutorial (truncated normal, sigma 0.1) or he (sqrt(2 / fan-in))",
+    )
+    dropout: float = setting(0.5, "fraction of the 512 dense features to drop", ge=0, lt=1)
+    augment: bool = setting(True, "vary each training image at random, as the next four say")
+    crop: float = setting(0.05, "cut off up to this fraction of its area", ge=0, lt=1)
+    rotation: float = setting(0.0, "rotate by up to this many degrees", ge=0, le=180)
+    zoom: float = setting(0.0, "stretch width and height by up to this fraction", ge=0, lt=1)
+    shift: float = setting(0.0, "move by up to this fraction of its width and height", ge=0, lt=1)
+    shuffle_buffer: int = setting(
+        1024, "records to draw the next from, at most half the dataset; 0: in order", ge=0, le=10**8
+    )
+    image_size: int | None = setting(
+        None, "pixels, width and height to resize to; null: the dataset's own", ge=1, le=2**40
+    )
+    graph: bool = setting(False, "true: compile the step as a graph; else op by op")
+    amp: bool = setting(False, "true: mixed precision; needs graph and a GPU")
+    seed: int = setting(0, "of weights, dropout, augmentation and reader", ge=0, lt=2**63)
+    device: Literal["auto", "cuda", "cpu"] = setting(
+        "auto", "auto: a GPU where one works, else the CPU"
+    )
+    fetch_every: int = setting(
+        10, "steps between fetches of the losses, which a GPU waits for", ge=1, le=10**9
+    )
+    print_every: int = setting(1, "steps between printed losses", ge=1, le=10**9)
+    checkpoint_every: int = setting(200, "steps between checkpoints", ge=1, le=10**9)
+
+    @model_validator(mode="after")
+    def _go_together(self):
+        if self.amp and not self.graph:
+            raise ValueError("amp: OneFlow has mixed precision in graphs only: give --graph too")
+        if self.amp and self.device == "cpu":
+            raise ValueError("amp: mixed precision requires a GPU, and device is cpu")
+        if not (self.steps or self.epochs):
+            raise ValueError("steps, epochs: give one of them, so that the training ends")
+        return self
+
+
+# What may differ when a run is resumed, as it changes no weight, or (device) only as it
+# rounds them. The datasets themselves are compared, not where they lie.
+MAY_CHANGE_ON_RESUME = {
+    "dataset_dir",
+    "eval_dataset_dir",
+    "check_hashes",
+    "run_dir",
+    "device",
+    "fetch_every",
+    "print_every",
+    "checkpoint_every",
+}
+
+
+def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
+    """Return the TrainConfig of ``--config FILE`` and the options, and whether to ``--resume``.
+
+    Raises InputErrors with everything that is wrong in both.
     """
-    name = " | ".join(choices)
-    pattern = "|".join(choices)
-    return restricted_string_type(name, f"^({pattern})$", docstring=name)
-
-
-Device = one_of("auto", "cuda", "cpu")
-Decoder = one_of("auto", "bytes", "fused")
-Schedule = one_of("constant", "cosine")
-Weights = one_of("tutorial", "he")
-# OneFlow's range of seeds.
-Seed = restricted_number_type(
-    "Seed", int, [(">=", 0), ("<", 2**63)], docstring="from 0 to 2**63 - 1"
-)
-Fraction = restricted_number_type(
-    "Fraction", float, [(">=", 0), ("<", 1)], docstring="from 0 to below 1"
-)
-Angle = restricted_number_type("Angle", float, [(">=", 0), ("<=", 180)], docstring="from 0 to 180")
-
-
-@dataclass
-class TrainConfig:
-    """How to train; configs/lenet.yaml has the default values.
-
-    Args:
-        dataset_dir: folder of the OFRecord dataset to train on
-        eval_dataset_dir: folder of the dataset to evaluate on after each epoch; null: the
-            training images, after training
-        image_feature: name of the records' image feature, in datasets of other converters
-        label_feature: name of the records' label feature, in datasets of other converters
-        check_hashes: verify every part's SHA-256; otherwise only of parts that are newer
-            than the manifest
-        decoder: fused for 3-channel JPEG only, bytes for all formats; auto: fused if every
-            image is such a JPEG
-        run_dir: folder for configuration, metrics, checkpoints and pictures; null: nothing is saved
-        batch_size: images per step, of all ranks together
-        steps: maximum number of optimizer updates; null: no limit
-        epochs: maximum number of passes over the dataset; null: no limit
-        learning_rate: highest learning rate of Adam
-        schedule: learning rate schedule; cosine decays to 0 along half a wave
-        warmup: fraction of all steps during which the learning rate rises linearly
-        weights: weight initialization; tutorial: truncated normal, sigma 0.1; he: truncated
-            normal, sigma sqrt(2 / fan-in)
-        dropout: fraction of the 512 dense features dropped in training
-        augment: augment each training image at random with crop, rotation, zoom and shift
-        crop: maximum fraction of the area to crop
-        rotation: maximum rotation in degrees, in either direction
-        zoom: maximum fraction by which width and height grow or shrink independently
-        shift: maximum shift as a fraction of width and height
-        shuffle_buffer: number of records from which the reader draws the next one at
-            random; 0: read in order
-        image_size: width and height in pixels that images are resized to; null: the dataset's own
-        graph: compile the training step as a graph; otherwise execute it op by op
-        amp: automatic mixed precision with float16; requires graph and a GPU
-        seed: random seed of weights, dropout, augmentation and the reader's order
-        device: device to train on; auto: a GPU if one works, otherwise the CPU
-        fetch_every: number of steps between two fetches of the losses from the device
-        print_every: number of steps between two printed losses
-        checkpoint_every: number of steps between two checkpoints
-        picture: PNG file to draw sample images and the losses to; null: none
-    """
-
-    dataset_dir: str
-    eval_dataset_dir: str | None
-    image_feature: str
-    label_feature: str
-    check_hashes: bool
-    decoder: Decoder
-    run_dir: str | None
-    batch_size: PositiveInt
-    steps: PositiveInt | None
-    epochs: PositiveInt | None
-    learning_rate: PositiveFloat
-    schedule: Schedule
-    warmup: Fraction
-    weights: Weights
-    dropout: Fraction
-    augment: bool
-    crop: Fraction
-    rotation: Angle
-    zoom: Fraction
-    shift: Fraction
-    shuffle_buffer: NonNegativeInt
-    image_size: PositiveInt | None
-    graph: bool
-    amp: bool
-    seed: Seed
-    device: Device
-    fetch_every: PositiveInt
-    print_every: PositiveInt
-    checkpoint_every: PositiveInt
-    picture: str | None
-
-
-def parse_config(arguments: Sequence[str] | None = None) -> tuple[TrainConfig, bool]:
-    """Return the configuration, and whether ``--resume`` was given.
-
-    Values come from configs/lenet.yaml, then ``--config FILE``, then ``--name
-    value``. ``arguments`` defaults to the command line's. Raises InputError for
-    an unknown setting, an invalid value or a file that cannot be read.
-    """
-    parser = _Parser(
-        default_config_files=[DEFAULT_FILE],
-        allow_abbrev=False,
-        description="Train LeNet on an OFRecord dataset with OneFlow.",
+    parser = ArgumentParser(description="Train LeNet on an OFRecord dataset with OneFlow.")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file whose settings replace defaults"
     )
     parser.add_argument(
-        "--config", action=_ConfigFile, help="YAML file whose values override the defaults"
+        "--resume", action="store_true", help="continue the run in run_dir from its last checkpoint"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="resume the run in run_dir from its last checkpoint"
+        "--print_config", action="store_true", help="print the settings in force as YAML, and exit"
     )
-    parser.add_class_arguments(TrainConfig, as_group=False)
-    try:
-        values = parser.parse_args(_spell_out(sys.argv[1:] if arguments is None else arguments))
-    except (UnicodeDecodeError, AttributeError, RecursionError) as error:
-        raise InputError(f"cannot parse the configuration file: {error}") from error
-    names = [field.name for field in fields(TrainConfig)]
-    config = TrainConfig(**{name: None if values[name] == "" else values[name] for name in names})
-    if config.dataset_dir is None:
-        raise InputError("dataset_dir is empty: give the folder of the dataset")
-    if config.amp and not config.graph:
-        raise InputError("amp: OneFlow has mixed precision in graphs only: give --graph too")
-    if config.amp and config.device == "cpu":
-        raise InputError("amp: mixed precision requires a GPU, and device is cpu")
-    if not (config.steps or config.epochs):
-        raise InputError("steps and epochs are both null: give at least one of them")
-    return config, values.resume
-
-
-def _spell_out(arguments):
-    """``--graph`` as ``--graph=true``, and likewise every setting that is true or false."""
-    switches = {"--" + field.name for field in fields(TrainConfig) if field.type is bool}
-    following = [*arguments[1:], "--"]
-    return [
-        argument + "=true" if argument in switches and after.startswith("--") else argument
-        for argument, after in zip(arguments, following, strict=False)  # none for no arguments
-    ]
-
-
-class _ConfigFile(ActionConfigFile):
-    """``--config FILE``, read here first, as jsonargparse's error messages do not name the file."""
-
-    def __call__(self, parser, namespace, path, option_string=None):
-        try:
-            with open(path, encoding="utf-8") as file:
-                settings = yaml.safe_load(file)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{path} is not valid YAML: {_in_one_line(error)}") from error
-        if not isinstance(settings, dict) or all(value is None for value in settings.values()):
-            raise InputError(f"{path} contains no settings; expected lines such as `steps: 200`")
-        known = {field.name for field in fields(TrainConfig)}
-        known.add("resume")  # --print_config prints it
-        unknown = [str(name) for name in settings if name not in known]
-        if unknown:
-            noun = "setting" if len(unknown) == 1 else "settings"
-            names = first_few(repr(name) for name in unknown)
-            raise InputError(f"{path}: unknown {noun} {names}; configs/lenet.yaml lists them all")
-        super().__call__(parser, namespace, path, option_string)
-
-
-class _Parser(ArgumentParser):
-    def error(self, message, exception=None):
-        raise InputError(f"{_in_one_line(message)} (--help lists the options)")
-
-
-def _in_one_line(message):
-    return one_line(" ".join(str(message).split()))
+    given = given_options(parser, TrainConfig, arguments)
+    file, resume, print_config = (
+        given.settings.pop(name) for name in ("config", "resume", "print_config")
+    )
+    layers = [Layer(f"{file}: ", read_yaml(file)), given] if file else [given]
+    if file and resume and os.path.exists(os.path.join(os.path.dirname(file), "metrics.csv")):
+        # The run of a config.yaml lies beside it, wherever it was copied or moved.
+        layers.insert(1, Layer(f"{file}: ", {"run_dir": os.path.dirname(file) or "."}))
+    config = parse_settings(TrainConfig, layers, RENAMED)
+    if print_config:
+        output(to_yaml(config, TITLE).rstrip(), flush=True)
+        raise SystemExit(0)
+    return config, resume

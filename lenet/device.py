@@ -21,6 +21,7 @@ from runtime.cli import InputError, count, log
 from .engine import flow
 from .ranks import LOCAL_RANK, WORLD_SIZE, gather
 
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROBE_SECONDS = 120  # the first CUDA call on a large machine can take half a minute
 
 # What the wheel's CUDA kernels are compiled for; it contains no PTX, so no newer
@@ -88,6 +89,7 @@ def probe_gpu(index: int = 0) -> Probe:
     try:
         process = subprocess.run(
             [sys.executable, "-m", __name__, str(index)],
+            cwd=PROJECT,  # a lenet/ in the user's folder is not ours
             capture_output=True,
             text=True,
             timeout=PROBE_SECONDS,

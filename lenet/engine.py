@@ -13,6 +13,10 @@ import sys
 import tempfile
 import time
 
+from runtime.cli import EXIT_BAD_INPUT, log
+from runtime.environment import REMEDY
+from runtime.guard import launched_ranks
+
 # Environment variables that OneFlow reads while it is imported; those that are set
 # already are kept. `make bench-train BENCH="--only switches"` measures what each gains.
 # ONEFLOW_ENABLE_ONEDNN_OPTS is not among them, as it gained nothing there.
@@ -51,8 +55,8 @@ def wait_for_rank_0() -> None:
 
     OneFlow would try once and then sleep for ten seconds.
     """
-    address = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and all(address) and os.environ.get("RANK") != "0":
+    if launched_ranks() > 1 and os.environ["RANK"] != "0":
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         for _ in range(600):
             try:
                 return socket.create_connection(address, timeout=10).close()
@@ -61,11 +65,11 @@ def wait_for_rank_0() -> None:
 
 
 def import_oneflow():
-    """Import ``oneflow`` and return it.
+    """Import ``oneflow`` and return it, or exit with one line, as where a library is missing.
 
     What it writes to file descriptor 2 during the import ("libibverbs not
-    available") is discarded unless the import fails. Its SIGINT handler, which
-    exits without running any ``finally``, is replaced by the previous one.
+    available") is discarded. Its SIGINT handler, which exits without running
+    any ``finally``, is replaced by the previous one.
     """
     wait_for_rank_0()
     for name, value in switches().items():
@@ -79,15 +83,16 @@ def import_oneflow():
         os.dup2(noise.fileno(), 2)
         try:
             import oneflow
-        except BaseException:
-            noise.seek(0)
-            os.write(stderr, noise.read())
-            raise
+        except ImportError as error:
+            oneflow, problem = None, str(error).splitlines()[0]
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             signal.signal(signal.SIGINT, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if oneflow is None:
+        log(f"OneFlow cannot start ({problem}): {REMEDY}", "error")
+        raise SystemExit(EXIT_BAD_INPUT)
     return oneflow
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .model import Spec
+from .model import ModelSpec
 
 TABLE_CLASSES = 20  # a table with more columns is too wide for a terminal
 MAX_SAMPLES = 40  # correct and wrong predictions each that are kept for the picture
@@ -85,7 +85,7 @@ class Evaluation:
         """The mean cross entropy over the images."""
         return self._loss / self.num_images
 
-    def confusion(self, spec: Spec) -> list[str]:
+    def confusion_table(self, spec: ModelSpec) -> list[str]:
         """Return the confusion matrix, or for many classes the most frequent mistakes, as text."""
         if spec.num_classes > TABLE_CLASSES:
             return self._most_frequent_mistakes(spec)

@@ -1,6 +1,6 @@
 """Export a trained model to an ONNX file.
 
-    $ python -m lenet.export --checkpoint runs/mnist/best lenet.onnx
+    $ python -m lenet.export --checkpoint runs/mnist/best.npz lenet.onnx
 
 Its input ``images`` is float32 (n, channels, height, width), gray or RGB pixels
 from 0 to 255, for any n; its outputs ``logits`` and ``probabilities`` are float32
@@ -13,10 +13,10 @@ check_environment(__name__)
 
 import argparse
 import json
-import os
 
 import numpy as np
 
+from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, output, run_main
 
 from .checkpoint import open_checkpoint
@@ -34,9 +34,8 @@ def main() -> None:
     model = make_onnx(open_checkpoint(args.checkpoint).load_model())
     onnx.checker.check_model(model)
     try:
-        with open(args.output + ".new", "wb") as file:
+        with replace_file(args.output) as file:
             file.write(model.SerializeToString())
-        os.replace(args.output + ".new", args.output)
     except OSError as error:
         raise InputError(f"cannot write {args.output}: {error.strerror}") from error
     image, logits = (
@@ -55,8 +54,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        metavar="DIR",
-        help="checkpoint of the model: a folder last/ or best/ of a run",
+        metavar="FILE.npz",
+        help="checkpoint of the model: last.npz or best.npz of a run",
     )
     parser.add_argument("output", metavar="FILE.onnx")
     return parser.parse_args()

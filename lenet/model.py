@@ -1,87 +1,85 @@
-"""LeNet and the description of what it was made for."""
+"""LeNet, and what one was made for."""
 
-from dataclasses import dataclass
+import math
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from ofrecord.manifest import Manifest
+from ofrecord.dataset import Dataset
+from ofrecord.images import DEFAULT_BACKGROUND
+from ofrecord.manifest import MaxValue
+from ofrecord.settings import Name, StrictModel
 
 from .engine import flow
 
 nn = flow.nn
 functional = flow.nn.functional
 
-# Standard deviation of the pixels that the network sees. The tutorial's weights
-# (sigma 0.1 in every layer) start best a little below the usual 1: first losses
-# of about 7, not 14.
+# Standard deviation of the pixels that the network sees. The tutorial's weights (sigma 0.1 in
+# every layer) start best a little below the usual 1: first losses of about 7, not 14.
 PIXEL_STD = 0.5
 
+Side = Annotated[int, Field(ge=4, le=2**16)]  # pixels; the network halves them twice
 
-@dataclass(frozen=True)
-class Spec:
-    """The images and classes of a LeNet, stored together with its weights.
 
-    Pixels from 0 to 255 are normalized as ``(pixel - mean) / scale``, with one
-    mean and one scale per channel.
-    """
+class ModelSpec(StrictModel):
+    """What a LeNet takes and distinguishes; it is kept with the weights."""
 
-    channels: int  # 1 (gray) or 3 (RGB)
-    height: int  # pixels
-    width: int  # pixels
-    mean: list[float]  # per channel, 0 to 255
-    scale: list[float]  # per channel: the dataset's standard deviation / PIXEL_STD
-    num_classes: int
-    class_names: list[str] | None  # None where classes are only numbers
+    channels: Literal[1, 3]  # gray, or RGB
+    height: Side
+    width: Side
+    mean: list[Annotated[float, Field(ge=0, le=255)]]  # a figure a channel, subtracted from pixels
+    scale: list[Annotated[float, Field(gt=0, le=1000)]]  # by which they are then divided
+    num_classes: Annotated[int, Field(ge=1, le=2**31)]
+    class_names: list[Name] | None  # None where classes are unnamed
+    background: Name = DEFAULT_BACKGROUND  # color behind transparent images
+    max_value: MaxValue = None  # of 16-bit images, which became 255; None: 65,535
 
     @classmethod
-    def from_dataset(cls, dataset: Manifest, image_size: int | None) -> "Spec":
-        """Return the Spec for a dataset's images.
-
-        ``image_size`` is the width and height in pixels that they are resized
-        to; None keeps the dataset's own.
-        """
+    def from_dataset(cls, dataset: Dataset, image_size: int | None) -> "ModelSpec":
+        """Return the spec for a dataset's images, resized to ``image_size`` pixels a side unless None."""
+        manifest = dataset.manifest
         return cls(
-            channels=dataset.channels,
-            height=image_size or dataset.height,
-            width=image_size or dataset.width,
-            mean=list(dataset.mean),
-            # At least 1: images of one flat color have a standard deviation of 0.
-            scale=[max(std, 1.0) / PIXEL_STD for std in dataset.std],
-            num_classes=dataset.num_classes,
-            class_names=dataset.class_names,
+            channels=manifest.channels,
+            height=image_size or manifest.height,
+            width=image_size or manifest.width,
+            mean=manifest.mean,
+            # Images of one flat colour have no deviation.
+            scale=[max(std, 1.0) / PIXEL_STD for std in manifest.std],
+            num_classes=manifest.num_classes,
+            class_names=manifest.class_names,
+            background=manifest.background,
+            max_value=manifest.max_value,
         )
 
-    def to_json(self) -> dict:
-        """Return the fields as checkpoint.json has them."""
-        return {
-            "channels": self.channels,
-            "height": self.height,
-            "width": self.width,
-            "mean": self.mean,
-            "std": self.scale,
-            "classes": self.num_classes,
-            "class_names": self.class_names,
-        }
-
-    @classmethod
-    def from_json(cls, fields: dict) -> "Spec":
-        """Return the Spec whose to_json returned ``fields``."""
-        names = {"std": "scale", "classes": "num_classes"}
-        return cls(**{names.get(name, name): value for name, value in fields.items()})
-
     def class_name(self, label: int) -> str:
-        """Return the name of a label's class, or the label as text where classes have no names."""
+        """Return a class's name, or its number where it has none."""
         return self.class_names[label] if self.class_names else str(label)
 
 
-class LeNet(nn.Module):
-    """The tutorial's LeNet, for images of at least 4x4 pixels and any number of classes.
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight and bias of a LeNet, by its name in the state_dict."""
+    features = 64 * (spec.height // 4) * (spec.width // 4)
+    return {
+        "conv1.weight": (32, spec.channels, 5, 5),
+        "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 5, 5),
+        "conv2.bias": (64,),
+        "dense1.weight": (512, features),
+        "dense1.bias": (512,),
+        "dense2.weight": (spec.num_classes, 512),
+        "dense2.bias": (spec.num_classes,),
+    }
 
-    28x28 gray images and 10 classes make 1,663,370 parameters. Initialize them
-    with init_weights or load_state_dict.
+
+class LeNet(nn.Module):
+    """The tutorial's LeNet, for images of any size from 4x4 and any number of classes.
+
+    28x28 gray images and 10 classes make 1,663,370 parameters.
     """
 
-    def __init__(self, spec: Spec, dropout: float = 0.0) -> None:
+    def __init__(self, spec: ModelSpec):
         super().__init__()
         self.spec = spec
         # Padding 2 keeps the size ("SAME").
@@ -89,57 +87,47 @@ class LeNet(nn.Module):
         self.conv2 = nn.Conv2d(32, 64, kernel_size=5, padding=2)
         self.dense1 = nn.Linear(64 * (spec.height // 4) * (spec.width // 4), 512)
         self.dense2 = nn.Linear(512, spec.num_classes)
-        self.dropout = dropout
 
-    def init_weights(self, kind: str, rng: np.random.Generator) -> "LeNet":
-        """Initialize weights at random and biases with 0, and return the model itself.
+    def init_weights(self, init: str, seed: int) -> "LeNet":
+        """Draw the weights, the same on every device, and return the model.
 
-        ``kind`` is ``"tutorial"`` (sigma 0.1 in every layer) or ``"he"``
+        ``init`` is ``"tutorial"`` (sigma 0.1 in every layer) or ``"he"``
         (sigma sqrt(2 / fan-in), see He et al., Delving Deep into Rectifiers,
-        2015). Both are normal distributions truncated at two sigma. ``rng``
-        draws the same weights on every device.
+        2015). Both are cut off at two sigma; biases are 0.
         """
+        rng = np.random.default_rng(seed)
         for layer in (self.conv1, self.conv2, self.dense1, self.dense2):
             shape = tuple(layer.weight.shape)
-            sigma = 0.1 if kind == "tutorial" else np.sqrt(2 / np.prod(shape[1:]))
+            sigma = 0.1 if init == "tutorial" else math.sqrt(2 / math.prod(shape[1:]))
             layer.weight.data.copy_(flow.tensor(truncated_normal(shape, sigma, rng)))
             nn.init.zeros_(layer.bias)
         return self
 
-    def forward(self, images: flow.Tensor, dropout_mask: flow.Tensor | None = None) -> flow.Tensor:
-        """Return logits, float32 (n, num_classes).
-
-        ``images`` is float32 (n, channels, height, width), normalized;
-        ``dropout_mask``, for training only, comes from make_dropout_mask.
-        """
-        # Shapes in comments: for 28x28 gray images, (n, 1, 28, 28), and 10 classes.
-        x = functional.relu(self.conv1(images))  # (n, 32, 28, 28)
-        x = functional.max_pool2d(x, 2, stride=2)  # (n, 32, 14, 14)
-        x = functional.relu(self.conv2(x))  # (n, 64, 14, 14)
-        x = functional.max_pool2d(x, 2, stride=2)  # (n, 64, 7, 7)
+    def forward(self, images, dropout_mask=None):
+        """Return logits, float32 (n, num_classes); ``dropout_mask`` is for training."""
+        # Shapes for 28x28 gray images:                                          (n, 1, 28, 28)
+        x = functional.max_pool2d(functional.relu(self.conv1(images)), 2, stride=2)  # 32, 14, 14
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2, stride=2)  # (n, 64, 7, 7)
         x = functional.relu(self.dense1(x.flatten(1)))  # (n, 512)
         return self.dense2(x if dropout_mask is None else x * dropout_mask)  # (n, 10)
 
-    def make_dropout_mask(self, n: int) -> flow.Tensor:
-        """Return the factors for the dense features of ``n`` images, float32 (n, 512).
 
-        A fraction ``dropout`` of them is 0, the others are 1 / (1 - dropout).
-        The mask is drawn outside the forward pass by the generator that
-        flow.manual_seed seeds; it does not seed those of nn.Dropout and of a
-        compiled graph.
-        """
-        weight = self.dense2.weight
-        return functional.dropout(flow.ones(n, weight.shape[1], device=weight.device), self.dropout)
+def make_dropout_mask(rng: np.random.Generator, n: int, dropout: float) -> flow.Tensor:
+    """Return what the dense features of ``n`` images are multiplied by, float32 (n, 512).
+
+    It is 0 with probability ``dropout`` and 1 / (1 - dropout) otherwise. (OneFlow's own
+    generators can be neither saved nor restored, so that no run could be resumed.)
+    """
+    kept = rng.random((n, 512), np.float32) >= dropout
+    return flow.tensor(kept.astype(np.float32) / np.float32(1 - dropout))
 
 
 def truncated_normal(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
     """Return float32 normal deviates of mean 0; those beyond two sigma are drawn again.
 
-    (oneflow.nn.init.trunc_normal_ clamps instead, and at 2, not at two sigma.)
+    (oneflow.nn.init.trunc_normal_ clamps instead, and at two, not two sigma.)
     """
     x = rng.standard_normal(shape)
-    while True:
-        beyond = np.abs(x) > 2
-        if not beyond.any():
-            return (sigma * x).astype(np.float32)
+    while (beyond := np.abs(x) > 2).any():
         x[beyond] = rng.standard_normal(beyond.sum())
+    return (sigma * x).astype(np.float32)

@@ -1,6 +1,6 @@
 """Classify image files with a trained model.
 
-$ python -m lenet.predict --checkpoint runs/mnist/best photo.jpg
+$ python -m lenet.predict --checkpoint runs/mnist/best.npz photo.jpg
 photo.jpg: 7 (99.87%)
 """
 
@@ -13,13 +13,15 @@ import argparse
 import cv2
 import numpy as np
 
-from ofrecord.images import BadImage, DecoderMessages, decode
+from ofrecord.headers import BadImage, read_header
+from ofrecord.images import MAX_FILE_SIZE, ImageOptions, decode
+from runtime.atomic import read_small_file
 from runtime.cli import ArgumentParser, InputErrors, count, log, output, run_main
 
 from .checkpoint import open_checkpoint
-from .digit import NoDigit, is_mnist_like, is_prepared, prepare_digit
+from .digit import is_mnist_like, is_prepared, prepare_digit
 from .engine import flow
-from .model import LeNet, Spec
+from .model import LeNet, ModelSpec
 
 BATCH = 100  # images at a time
 
@@ -27,7 +29,7 @@ BATCH = 100  # images at a time
 def main() -> None:
     args = parse_args()
     checkpoint = open_checkpoint(args.checkpoint)
-    model, spec = checkpoint.load_model(), checkpoint.spec
+    model, spec = checkpoint.load_model(), checkpoint.info.spec
     as_digit = is_mnist_like(spec) if args.digit == "auto" else args.digit == "yes"
     problems = []
     for first in range(0, len(args.files), BATCH):
@@ -54,9 +56,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        metavar="DIR",
-        help="checkpoint of the model: a folder last/ or best/ of a run. Loading a checkpoint can "
-        "run code in it: load only those from people you trust",
+        metavar="FILE.npz",
+        help="checkpoint of the model: last.npz or best.npz of a run",
     )
     parser.add_argument(
         "--top",
@@ -82,58 +83,34 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def read_image(file: str, spec: Spec, as_digit: bool) -> np.ndarray:
+def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
     """Return a file's pixels for the model: uint8 (height, width, channels), gray or RGB.
 
     ``as_digit`` prepares them with prepare_digit. Raises BadImage.
     """
     try:
-        with open(file, "rb") as opened:
-            data = opened.read()
+        data = read_small_file(file, MAX_FILE_SIZE)
     except OSError as error:
-        raise BadImage(error.strerror) from error
-    if not data:
-        raise BadImage("the file is empty")
-    with DecoderMessages() as messages:
-        pixels = decode(data, cv2.IMREAD_GRAYSCALE if spec.channels == 1 else cv2.IMREAD_COLOR)
-        if as_digit:
-            pixels = on_white(decode(data, cv2.IMREAD_UNCHANGED), pixels)
-        message = messages.take()
-    if message:
-        log(f"{file}: {message}", "warning")
+        raise BadImage(error.strerror) from None
+    header = read_header(data)
+    color = "gray" if spec.channels == 1 else "color"
+    options = ImageOptions(color, background=spec.background, max_value=spec.max_value)
+    pixels = decode(data, header, options)
     if spec.channels == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    elif as_digit and not is_prepared(pixels):
-        try:
+    elif as_digit:
+        if not is_prepared(pixels):
             pixels = prepare_digit(pixels)
-        except NoDigit:
-            raise BadImage(
-                "no digit found: expected an image of one digit on a plain background"
-            ) from None
-        log(
-            f"{file}: prepared as an image of one digit: cropped, centred and scaled like MNIST's "
-            "(--digit no turns this off)"
-        )
+            log(
+                f"{file}: prepared as an image of one digit: cropped, centred and scaled like "
+                "MNIST's (--digit no turns this off)"
+            )
     if pixels.shape[:2] != (spec.height, spec.width):
         # As OneFlow's Resize does in training: by area where the image gets smaller.
         fewer = spec.width * spec.height < pixels.shape[0] * pixels.shape[1]
-        pixels = cv2.resize(
-            pixels,
-            (spec.width, spec.height),
-            interpolation=cv2.INTER_AREA if fewer else cv2.INTER_LINEAR,
-        )
+        how = cv2.INTER_AREA if fewer else cv2.INTER_LINEAR
+        pixels = cv2.resize(pixels, (spec.width, spec.height), interpolation=how)
     return pixels.reshape(spec.height, spec.width, spec.channels)
-
-
-def on_white(unchanged: np.ndarray, gray: np.ndarray) -> np.ndarray:
-    """Return gray pixels with white where ``unchanged`` has an alpha channel and is transparent.
-
-    Drawing programs leave the background transparent.
-    """
-    if unchanged.ndim != 3 or unchanged.shape[2] != 4 or unchanged.dtype != np.uint8:
-        return gray
-    alpha = unchanged[:, :, 3] / 255
-    return np.rint(gray * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
 def predict(model: LeNet, images: np.ndarray) -> np.ndarray:
@@ -148,7 +125,7 @@ def predict(model: LeNet, images: np.ndarray) -> np.ndarray:
         return flow.softmax(logits, dim=1).numpy()
 
 
-def describe(probabilities: np.ndarray, spec: Spec, top: int) -> str:
+def describe(probabilities: np.ndarray, spec: ModelSpec, top: int) -> str:
     """Return the ``top`` most probable classes of one image, as text."""
     best = np.argsort(-probabilities, kind="stable")[:top]
     return ", ".join(f"{spec.class_name(label)} ({probabilities[label]:.2%})" for label in best)

@@ -10,7 +10,6 @@ for the other ranks.
 
 import os
 import pickle
-from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,19 +60,30 @@ def wait_for_all() -> None:
     gather(None)
 
 
-def mean(tensor: flow.Tensor) -> flow.Tensor:
-    """Replace a tensor, in place, by its mean over the ranks, and return it."""
-    if WORLD_SIZE > 1:
-        flow.comm.all_reduce(tensor)
-        tensor /= WORLD_SIZE
-    return tensor
+def mean_over_ranks(losses: list[flow.Tensor], asked: bool) -> tuple[list[float], bool]:
+    """Return the mean over the ranks of each loss, a 0-d tensor, and whether any rank ``asked``."""
+    values = flow.stack(losses)
+    if WORLD_SIZE == 1:
+        return values.numpy().tolist(), asked
+    values = flow.cat([values, flow.tensor([float(asked)], device=values.device)])
+    flow.comm.all_reduce(values)
+    *means, total = (values / WORLD_SIZE).numpy().tolist()
+    return means, total > 0
 
 
-def check_all_ranks_agree(settings: Mapping[str, Any], ignore: Collection[str]) -> None:
-    """Raise InputError unless all ranks have equal ``settings``, apart from those in ``ignore``."""
+def merge_over_ranks(value: Any) -> Any:
+    """Return the ranks' values merged by their method ``merge``, on every rank."""
+    first, *others = gather(value)
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def check_all_ranks_agree(settings: dict[str, Any]) -> None:
+    """Raise InputError unless all ranks have equal ``settings``."""
     for rank, others in enumerate(gather(settings)):
         for name, value in settings.items():
-            if others[name] != value and name not in ignore:
+            if others[name] != value:
                 raise InputError(
                     f"all ranks must have the same {name}, "
                     f"but it is {value} on rank {RANK} and {others[name]} on rank {rank}"

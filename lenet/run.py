@@ -1,471 +1,238 @@
-"""A run: one training from its first step to its last, resumed any number of times, and its folder.
+"""A run: where a training is, what it says of itself, and when it evaluates and saves."""
 
-config.yaml      the resolved configuration
-metrics.csv      a row for each step and for each evaluation
-last/, best/     checkpoints: the newest to resume from, and the most accurate model
-loss.png, predictions.png
-"""
-
-import csv
 import math
 import os
-import shlex
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import yaml
 
-from runtime.atomic import flush_to_disk, lock_folder
-from runtime.cli import InputError, count, first_few, log, uninterrupted
+from ofrecord.dataset import Dataset
+from runtime.cli import EXIT_INTERRUPTED, InputError, count, log, stop_requests
+from runtime.progress import Progress
 
-from .checkpoint import find_checkpoint, open_checkpoint, recover_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .engine import flow
+from .evaluation import Evaluation
 from .model import LeNet
-from .ranks import LAUNCHER, RANK, WORLD_SIZE, wait_for_all
+from .ranks import RANK, WORLD_SIZE, check_all_ranks_agree, mean_over_ranks, wait_for_all
+from .run_folder import BEST, LAST, RunFolder
 
-CONFIG, METRICS, LAST, BEST, LOSS_PICTURE, PREDICTIONS_PICTURE = NAMES = (
-    "config.yaml",
-    "metrics.csv",
-    "last",
-    "best",
-    "loss.png",
-    "predictions.png",
-)
-COLUMNS = ("step", "epoch", "learning_rate", "loss", "eval_loss", "eval_accuracy")
-
-# Settings that may differ when a run is resumed: they do not change the weights, or
-# (device, graph, amp) only by rounding. The datasets are compared themselves, not by
-# their folders.
-MAY_CHANGE_ON_RESUME = {
-    "dataset_dir",
-    "eval_dataset_dir",
-    "check_hashes",
-    "run_dir",
-    "device",
-    "graph",
-    "amp",
-    "fetch_every",
-    "print_every",
-    "checkpoint_every",
-    "picture",
-}
+RECENT_STEPS = 50  # whose mean loss is shown
 
 
 @contextmanager
 def open_run(
-    config: TrainConfig, plan: "Plan", digests: dict[str, str | None], resume: bool
-) -> "Iterator[Run]":
-    """Context manager that returns the Run to train: new, or resumed from its last checkpoint.
+    config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, resume: bool
+) -> Iterator["Run"]:
+    """Create a run or resume one, hold its folder, and close it in the end.
 
-    ``digests`` are those of the datasets, {name: digest or None}. Without
-    ``config.run_dir`` nothing is saved. Raises InputError if the folder contains
-    another run or is in use, if the run cannot be resumed with this
-    configuration, and, at any time, if the folder cannot be written to.
-
-    Of several ranks only rank 0 writes to the folder; the others, on whatever
-    machine, read the checkpoint in it.
+    Raises InputError where the folder is in use or holds something else, where a
+    run cannot be resumed as asked, and unless all ranks train the same.
     """
-    folder = config.run_dir and (config.run_dir.rstrip("/") or config.run_dir)
-    if folder is None:
-        if resume:
-            raise InputError("--resume requires the run's folder: --run_dir DIR")
-        yield Run(config, plan, digests, None)
-        return
-    if RANK != 0:
-        yield _follow(Run(config, plan, digests, folder), resume)
-        return
-    try:
-        made = _prepare_folder(folder, resume)
-        lock = lock_folder(folder, "another training is using")
-    except OSError as error:
-        raise _writing_error(folder, error) from error
-    run = Run(config, plan, digests, folder)
-    try:
+    run = Run(config, train_set, eval_set)
+    local = {"dataset_dir", "eval_dataset_dir"}  # each machine may have its own copies
+    check_all_ranks_agree({**config.model_dump(exclude=local), **run.folder.digests})
+    if resume:
+        run.folder.check_run()
+    else:
+        run.folder.create()
+    with run.folder.lock():
+        wait_for_all()  # now the others may read the folder
         if resume:
             run.load()
-        wait_for_all()  # now the others load
-        wait_for_all()
-        run.start_files()
-        yield run
-    except KeyboardInterrupt:
-        if run.saved_step:
-            raise KeyboardInterrupt(
-                f"saved {folder} after step {run.saved_step:,} of {run.plan.steps:,}; "
-                f"resume with: {run.command}"
-            ) from None
-        raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _writing_error(folder, error) from error
-    finally:
-        run.close()
-        if made and find_checkpoint(run.path(LAST)) is None:
-            _remove_files(folder)  # there is nothing to resume from
-        os.close(lock)
-
-
-def _follow(run, resume):
-    """Return the Run of a rank other than 0, which reads the same checkpoint and writes nothing."""
-    wait_for_all()
-    if resume:
-        run.load()
-    wait_for_all()
-    return run
-
-
-def _prepare_folder(folder, resume):
-    """Make the folder for a new run or check the one to resume; return whether it is new."""
-    is_run = os.path.isfile(os.path.join(folder, CONFIG))
-    if resume:
-        if not is_run:
-            raise InputError(f"no run to resume in {folder}: start it without --resume")
-        return False
-    if is_run:
-        raise InputError(
-            f"{folder} contains a run already: --resume continues it, --run_dir DIR starts another"
-        )
-    if os.path.lexists(folder):
-        if not os.path.isdir(folder):
-            raise InputError(f"run_dir {folder} is a file; name a folder")
-        names = os.listdir(folder)
-        if names:
-            raise InputError(
-                f"run_dir {folder} is not empty and contains no run ({first_few(names)}): "
-                "name another folder"
-            )
-    os.makedirs(folder, exist_ok=True)
-    return True
-
-
-def _remove_files(folder):
-    """Remove what a Run wrote, and the folder if it is empty then."""
-    for name in NAMES:
-        for path in (os.path.join(folder, name + ending) for ending in ("", ".new", ".old")):
-            if os.path.isdir(path):
-                shutil.rmtree(path, ignore_errors=True)
-            elif os.path.exists(path):
-                os.remove(path)
-    try:
-        os.rmdir(folder)
-    except OSError:  # other files were put into it
-        pass
-
-
-class Plan:
-    """The steps of a run, and after which of them it is evaluated or may be saved.
-
-    ``steps`` is the number of steps to take, the smaller of ``config.steps``
-    and what makes ``config.epochs`` passes over ``num_records`` images. A batch
-    is what all ranks take in one step together; with several, ``num_records``
-    is the largest number that a rank reads, times the world size, so that an
-    epoch ends when every image was read.
-    """
-
-    def __init__(self, config: TrainConfig, num_records: int) -> None:
-        self.num_records, self.batch_size = num_records, config.batch_size
-        self.each_epoch = config.eval_dataset_dir is not None  # evaluated, not at the end only
-        limits = [
-            config.steps or math.inf,
-            self.end_of_epoch(config.epochs) if config.epochs else math.inf,
-        ]
-        self.steps = min(limits)
-        self.epochs = self.epoch_of(self.steps)
-
-    def end_of_epoch(self, epoch: int) -> int:
-        """Return the step after which the reader has delivered every image ``epoch`` times."""
-        return -(-epoch * self.num_records // self.batch_size)
-
-    def epoch_of(self, step: int) -> int:
-        """Return the epoch in which a step begins; both count from 1."""
-        return (step - 1) * self.batch_size // self.num_records + 1
-
-    def ends_epoch(self, step: int) -> bool:
-        return step == self.end_of_epoch(self.epoch_of(step))
-
-    def evaluates(self, step: int) -> bool:
-        """Whether the model is evaluated after this step.
-
-        It is after the last one and, with an evaluation dataset, after each epoch.
-        """
-        return step == self.steps or (self.each_epoch and step > 0 and self.ends_epoch(step))
-
-    def may_pause(self, step: int) -> bool:
-        """Whether a run saved after this step can be resumed as if it had not been interrupted.
-
-        After these steps the random generators are seeded again, see seed_of.
-        """
-        return step % SEED_EVERY == 0 or step == self.steps or self.ends_epoch(step)
-
-
-SEED_EVERY = 10  # steps; seeding makes a GPU wait
-
-
-def seed_of(seed: int, step: int, rank: int = 0) -> int:
-    """Return the seed of a rank's OneFlow generators for the steps after ``step``.
-
-    OneFlow's generators cannot be saved and restored: the state that
-    get_rng_state returns lacks the position in the generator's block of 624
-    numbers, and a GPU's generator has none.
-    """
-    entropy = [seed, step] + [rank] * (rank > 0)
-    bits = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return int(bits >> np.uint64(1))
+        try:
+            with stop_requests(enabled=run.folder.path is not None) as run.stop:
+                yield run
+        except KeyboardInterrupt:
+            if run.saved:
+                where = (
+                    f"saved {run.folder.path} after step {run.saved:,} of {run.plan.num_steps:,}"
+                )
+                log(f"{where}; resume with: {run.folder.command}")
+            if run.saved_to_stop and WORLD_SIZE > 1:
+                log("interrupted", "error")
+                run.close()
+                wait_for_all()
+                os._exit(EXIT_INTERRUPTED)  # at once, as OneFlow aborts a rank that loses another
+            raise
+        finally:
+            run.close()
 
 
 class Run:
-    """The state of a training: steps taken, metrics, checkpoints.
+    """Where a training is."""
 
-    ``losses`` and ``learning_rates`` have a float for each step taken,
-    ``evaluations`` is {step: (loss, accuracy)}.
-    """
-
-    def __init__(
-        self, config: TrainConfig, plan: Plan, digests: dict[str, str | None], folder: str | None
-    ) -> None:
-        self.config, self.plan, self.digests, self.folder = config, plan, digests, folder
-        self.writes = folder is not None and RANK == 0
-        self.losses, self.learning_rates, self.evaluations = [], [], {}
-        self.checkpoint = None  # the one to resume from
-        self.saved_step = 0  # the step of the newest checkpoint
-        self._file = None
-
-    @property
-    def step(self) -> int:
-        """The number of steps taken."""
-        return len(self.losses)
-
-    @property
-    def best_step(self) -> int | None:
-        """The first step of the highest accuracy; None before the first evaluation."""
-        return max(
-            self.evaluations, key=lambda step: (self.evaluations[step][1], -step), default=None
-        )
-
-    @property
-    def command(self) -> str:
-        """The command that resumes the run."""
-        return f"python {LAUNCHER}lenet_train.py --config {shlex.quote(self.path(CONFIG))} --resume"
-
-    @property
-    def execution_mode(self) -> str:
-        """What, besides the configuration, two runs with bitwise equal results have in common."""
-        mode = "with amp" if self.config.amp else "as a graph" if self.config.graph else "op by op"
-        return f"{mode} on {count(WORLD_SIZE, 'rank')}"
+    def __init__(self, config: TrainConfig, train_set: Dataset, eval_set: Dataset | None):
+        self.config, self.folder = config, RunFolder(config, train_set, eval_set)
+        self.plan, self.metrics = self.folder.plan, self.folder.metrics
+        self.saved = 0  # the step of the last checkpoint
+        self.saved_to_stop = False  # as all ranks are together
+        self.stop = None  # of stop_requests
+        self.execution_mode = ""  # see restore
+        self._checkpoint: Checkpoint | None = None  # to resume from
+        self._progress: Progress | None = None
+        self._waiting = []  # losses that are still on the device, with their learning rates
+        self.saved_to_stop = False  # as all ranks are together
+        self._stopping = False  # all ranks know that one was asked to stop
 
     @property
     def finished(self) -> bool:
-        return self.step == self.plan.steps and self.step in self.evaluations
+        return self.metrics.step == self.plan.num_steps and not self.evaluation_missing()
 
-    @property
     def outcome(self) -> str:
-        """The accuracy of the last and the best evaluation, as text."""
-        _, accuracy = self.evaluations[self.step]
-        text = f"{count(self.step, 'step')}, accuracy {accuracy:.2%}"
-        _, best = self.evaluations[self.best_step]
-        return (
-            text if best == accuracy else f"{text} (best: {best:.2%} after step {self.best_step:,})"
-        )
-
-    def epoch_loss(self) -> float:
-        """Return the mean loss of the steps in the last step's epoch."""
-        first = self.plan.end_of_epoch(self.plan.epoch_of(self.step) - 1)
-        return float(np.mean(self.losses[first:]))
-
-    def path(self, name: str) -> str:
-        return os.path.join(self.folder, name)
+        """Return the last and the best evaluation, in words."""
+        step, best = self.metrics.step, self.metrics.best_step
+        accuracy, highest = (self.metrics.evaluations[n][1] for n in (step, best))
+        text = f"{count(step, 'step')}, accuracy {accuracy:.2%}"
+        return text if highest == accuracy else f"{text} (best: {highest:.2%} after step {best:,})"
 
     # -- resuming --
 
     def load(self) -> None:
-        """Read the run in the folder. Raises InputError if it is a different run, or damaged."""
-        self._compare_config()
-        if self.writes:
-            for name in (LAST, BEST):
-                recover_checkpoint(self.path(name))
-        if find_checkpoint(self.path(LAST)) is None:
-            log(
-                f"{self.folder} was stopped before its first checkpoint; "
-                "starting from the beginning"
-            )
-            return
-        self.checkpoint = open_checkpoint(self.path(LAST))
-        for name, digest in self.digests.items():
-            if self.checkpoint.about["datasets"].get(name) != digest:
-                raise InputError(
-                    f"cannot resume {self.folder}: it was trained on a different {name}; "
-                    "--run_dir DIR starts another run"
-                )
-        about = self.checkpoint.about
-        previous_mode = about.get("how", self.execution_mode)
-        if previous_mode != self.execution_mode:
-            log(
-                f"the run was trained {previous_mode} and is resumed {self.execution_mode}: "
-                "the results will differ from an uninterrupted run's by rounding and order"
-            )
-        self.saved_step = about["step"]
-        self._read_metrics(self.saved_step)
+        """Take up the run in the folder. Raises InputError where it is another one, or damaged."""
+        self._checkpoint = self.folder.load()
+        self.saved = self._checkpoint.info.step if self._checkpoint else 0
+        check_all_ranks_agree({"checkpoint in run_dir": f"of step {self.saved}"})
 
-    def _compare_config(self):
-        path, wanted = self.path(CONFIG), plain(self.config)
-        try:
-            with open(path, encoding="utf-8") as file:
-                saved = yaml.safe_load(file)
-            different = [
-                f"{name} {saved[name]}, not {wanted[name]}"
-                for name in wanted
-                if name not in MAY_CHANGE_ON_RESUME and saved[name] != wanted[name]
-            ]
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"cannot resume: {path} cannot be read ({type(error).__name__})"
-            ) from error
-        if different:
-            settings = "; ".join(different)
-            raise InputError(
-                f"cannot resume {self.folder}: it was started with {settings}; "
-                f"`--config {path} --resume` continues it"
-            )
+    def restore(self, learner, reader, execution_mode: str) -> None:
+        """Give learner and reader the state that was saved, if any, and open the run's files.
 
-    def _read_metrics(self, last):
-        """Read losses and evaluations up to step ``last``."""
-        path = self.path(METRICS)
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    if None in row.values() or int(row["step"]) > last:
-                        break  # after the checkpoint, and perhaps cut off
-                    if row["eval_loss"]:
-                        self.evaluations[int(row["step"])] = (
-                            float(row["eval_loss"]),
-                            float(row["eval_accuracy"]),
-                        )
-                        continue
-                    if int(row["step"]) != self.step + 1:
-                        raise ValueError(f"step {row['step']} follows step {self.step}")
-                    self.learning_rates.append(float(row["learning_rate"]))
-                    self.losses.append(float(np.float32(row["loss"])))
-            if self.step != last:
-                raise ValueError(
-                    f"it ends with step {self.step}, but the checkpoint is of step {last}"
-                )
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot resume: {path} was changed or damaged: {reason}") from error
-
-    # -- saving --
-
-    def start_files(self) -> None:
-        """Write the configuration, and the metrics of the steps taken so far."""
-        with open(self.path(CONFIG), "w", encoding="utf-8") as file:
-            file.write(f"# The configuration of this run. Resume it with:\n#   {self.command}\n")
-            yaml.safe_dump(plain(self.config), file, sort_keys=False, allow_unicode=True)
-        new = self.path(METRICS) + ".new"
-        self._file = open(new, "w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(COLUMNS)
-        for step in range(1, self.step + 1):
-            self._write_loss(step)
-            if step in self.evaluations:
-                self._write_evaluation(step)
-        flush_to_disk(self._file)
-        os.replace(new, self.path(METRICS))
-
-    def add_losses(self, learning_rates: Iterable[float], losses: Iterable[float]) -> None:
-        """Add the next steps' learning rates and losses."""
-        for learning_rate, loss in zip(learning_rates, losses, strict=True):
-            self.learning_rates.append(learning_rate)
-            self.losses.append(float(loss))
-            self._write_loss(self.step)
-        if self._file:
-            self._file.flush()
-
-    def add_evaluation(self, loss: float, accuracy: float, model: LeNet) -> None:
-        """Add the evaluation after the last step, and save the most accurate model so far."""
-        self.evaluations[self.step] = loss, accuracy
-        if self.best_step == self.step:
-            self._save(BEST, model)
-        self._write_evaluation(self.step)
-        if self._file:
-            self._file.flush()
-
-    def _write_loss(self, step):
-        # The shortest text that reads back as the same float32.
-        loss = str(np.float32(self.losses[step - 1]))
-        self._write_row(step, repr(self.learning_rates[step - 1]), loss, "", "")
-
-    def _write_evaluation(self, step):
-        self._write_row(step, "", "", *map(repr, self.evaluations[step]))
-
-    def _write_row(self, step, *values):
-        if self._file:
-            self._writer.writerow((step, self.plan.epoch_of(step)) + values)
-
-    def saves(self, step: int, asked: bool) -> bool:
-        """Whether the run is saved after this step.
-
-        It is if ``asked`` to, after every ``checkpoint_every`` steps and at its end.
+        Raises InputError for the checkpoint of another model or execution mode.
         """
-        return (
-            self.folder is not None
-            and self.plan.may_pause(step)
-            and (
-                asked
-                or step == self.plan.steps
-                or step - self.saved_step >= self.config.checkpoint_every
-            )
+        self.execution_mode = f"{execution_mode} on {count(WORLD_SIZE, 'rank')}"
+        if self._checkpoint:
+            info, path = self._checkpoint.info, self.folder.path
+            saved_mode = info.execution_mode.partition(" on ")[0]
+            if saved_mode != execution_mode:
+                raise InputError(
+                    f"cannot resume {path}: it was trained {saved_mode}, not {execution_mode}"
+                )
+            if info.spec != learner.model.spec:
+                raise InputError(f"cannot resume {path}: its checkpoint is of a different model")
+            if info.execution_mode != self.execution_mode:
+                change = f"{info.execution_mode}, and now {self.execution_mode}"
+                log(f"trained {change}: the same up to rounding and the order of images")
+            state = self._checkpoint.training_state(learner.state_layout())
+            learner.load_state_dict(self._checkpoint.weights(), state)
+            reader.skip(self.saved)
+            log(f"resumed after step {self.saved:,}")
+        self.folder.open_files(new=not self._checkpoint)
+        self._progress = Progress(
+            self.plan.num_steps, self.saved, self.config.batch_size, enabled=RANK == 0
         )
 
-    def save(
-        self, model: LeNet, optimizer: flow.optim.Optimizer, schedule: Any, scaler: dict
-    ) -> None:
-        """Save a checkpoint to resume from after the last step."""
-        training = {
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "scaler": scaler,
-        }
-        self._save(LAST, model, training)
-        self.saved_step = self.step
+    # -- the loop --
 
-    def _save(self, name, model, training=None):
-        if not self.writes:
+    def remaining_steps(self) -> range:
+        """Return the numbers of the steps to take."""
+        return range(self.metrics.step + 1, self.plan.num_steps + 1)
+
+    def evaluation_missing(self) -> bool:
+        """Whether the run was stopped between its last step and the evaluation after it."""
+        step = self.metrics.step
+        return self.plan.should_evaluate(step) and step not in self.metrics.evaluations
+
+    def should_stop(self) -> bool:
+        """Whether a stop was requested; with several ranks once all of them know."""
+        return self._stopping or (WORLD_SIZE == 1 and self.stop.asked)
+
+    def should_save(self, step: int) -> bool:
+        """Whether to save after a step: now and then, at the end, and where a stop is requested."""
+        due = step - self.saved >= self.config.checkpoint_every or step == self.plan.num_steps
+        # A request that comes after log_loss waits for the next step's: all losses are saved.
+        stopping = self.should_stop() and not self._waiting
+        return self.folder.path is not None and (due or stopping)
+
+    def log_loss(self, step: int, loss, learning_rate: float) -> None:
+        """Take a step's loss, a 0-d tensor, which is fetched from the device together with others.
+
+        All ranks fetch after the same steps, and learn then whether one was asked to stop.
+        """
+        self._waiting.append((loss, learning_rate))
+        fetch = len(self._waiting) == self.config.fetch_every or self.should_stop()
+        if not (fetch or self.plan.should_evaluate(step) or self.should_save(step)):
             return
-        flush_to_disk(self._file)
-        loss, accuracy = self.evaluations.get(self.step, (None, None))
-        about = {
-            "step": self.step,
-            "steps": self.plan.steps,
-            "epoch": self.plan.epoch_of(self.step),
-            "eval_loss": loss,
-            "eval_accuracy": accuracy,
-            "how": self.execution_mode,
-            "datasets": self.digests,
-            "config": plain(self.config),
-        }
-        with uninterrupted():
-            save_checkpoint(self.path(name), model.spec, about, model.state_dict(), training)
+        losses, rates = zip(*self._waiting, strict=True)
+        self._waiting = []
+        losses, self._stopping = mean_over_ranks(list(losses), self.stop.asked)
+        with self.folder.writing():
+            self.metrics.add_losses(losses, list(rates))
+        for number in range(step - len(losses) + 1, step + 1):
+            loss = self.metrics.losses[number - 1]
+            if number % self.config.print_every == 0:  # as the tutorial prints them: [6.778578]
+                self._progress.output(str(np.array([loss], np.float32)))
+            _check_finite("loss", loss, number)
+        self._progress.update(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
+
+    def log_evaluation(self, evaluation: Evaluation | None, model: LeNet) -> None:
+        """Take the evaluation after the last step; the most accurate model so far is saved."""
+        if evaluation is None:  # stopped meanwhile
+            if self.saved == self.metrics.step:
+                raise KeyboardInterrupt
+            return
+        _check_finite("evaluation loss", evaluation.loss, self.metrics.step)
+        step, say, last = self.metrics.step, self._progress.log, self._is_last()
+        with self._progress.timer_paused(), self.folder.writing():
+            self.metrics.add_evaluation(evaluation.loss, evaluation.accuracy)
+            if self.metrics.best_step == step:
+                self.folder.save(BEST, model, self.execution_mode, {})
+            self._draw(self.folder.draw_predictions, last, model.spec, evaluation)
+        images = f"{evaluation.num_correct:,}/{evaluation.num_images:,}"
+        accuracy = f"{images} ({evaluation.accuracy:.2%})"
+        if not self.plan.evaluates_each_epoch:
+            say(f"training accuracy: {accuracy}")
+            return
+        epoch = f"epoch {self.plan.epoch_of(step)}/{self.plan.num_epochs}"
+        losses = f"loss {evaluation.loss:.4f}, training loss {self.metrics.epoch_loss():.4f}"
+        say(f"{epoch}: accuracy {accuracy}, {losses}")
+        if step == self.plan.num_steps:
+            say("\n".join(evaluation.confusion_table(model.spec)))
+
+    def save(self, learner) -> None:
+        """Save all that it takes to continue after the last step; on all ranks together.
+
+        Raises KeyboardInterrupt where a stop was requested.
+        """
+        with self._progress.timer_paused(), self.folder.writing():
+            self.folder.save(LAST, learner.model, self.execution_mode, learner.state_dict())
+            self.saved = self.metrics.step
+            self._draw(self.folder.draw_losses, self._is_last())
+        if self.should_stop():
+            self.saved_to_stop = True
+            raise KeyboardInterrupt
+
+    def _is_last(self) -> bool:
+        return self.metrics.step == self.plan.num_steps or self.should_stop()
+
+    def _draw(self, draw: Callable[..., None], *arguments: Any) -> None:
+        """Draw a picture. One that fails is a warning."""
+        try:
+            draw(*arguments)
+        except Exception as error:
+            folder = os.path.join(self.folder.path, "")
+            self._progress.log(f"cannot draw the pictures in {folder}: {error}", "warning")
+
+    def timer_paused(self):
+        """Return a context in which time is not counted in images/s."""
+        return self._progress.timer_paused()
 
     def close(self) -> None:
-        if self._file:
-            self._file.close()
+        """Close the files and the bar, and log how fast a finished training was."""
+        self.metrics.close()
+        if self._progress:
+            self._progress.close()
+            steps = self.metrics.step - self._progress.first
+            if steps and self.finished:
+                rate = self._progress.rate(self.metrics.step)
+                seconds = steps * self.config.batch_size / rate
+                log(
+                    f"{count(steps, 'step')} in {seconds:.1f} s, {rate:.0f} images/s, "
+                    f"final loss {self.metrics.losses[-1]:.4g}"
+                )
 
 
-def plain(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings as a dictionary of plain values, which YAML and JSON can write."""
-    values = {}
-    for name, value in vars(config).items():
-        for kind in (bool, int, float, str):
-            if isinstance(value, kind):
-                value = kind(value)  # jsonargparse makes subclasses of them
-                break
-        values[name] = value
-    return values
-
-
-def _writing_error(folder, error):
-    return InputError(f"cannot write to {error.filename or folder}: {error.strerror or error}")
+def _check_finite(name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise InputError(f"the {name} is {value} at step {step}: reduce --learning_rate")

@@ -1,206 +1,168 @@
-"""Inspect a dataset: ``python -m ofrecord check DIR`` and ``python -m ofrecord show DIR``."""
+"""Look at a dataset: ``python -m ofrecord check|show|index DIR``."""
 
 from runtime.environment import check_environment
 
 check_environment(__name__)
 
-import mmap
 import os
-from argparse import Namespace
 from collections import Counter
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
-from runtime.cli import ArgumentParser, InputError, InputErrors, count, run_main
+from runtime.cli import ArgumentParser, InputError, InputErrors, count, output, run_main
 
-from .check import check_every_byte, find_parts, read_image
-from .images import BadImage, DecoderMessages
-from .manifest import MANIFEST_NAME, Manifest, load_manifest
-from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_record, split_records
+from .check import Features, check_parts, compare_totals, index_parts, read_image
+from .dataset import dataset_in_use
+from .headers import BadImage
+from .images import FORMATS, decode, decoder_messages
+from .manifest import MANIFEST_NAME, load_manifest
+from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_part
+
+ACTIONS = {
+    "check": "read every byte again and name what is wrong by part and record",
+    "show": "print what is in it and draw a contact sheet of sample images",
+    "index": "write the manifest of part files that another converter wrote",
+}
 
 
 def main() -> None:
     args = parse_args()
-    args.action(args)
+    with dataset_in_use(args.folder):
+        {"check": check, "show": show, "index": index}[args.action](args)
 
 
-def parse_args() -> Namespace:
-    """Return the options. Raises InputError for invalid ones."""
-    parser = ArgumentParser(
-        prog="python -m ofrecord", description="Inspect an OFRecord dataset of images."
-    )
-    actions = parser.add_subparsers(metavar="check|show", required=True)
-    for name, action, text in (
-        ("check", check, "check every byte and report errors by part and record"),
-        ("show", show, "print a summary and draw a contact sheet of sample images"),
-    ):
-        command = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
-        command.set_defaults(action=action)
-        command.add_argument("folder", metavar="DIR", help="folder of the dataset")
-        command.add_argument(
-            "--image_feature",
-            default=IMAGE_FEATURE,
-            metavar="NAME",
-            help="name of the records' image feature (default: %(default)s)",
-        )
-        command.add_argument(
-            "--label_feature",
-            default=LABEL_FEATURE,
-            metavar="NAME",
-            help="name of the records' label feature (default: %(default)s)",
-        )
-    command.add_argument(
-        "--sheet",
-        metavar="FILE",
-        help="PNG file for the contact sheet (default: DIR_sheet.png beside the folder)",
-    )
-    return parser.parse_args()
-
-
-def check(args: Namespace) -> None:
-    """Print a line for each part and one for the dataset. Raises InputErrors with all problems."""
-    problems, num_records, size = [], 0, 0
-    for report in check_every_byte(
-        args.folder, args.image_feature, args.label_feature, workers=len(os.sched_getaffinity(0))
-    ):
-        problems += report.problems
-        if report.file is None:
+def parse_args():
+    parser = ArgumentParser(prog="python -m ofrecord", description="Look at an OFRecord dataset.")
+    actions = parser.add_subparsers(dest="action", metavar="|".join(ACTIONS), required=True)
+    for name, text in ACTIONS.items():
+        command = actions.add_parser(name, help=text, description=text.capitalize() + ".")
+        command.add_argument("folder", metavar="DIR", help="the dataset's folder")
+        if name == "show":
+            help = "the PNG file of the contact sheet (default: DIR_sheet.png beside the folder)"
+            command.add_argument("--sheet", metavar="FILE", help=help)
             continue
-        num_records += report.num_records
-        size += report.bytes
-        contents = f"{count(report.num_records, 'record')}, {count(report.bytes, 'byte')}"
-        result = count(len(report.problems), "problem") if report.problems else "valid"
-        print(f"{report.file}: {contents}, {result}", flush=True)
+        for kind, default in (("image", IMAGE_FEATURE), ("label", LABEL_FEATURE)):
+            help = f"the name of the records' {kind} feature (default: {default})"
+            command.add_argument(f"--{kind}_feature", default=default, metavar="NAME", help=help)
+    args = parser.parse_args()
+    if getattr(args, "sheet", None) and not args.sheet.lower().endswith(".png"):
+        parser.error(f"--sheet {args.sheet}: the name must end in .png")
+    return args
+
+
+def check(args) -> None:
+    """Print a line for each part and one for the whole. Raises InputErrors with all that is wrong."""
+    has_manifest = os.path.lexists(os.path.join(args.folder, MANIFEST_NAME))
+    manifest = load_manifest(args.folder) if has_manifest else None
+    features = Features(args.image_feature, args.label_feature)
+    if manifest:
+        features = Features(manifest.image_feature, manifest.label_feature)
+    reports, problems = [], []
+    for report in check_parts(args.folder, features, manifest, num_workers()):
+        reports.append(report)
+        problems += report.problems
+        state = count(len(report.problems), "problem") if report.problems else "valid"
+        records = count(report.num_records, "record")
+        output(f"{report.file}: {records}, {report.num_bytes:,} bytes, {state}", flush=True)
+    problems += compare_totals(args.folder, reports, manifest)
     if problems:
         raise InputErrors(problems, f"{count(len(problems), 'problem')} in {args.folder}")
-    print(f"{args.folder}: {count(num_records, 'record')}, {count(size, 'byte')}, all valid")
-    if not os.path.exists(os.path.join(args.folder, MANIFEST_NAME)):
-        print(f"(there is no {MANIFEST_NAME}: the number of records could not be checked)")
+    records = count(sum(report.num_records for report in reports), "record")
+    size = sum(report.num_bytes for report in reports)
+    output(f"{args.folder}: {records}, {size:,} bytes, all valid")
+    if not manifest:
+        output(f"(there is no {MANIFEST_NAME}, which would tell how many there should be)")
 
 
-def show(args: Namespace) -> None:
+def index(args) -> None:
+    """Write the manifest and print what it says."""
+    features = Features(args.image_feature, args.label_feature)
+    manifest = index_parts(args.folder, features, num_workers())
+    output(f"{args.folder}: {describe(manifest)}")
+
+
+def num_workers() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def describe(manifest) -> str:
+    """Return what is in a dataset, in one line."""
+    kind = "gray" if manifest.channels == 1 else "colour"
+    kind += f" {FORMATS[manifest.image_format]} image" if manifest.image_format else " image"
+    size = f"{manifest.width}x{manifest.height}" if manifest.width else "of different sizes"
+    return (
+        f"{count(manifest.num_records, kind)} {size}, "
+        f"{len(manifest.label_counts):,} classes, in {count(len(manifest.parts), 'part')}, "
+        f"{manifest.num_bytes:,} bytes"
+    )
+
+
+def show(args) -> None:
     """Print counts, sizes and a histogram of the classes; draw the contact sheet."""
     from .sheet import Sampler, draw_sheet  # matplotlib takes a second to import
 
-    files = find_parts(args.folder)
-    has_manifest = os.path.exists(os.path.join(args.folder, MANIFEST_NAME))
-    manifest = load_manifest(args.folder) if has_manifest else None
-    sheet = args.sheet or args.folder.rstrip("/") + "_sheet.png"
-    sampler, labels, size = Sampler(), Counter(), 0
-    for file in tqdm(files, unit="part", disable=None, leave=False):
-        path = os.path.join(args.folder, file)
+    manifest = load_manifest(args.folder)
+    labels, sampler = Counter(), Sampler()
+    for part in tqdm(manifest.parts, unit="part", disable=None, leave=False):
+        path = os.path.join(args.folder, part.file)
         try:
-            with open(path, "rb") as opened:
-                with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    size += len(content)
-                    for index, serialized in enumerate(split_records(content)):
-                        data, label = read_record(
-                            serialized, index, args.image_feature, args.label_feature
-                        )
-                        labels[label] += 1
-                        sampler.add(label, data)
+            for _, data, label in read_part(path, manifest.image_feature, manifest.label_feature):
+                labels[label] += 1
+                sampler.add(label, data)
         except BadRecord as error:
-            raise InputError(f"{path}, {error}; {run_check(args.folder)}") from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot read {path}: {reason}") from error
-
-    images, kinds, sizes, channels = decode_samples(sampler.samples, args.folder)
-    names = {label: str(label) for label in labels}
-    if manifest and manifest.class_names:
-        names.update(
-            {label: name for label, name in enumerate(manifest.class_names) if label in names}
-        )
-    title = describe_images(sum(labels.values()), manifest, kinds, sizes, channels)
-    title += f", {count(len(labels), 'class')}"
-    print(f"{args.folder}: {title}, in {count(len(files), 'part')}, {count(size, 'byte')}")
-    if manifest:
-        mean, std = (
-            " ".join(f"{value:.1f}" for value in values) for values in (manifest.mean, manifest.std)
-        )
-        print(f"pixels: mean {mean}, standard deviation {std} (0 to 255)")
-        if manifest.skipped:
-            skipped = count(len(manifest.skipped), "invalid image")
-            print(f"the converter skipped {skipped}; {MANIFEST_NAME} lists them")
-    else:
-        print(f"there is no {MANIFEST_NAME}: all figures are from the parts themselves")
+            raise InputError(f"{path}, {error}; {CHECK.format(args.folder)}") from None
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+    samples = decode_samples(sampler.samples, args.folder)
+    known = dict(enumerate(manifest.class_names or []))
+    names = {label: known.get(label, str(label)) for label in labels}
+    output(f"{args.folder}: {describe(manifest)}")
+    figures = [" ".join(f"{value:.1f}" for value in each) for each in (manifest.mean, manifest.std)]
+    output(f"pixels: mean {figures[0]}, standard deviation {figures[1]} (0 to 255)")
+    if manifest.skipped:
+        output(f"skipped: {count(len(manifest.skipped), 'image')}, listed in {MANIFEST_NAME}")
     print_histogram(labels, names)
+    sheet = args.sheet or args.folder.rstrip("/") + "_sheet.png"
+    title = f"{describe(manifest)}"
     try:
-        draw_sheet(sheet, title, images, names, labels)
+        draw_sheet(sheet, title, samples, names, labels)
     except OSError as error:
-        raise InputError(f"cannot write the contact sheet {sheet}: {error.strerror}") from error
-    print(f"contact sheet: {sheet}")
+        raise InputError(f"cannot write the contact sheet {sheet}: {error.strerror}") from None
+    output(f"contact sheet: {sheet}")
 
 
-def run_check(folder: str) -> str:
-    """Return the remedy that messages about damaged datasets end with."""
-    return f"`python -m ofrecord check {folder}` reports all errors"
+CHECK = "`python -m ofrecord check {}` lists all problems"
 
 
-def decode_samples(
-    samples: dict[int, list[bytes]], folder: str
-) -> tuple[dict[int, list[np.ndarray]], set[str], set[tuple[int, int]], set[int]]:
-    """Return the decoded images of each label, and the set of their formats, sizes and channels.
-
-    Raises InputError for an invalid image.
-    """
-    images, kinds, sizes, channels = {}, set(), set(), set()
-    cv2.setNumThreads(1)
-    with DecoderMessages() as messages:
+def decode_samples(samples, folder: str):
+    """Return the sampled images' pixels, gray or RGB, by label. Raises InputError."""
+    pixels = {}
+    with decoder_messages():
         for label, encoded in samples.items():
-            for data in encoded:
-                try:
-                    header, pixels = read_image(data, messages)
-                except BadImage as error:
-                    raise InputError(
-                        f"{folder}: invalid image with label {label}: {error}; {run_check(folder)}"
-                    ) from error
-                images.setdefault(label, []).append(pixels)
-                kinds.add(header.kind)
-                sizes.add((pixels.shape[1], pixels.shape[0]))
-                channels.add(1 if pixels.ndim == 2 else 3)
-    return images, kinds, sizes, channels
+            try:
+                images = [decode(data, read_image(data)[0]) for data in encoded]
+            except BadImage as error:
+                line = f"{folder}: invalid image with label {label}: {error}"
+                raise InputError(f"{line}; {CHECK.format(folder)}") from None
+            pixels[label] = [each if each.ndim == 2 else each[:, :, ::-1] for each in images]
+    return pixels
 
 
-def describe_images(
-    number: int,
-    manifest: Manifest | None,
-    kinds: set[str],
-    sizes: set[tuple[int, int]],
-    channels: set[int],
-) -> str:
-    """Return a line such as ``50 gray .png images 28x28``, without a manifest from the samples."""
-    if manifest:
-        colors, formats = {manifest.channels}, manifest.image_format
-        size = (manifest.width, manifest.height) if manifest.width else None
-    else:
-        colors, formats = channels, "/".join(sorted(kinds))
-        size = next(iter(sizes)) if len(sizes) == 1 else None
-    color = "/".join("gray" if n == 1 else "colour" for n in sorted(colors))
-    images = count(number, f"{color} {formats} image")
-    return f"{images} {size[0]}x{size[1]}" if size else f"{images} of different sizes"
+BAR, MOST_CLASSES = 40, 50
 
 
-BAR_LENGTH, MAX_CLASSES = 40, 50
-
-
-def print_histogram(labels: Counter[int], names: dict[int, str]) -> None:
-    """Print a line per class: name, count, bar. Of more than fifty, the largest fifty."""
-    largest = max(labels.values())
-    if len(labels) <= MAX_CLASSES:
-        shown = sorted(labels)
-    else:
-        shown = [label for label, _ in labels.most_common(MAX_CLASSES)]
-    name_width = min(max(len(names[label]) for label in shown), 30)
-    count_width = len(f"{largest:,}")
+def print_histogram(labels: Counter, names) -> None:
+    """Print a line for each class: name, count, bar; the fifty largest where there are more."""
+    most, some = max(labels.values()), [label for label, _ in labels.most_common(MOST_CLASSES)]
+    shown = sorted(labels) if len(labels) <= MOST_CLASSES else some
+    width = min(max(len(names[label]) for label in shown), 30)
     for label in shown:
-        number = labels[label]
-        bar = "█" * max(1, round(BAR_LENGTH * number / largest))
-        print(f"  {names[label][:30]:>{name_width}}  {number:>{count_width},}  {bar}")
+        bar = "█" * max(1, round(BAR * labels[label] / most))
+        number = f"{labels[label]:>{len(f'{most:,}')},}"
+        output(f"  {names[label][:30]:>{width}}  {number}  {bar}")
     if len(labels) > len(shown):
-        print(f"  … and {count(len(labels) - len(shown), 'smaller class')}")
+        output(f"  … and {len(labels) - len(shown):,} smaller classes")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""Check every byte of a dataset and report what is wrong, record by record."""
+"""Reading every byte of a dataset again: what is wrong with it, and a manifest for others' parts."""
 
-import hashlib
-import mmap
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,192 +9,231 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from runtime.cli import InputError, count
+from runtime.atomic import replace_file
+from runtime.cli import InputError, InputErrors, count, log
 from runtime.workers import ordered_map
 
-from .images import FORMATS, BadImage, DecoderMessages, Header, decode, read_header
-from .manifest import MANIFEST_NAME, PART_PATTERN, PART_PREFIX, Part, load_manifest
-from .record import BadRecord, read_record, split_records
+from .dataset import find_parts, sha256_of
+from .headers import BadImage, Header, read_header
+from .images import FORMATS, EncodedImage, decode, decoder_messages
+from .manifest import (
+    CONVERT,
+    MANIFEST_NAME,
+    PART_PREFIX,
+    STAGING_NAME,
+    Manifest,
+    Part,
+    load_manifest,
+    part_name,
+)
+from .record import BadRecord, read_record, split_part
+from .statistics import ImageStatistics
+
+# Why OneFlow turns an image into other pixels than OpenCV without a word. (Of
+# others, such as a palette, it makes much the same.)
+MISREAD = {"16-bit", "CMYK", "rare JPEG coding", "rare format"}
+
+
+class Features(NamedTuple):
+    """The names of a record's two features."""
+
+    image: str
+    label: str
 
 
 class PartReport(NamedTuple):
     """What was found in one part file."""
 
-    file: str | None  # None: in the dataset as a whole
-    num_records: int  # those whose framing is valid
-    bytes: int
-    labels: Counter[int]
-    kinds: Counter[str]  # of the images' formats
-    sizes: Counter[tuple[int, int]]  # of (width, height)
-    channels: Counter[int]  # of 1 and 3
-    problems: list[str]  # one line each, with file, record and reason
+    file: str
+    num_bytes: int
+    sha256: str
+    labels: Counter  # {label: records}
+    label_types: Counter  # of "int32" and "int64"
+    kinds: Counter  # of (image format, whether its header says gray), such as ("PNG", False)
+    statistics: ImageStatistics  # whose reencode_reasons are why OneFlow may misread an image
+    problems: list[str]  # lines with file, record and reason
+
+    @property
+    def num_records(self) -> int:
+        return self.labels.total()
 
 
-def check_every_byte(
-    folder: str, image_feature: str, label_feature: str, workers: int
+def check_parts(
+    folder: str, features: Features, manifest: Manifest | None, workers: int
 ) -> Iterator[PartReport]:
-    """Yield a PartReport for each part, then one for the dataset as a whole (``file`` None).
-
-    Without a manifest, only what the parts themselves tell is checked. Raises
-    InputError where there is no dataset.
-    """
-    manifest = (
-        load_manifest(folder) if os.path.lexists(os.path.join(folder, MANIFEST_NAME)) else None
-    )
-    files = find_parts(folder)
-    listed = {part.file: part for part in manifest.parts} if manifest else {}
-    job = partial(
-        check_part,
-        folder,
-        listed,
-        image_feature,
-        label_feature,
-        manifest and FORMATS.get(manifest.image_format),
-        manifest and manifest.channels,
-    )
-    labels, problems = Counter(), []
-    for report in ordered_map(job, files, workers):
-        labels += report.labels
-        yield report
-    if manifest:
-        problems += [
-            f"{os.path.join(folder, name)} is missing" for name in listed if name not in files
-        ]
-        problems += [
-            f"{os.path.join(folder, name)} does not belong to this dataset: "
-            f"{MANIFEST_NAME} does not list it"
-            for name in files
-            if name not in listed
-        ]
-        if dict(labels) != manifest.labels:
-            label = min(
-                label
-                for label in set(labels) | set(manifest.labels)
-                if labels[label] != manifest.labels.get(label, 0)
-            )
-            problems.append(
-                f"{folder}: label {label} has {count(labels[label], 'record')}, "
-                f"but {MANIFEST_NAME} lists {manifest.labels.get(label, 0):,}"
-            )
-        classes = count(manifest.num_classes, "class")
-        problems += [
-            f"{folder}: label {label} is out of range for {classes}"
-            for label in sorted(labels)
-            if not 0 <= label < manifest.num_classes
-        ]
-    else:
-        numbers = sorted(int(name[len(PART_PREFIX) :]) for name in files)
-        gaps = sorted(set(range(numbers[-1] + 1)) - set(numbers))
-        problems += [f"{folder}: part {gap} is missing, but {files[-1]} exists" for gap in gaps[:3]]
-        problems += [
-            f"{folder}: invalid label {label}: labels start at 0"
-            for label in sorted(labels)
-            if label < 0
-        ]
-    yield PartReport(None, 0, 0, labels, Counter(), Counter(), Counter(), problems)
+    """Yield a PartReport for each part file of a folder, in order. Raises InputError where there is none."""
+    job = partial(check_part, folder, features, manifest)
+    return ordered_map(job, find_parts(folder), workers)
 
 
-def find_parts(folder: str) -> list[str]:
-    """Return the names of the part files in a folder, sorted by number.
-
-    Raises InputError where there are none.
-    """
-    if not os.path.isdir(folder):
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise InputError(f"no dataset: {folder} {what}")
-    files = sorted(
-        (name for name in os.listdir(folder) if PART_PATTERN.match(name)),
-        key=lambda name: (int(name[len(PART_PREFIX) :]), name),
-    )
-    if not files:
-        raise InputError(f"no dataset: there are no part files in {folder}")
-    return files
-
-
-def check_part(
-    folder: str,
-    listed: dict[str, Part],
-    image_feature: str,
-    label_feature: str,
-    kind: str | None,
-    channels: int | None,
-    file: str,
-) -> PartReport:
-    """Check one part file: its framing, hash, records and images.
-
-    ``listed`` maps file names to the manifest's Part; ``kind`` and
-    ``channels`` are the manifest's description of the images, or None.
-    """
+def check_part(folder: str, features: Features, manifest: Manifest | None, file: str) -> PartReport:
+    """Check one part file: framing, sum, records, images, and whether they are as the manifest says."""
     path = os.path.join(folder, file)
-    labels, kinds, sizes, seen_channels, problems = Counter(), Counter(), Counter(), Counter(), []
-    num_records = size = 0
-    cv2.setNumThreads(1)
+    report = PartReport(
+        file, 0, "", Counter(), Counter(), Counter(), ImageStatistics(), problems := []
+    )
+    cv2.setNumThreads(1)  # the worker processes are the parallelism
     try:
-        size = os.path.getsize(path)
-        with (
-            open(path, "rb") as opened,
-            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
-            DecoderMessages() as messages,
-        ):
-            part = listed.get(file)
-            if part and (size != part.bytes or hashlib.sha256(content).hexdigest() != part.sha256):
-                problems.append(
-                    f"{path}: changed or damaged after it was written (size or SHA-256 differs)"
-                )
-            for index, serialized in enumerate(split_records(content)):
-                num_records += 1
+        report = report._replace(num_bytes=os.path.getsize(path), sha256=sha256_of(path))
+        with decoder_messages():
+            for index, serialized in split_part(path):
                 try:
-                    data, label = read_record(serialized, index, image_feature, label_feature)
-                    labels[label] += 1
-                    header, pixels = read_image(data, messages)
+                    data, label, label_type = read_record(serialized, index, *features)
+                    report.labels[label] += 1
+                    report.label_types[label_type] += 1
+                    header, image = read_image(data)
+                    report.kinds[header.kind, header.gray] += 1
+                    report.statistics.add(image)
+                    _compare(header, image, manifest)
                 except BadRecord as error:
                     problems.append(f"{path}, {error}")
-                    continue
                 except BadImage as error:
                     problems.append(f"{path}, record {index}: invalid image: {error}")
-                    continue
-                image_channels = 1 if header.gray else 3
-                kinds[header.kind] += 1
-                sizes[pixels.shape[1], pixels.shape[0]] += 1
-                seen_channels[image_channels] += 1
-                difference = _find_difference(header, image_channels, kind, channels)
-                if difference:
-                    problems.append(f"{path}, record {index}: {difference}")
-            if part and num_records != part.num_records:
-                problems.append(
-                    f"{path}: {count(num_records, 'record')}, "
-                    f"but {MANIFEST_NAME} lists {part.num_records:,}"
-                )
-    except BadRecord as error:  # an invalid length: the rest cannot be read
+    except BadRecord as error:  # the framing is lost: what follows cannot be read
         problems.append(f"{path}, {error}")
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        reason = getattr(error, "strerror", None) or error
-        problems.append(f"{path}: cannot be read: {reason}")
-    return PartReport(file, num_records, size, labels, kinds, sizes, seen_channels, problems)
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+    entry = next((part for part in manifest.parts if part.file == file), None) if manifest else None
+    if entry and (report.num_bytes, report.sha256) != (entry.bytes, entry.sha256):
+        problems.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
+    return report
 
 
-def read_image(data: bytes, messages: DecoderMessages) -> tuple[Header, np.ndarray]:
-    """Return the Header, with ``gray`` not None, and the 8-bit pixels of an encoded image.
+def read_image(data: bytes) -> tuple[Header, EncodedImage]:
+    """Return what the bytes of an image are, and the image. Raises BadImage.
 
-    Raises BadImage.
+    Gray pixels that are stored as colour, as OpenCV's imread delivers them, count as gray.
     """
-    messages.take()  # those of a preceding invalid image
     header = read_header(data)
-    flags = {None: cv2.IMREAD_UNCHANGED, True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR}
-    pixels = decode(data, flags[header.gray])
-    warning = messages.take()
-    if warning:
-        raise BadImage(warning)
-    return header._replace(gray=pixels.ndim == 2), pixels
+    pixels = decode(data, header)
+    reason = header.reencode_reason
+    if header.gray is None:  # a format whose header is not read
+        depth = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).dtype.itemsize
+        reason = "16-bit" if depth > 1 else None
+        if header.kind not in FORMATS.values():
+            reason = "rare format"
+    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, 0]
+    return header, EncodedImage(data, pixels, reason)
 
 
-def _find_difference(header, channels, expected_kind, expected_channels):
-    """Return how an image differs from the manifest's description, or None."""
-    if header.reencode_reason:
-        return f"OneFlow may decode it incorrectly ({header.reencode_reason})"
-    if expected_kind and header.kind != expected_kind:
-        return f"the image is {header.kind}, but {MANIFEST_NAME} says {expected_kind}"
-    if expected_channels and expected_kind != "WebP" and channels != expected_channels:
-        found = count(channels, "channel")
-        return f"the image has {found}, but {MANIFEST_NAME} says {expected_channels}"
-    return None
+def _compare(header: Header, image: EncodedImage, manifest: Manifest | None) -> None:
+    """Raise BadImage where an image is not what its dataset's manifest says, or OneFlow would misread it."""
+    if image.reencode_reason in MISREAD:
+        raise BadImage(f"OneFlow would misread it ({image.reencode_reason}); {CONVERT}")
+    kind = FORMATS[manifest.image_format] if manifest and manifest.image_format else header.kind
+    if header.kind != kind:
+        raise BadImage(f"it is {header.kind}, and {MANIFEST_NAME} says {kind}")
+    if manifest and image.channels > manifest.channels:
+        raise BadImage(f"it is in colour, and {MANIFEST_NAME} says gray")
+
+
+def compare_totals(folder: str, reports: list[PartReport], manifest: Manifest | None) -> list[str]:
+    """Return what is wrong with a dataset as a whole, a line each."""
+    labels = sum((report.labels for report in reports), Counter())
+    found = [report.file for report in reports]
+    names = [part.file for part in manifest.parts] if manifest else _expected_names(found)
+    missing = [name for name in names if name not in found]
+    problems = [f"{os.path.join(folder, name)} is missing" for name in missing[:3]]
+    problems += [
+        f"{os.path.join(folder, name)} does not belong to this dataset"
+        for name in found
+        if name not in names
+    ]
+    problems += [
+        f"{folder}: invalid label {label}: labels start at 0"
+        for label in sorted(labels)
+        if label < 0
+    ]
+    if manifest:
+        problems += [
+            f"{folder}: label {label} is out of range for {manifest.num_classes} classes"
+            for label in sorted(labels)
+            if label >= manifest.num_classes
+        ]
+        listed = {int(label): number for label, number in manifest.label_counts.items()}
+        for label in sorted(set(labels) | set(listed)):
+            if labels[label] != listed.get(label, 0):
+                problems.append(
+                    f"{folder}: label {label} has {count(labels[label], 'record')}, "
+                    f"but {MANIFEST_NAME} lists {listed.get(label, 0)}"
+                )
+                break
+    return problems
+
+
+def _expected_names(found: list[str]) -> list[str]:
+    """The names of parts from 0 to the last, unless most are missing, with the digits of the first."""
+    digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
+    return [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
+
+
+# -- a manifest for parts of another converter --------------------------------------------
+
+
+def index_parts(folder: str, features: Features, workers: int) -> Manifest:
+    """Write the manifest of part files that another converter wrote, and return it.
+
+    Every record is read and every image decoded. Raises InputErrors with all that OneFlow
+    would abort on or misread, and InputError where there is a manifest already.
+    """
+    if os.path.lexists(os.path.join(folder, STAGING_NAME)):  # old and new parts may be mixed
+        raise InputError(f"{folder}: its conversion was interrupted; {CONVERT}")
+    try:
+        load_manifest(folder)
+    except InputError:
+        reports = list(check_parts(folder, features, None, workers))
+    else:
+        raise InputError(f"{folder} has its {MANIFEST_NAME} already")
+    problems = [problem for report in reports for problem in report.problems]
+    problems += compare_totals(folder, reports, None)
+    if problems:
+        raise InputErrors(
+            problems, f"{count(len(problems), 'problem')} in {folder}; nothing was written"
+        )
+    label_types = set().union(*(report.label_types for report in reports))
+    if len(label_types) > 1:
+        raise InputError(f"{folder}: some labels are int32 and some int64")
+    manifest = _make_manifest(folder, features, reports, label_types.pop())
+    try:
+        with replace_file(os.path.join(folder, MANIFEST_NAME), "w") as file:
+            file.write(manifest.to_json())
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    return manifest
+
+
+def _make_manifest(
+    folder: str, features: Features, reports: list[PartReport], label_type: str
+) -> Manifest:
+    labels = sum((report.labels for report in reports), Counter())
+    kinds = sum((report.kinds for report in reports), Counter())
+    statistics = ImageStatistics()
+    for report in reports:
+        statistics.merge(report.statistics)
+    reasons = Counter({why: n for why, n in statistics.reencode_reasons.items() if why})
+    if reasons:
+        log(
+            f"{folder}: OneFlow may decode some images slightly differently from other programs: "
+            + ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common()),
+            "warning",
+        )
+    extensions = {kind: ext for ext, kind in reversed(FORMATS.items())}
+    formats = {kind for kind, _ in kinds}
+    parts = [
+        Part(file=each.file, num_records=each.num_records, bytes=each.num_bytes, sha256=each.sha256)
+        for each in reports
+    ]
+    return Manifest(
+        num_records=labels.total(),
+        num_classes=max(labels) + 1,
+        class_names=None,
+        label_counts={str(label): labels[label] for label in sorted(labels)},
+        image_format=extensions[formats.pop()] if len(formats) == 1 else None,
+        plain_jpeg=set(kinds) == {("JPEG", False)} and statistics.channels == 3 and not reasons,
+        image_feature=features.image,
+        label_feature=features.label,
+        label_type=label_type,
+        parts=parts,
+        **statistics.manifest_fields(),
+    )

@@ -1,20 +1,17 @@
-"""Image names and their labels, from label files (JSON lines, CSV) and class folders."""
+"""Image names and their labels, class folders, and the split into training and validation set."""
 
-import csv
-import json
 import os
 import random
+import re
+import unicodedata
 from array import array
 from collections.abc import Iterable
 
-from runtime.cli import InputError, InputErrors, count
+from runtime.cli import InputError, InputErrors, count, first_few, log
 
 from .images import IMAGE_EXTENSIONS
-from .record import INT32_MAX, INT32_MIN
 
-# Accepted column names of a CSV header, compared in lower case.
-IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "name", "path")
-LABEL_COLUMNS = ("label", "class", "class_name", "target")
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class Samples:
@@ -55,224 +52,147 @@ class Samples:
 
 
 def split_by_class(
-    samples: Samples, val_fraction: float, seed: int
-) -> tuple[Samples, Samples, list[int]]:
+    samples: Samples, digests: list[bytes], val_fraction: float, seed: int
+) -> tuple[Samples, Samples]:
     """Split Samples class by class into a training and a validation set.
 
     Of a class's n images round(n * val_fraction), but at least one and at
-    most n - 1, are drawn at random, by ``seed``, for the validation set. Both
-    sets keep the samples' order. Returns them and the labels of the classes
-    with a single image, which stays in the training set.
+    most n - 1, are drawn at random, by ``seed``, for the validation set.
+    Images with the same digest, copies of each other, go to the same set.
+    Both keep the samples' order. Raises InputError where no class can be split.
     """
-    by_class = {}
-    for index, label in enumerate(samples.labels):
-        by_class.setdefault(label, []).append(index)
+    copies: dict[bytes, list[int]] = {}
+    for index, digest in enumerate(digests):
+        copies.setdefault(digest, []).append(index)
+    by_class: dict[int, list[list[int]]] = {}
+    for indices in copies.values():
+        by_class.setdefault(samples.labels[indices[0]], []).append(indices)
     rng, chosen = random.Random(seed), set()
-    for label in sorted(by_class):
-        indices = by_class[label]
-        num_chosen = min(max(round(len(indices) * val_fraction), 1), len(indices) - 1)
-        chosen.update(rng.sample(indices, num_chosen))
+    for _, groups in sorted(by_class.items()):
+        wanted = max(round(sum(map(len, groups)) * val_fraction), 1)
+        for group in rng.sample(groups, len(groups))[1:]:  # the first stays in training
+            if wanted > 0:
+                chosen.update(group)
+                wanted -= len(group)
+    single = [label for label, groups in sorted(by_class.items()) if len(groups) == 1]
+    if single:
+        names = samples.class_names or [str(label) for label in range(max(single) + 1)]
+        few = first_few(names[label] for label in single)
+        log(f"classes with a single image, kept in the training set: {few}", "warning")
+    if not chosen:
+        raise InputError("--val_fraction: no class has two images, so none can be held out")
     rest = [index for index in range(len(samples)) if index not in chosen]
-    single = [label for label in sorted(by_class) if len(by_class[label]) == 1]
-    return samples.take(rest), samples.take(sorted(chosen)), single
+    return samples.take(rest), samples.take(sorted(chosen))
 
 
-def read_label_file(path: str) -> Samples:
-    """Return the Samples of a label file: CSV where its name ends in .csv, else JSON lines.
-
-    Raises InputErrors with every invalid line: a syntax error, a label that
-    is not an int32, a duplicate name, or a name outside of the image root.
-    """
-    reader = _LabelFile(path)
-    try:
-        # newline="" is what the csv module asks for; json does not mind.
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            (_read_csv if path.lower().endswith(".csv") else _read_json_lines)(file, reader)
-    except FileNotFoundError:
-        raise InputError(
-            f"the label file {path} does not exist; specify it with --label_dir"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"the label file {path} is not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"cannot read the label file {path}: {error.strerror}") from error
-    return reader.samples()
-
-
-def _read_json_lines(file, reader):
-    """Read one JSON object ``{"image name": label}`` per line, as in the tutorial."""
-    decode = json.JSONDecoder(object_pairs_hook=_Pairs).decode
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            pairs = decode(line)
-        except (ValueError, RecursionError):
-            pairs = None
-        if not isinstance(pairs, _Pairs) or not pairs:
-            reader.add_problem(
-                number, 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
-            )
-            continue
-        for name, label in pairs:
-            if type(label) is int:  # bool is an int to isinstance
-                reader.add(number, name, label)
-            else:
-                reader.add_problem(number, f"the label of {name!r} is not an integer")
-
-
-class _Pairs(list):
-    """A JSON object as its (name, value) pairs: a dict would hide duplicate names."""
-
-
-def _read_csv(file, reader):
-    """Read a table with an image and a label column.
-
-    The labels are integers; unless all of them are, they are class names.
-    """
-    rows = csv.reader(file, strict=True)
-    try:
-        header = [column.strip().lower() for column in next(rows, [])]
-        image_column = next((header.index(name) for name in IMAGE_COLUMNS if name in header), None)
-        label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
-        if image_column is None or label_column is None:
-            columns = ", ".join(map(repr, header)) or "none"
-            return reader.add_problem(
-                1, f"the header must have the columns 'image' and 'label'; it has {columns}"
-            )
-        found = []
-        for row in rows:
-            if len(row) == len(header):
-                found.append((rows.line_num, row[image_column], row[label_column].strip()))
-            elif row:
-                columns = count(len(row), "column")
-                reader.add_problem(rows.line_num, f"{columns}, but the header has {len(header)}")
-    except csv.Error as error:
-        return reader.add_problem(rows.line_num, f"invalid CSV: {error}")
-    names = sorted({label for _, _, label in found if label})
-    if all(_is_integer(name) for name in names):
-        numbers = {name: int(name) for name in names}
-    else:
-        reader.class_names = names
-        numbers = {name: number for number, name in enumerate(names)}
-    for line, name, label in found:
-        if label:
-            reader.add(line, name, numbers[label])
-        else:
-            reader.add_problem(line, f"the label of {name!r} is empty")
-
-
-def _is_integer(text):
-    return text.lstrip("+-").isdecimal() and text.isascii()
-
-
-def _is_file_name(name):
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
-        return False
-    return True
-
-
-class _LabelFile:
-    """Collects the names and labels of a label file of any format, checking each."""
-
-    def __init__(self, path) -> None:
-        self.path = path
-        self.class_names = None
-        self._problems = []
-        self._lines = {}  # name: line
-        self._labels = array("i")
-
-    def add_problem(self, line, reason):
-        self._problems.append(f"{self.path}, line {line}: {reason}")
-
-    def add(self, line, name, label):
-        if not INT32_MIN <= label <= INT32_MAX:
-            return self.add_problem(line, f"the label {label} of {name!r} does not fit in int32")
-        if "/" in name or name[:1] in (".", ""):
-            name = os.path.normpath(name)
-            if name.startswith(("/", "../")) or name in (".", ".."):
-                return self.add_problem(line, f"the name {name!r} is outside of the image root")
-        if "\0" in name or not _is_file_name(name):
-            return self.add_problem(line, f"{name!r} is not a valid file name")
-        first = self._lines.setdefault(name, line)
-        if len(self._lines) == len(self._labels):
-            return self.add_problem(line, f"duplicate image {name!r}, first in line {first}")
-        self._labels.append(label)
-
-    def samples(self):
-        if self._problems:
-            problems = count(len(self._problems), "problem")
-            raise InputErrors(self._problems, f"{problems} in {self.path}; nothing was written")
-        if not self._labels:
-            raise InputError(f"the label file {self.path} lists no images")
-        return Samples(self._lines, self._labels, self.class_names)
+def natural_key(name: str) -> list:
+    """Return a sort key that puts ``class 2`` before ``class 10``."""
+    parts = re.split("([0-9]+)", name)
+    return [
+        (int(part[:18]), part) if part.isdecimal() and part.isascii() else (0, part)
+        for part in parts
+    ]
 
 
 def read_class_folders(root: str) -> tuple[Samples, list[str]]:
-    """Return the Samples of ``root/CLASS/…/image``: the folders' names, sorted, are the classes.
+    """Return the Samples of ``root/CLASS/…/image``: the folders' names, naturally sorted, are the classes.
 
     Returns the names of all files without an image's extension, too. Raises
-    InputErrors for images outside of any class folder and for class folders
-    without images.
+    InputErrors for images outside of any class folder, for files that links
+    put into two classes, and for class folders without images.
     """
-    by_class, problems = {}, []
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if entry.is_dir() and not entry.name.startswith("."):
-            by_class[entry.name] = []
-    images, others = list_images(root)
-    for name in sorted(images):
-        folder, separator, _ = name.partition("/")
-        if separator:
-            by_class[folder].append(name)
-        else:
-            problems.append(f"{os.path.join(root, name)} is not in a class folder")
-    if not by_class:
+    with os.scandir(root) as entries:
+        folders = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    if not folders:
         raise InputError(
             f"no class folders in {root}: --class_folders expects one folder for each class"
         )
-    problems += [
-        f"the class folder {os.path.join(root, folder)} has no images"
-        for folder, names in by_class.items()
-        if not names
-    ]
+    names, labels, others, problems = [], [], [], []
+    owners: dict[str, str] = {}  # the first name of each file, by its real path
+    class_names = sorted(folders, key=natural_key)
+    for label, folder in enumerate(class_names):
+        images, more = list_images(root, folder + "/")
+        others += more
+        if not images:
+            problems.append(f"the class folder {os.path.join(root, folder)} has no images")
+        for name, path in sorted(images.items()):
+            first = owners.setdefault(path, name)
+            if first == name:
+                names.append(name)
+                labels.append(label)
+            elif not first.startswith(folder + "/"):
+                problems.append(f"{name} and {first} in {root} are the same file in two classes")
+    with os.scandir(root) as entries:
+        stray = sorted(
+            entry.name for entry in entries if entry.name not in folders and is_image(entry.name)
+        )
+    problems += [f"{os.path.join(root, name)} is not in a class folder" for name in stray]
     if problems:
         raise InputErrors(
             problems, f"{count(len(problems), 'problem')} in {root}; nothing was written"
         )
-    names = [name for names in by_class.values() for name in names]
-    labels = [label for label, names in enumerate(by_class.values()) for _ in names]
-    return Samples(names, labels, list(by_class)), others
+    return Samples(names, labels, list(map(printable, class_names))), others
 
 
-def list_images(root: str) -> tuple[list[str], list[str]]:
-    """Return the names, relative to ``root``, of all files below it: images by extension, others.
+def printable(name: str) -> str:
+    """Return a file's name as text: bytes that are not UTF-8 are escaped, ``\\xb0``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
-    Hidden files and folders are skipped; links to folders are followed, but
-    each folder is listed once. Raises InputError for a folder that cannot be
-    listed.
+
+def is_image(name: str) -> bool:
+    """Whether a file name is an image's, by its extension; hidden files are none."""
+    return name[0] != "." and "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:
+    """Return the files below ``folder``: {name: real path} of images by extension, names of others.
+
+    Names are relative to ``root``. Hidden files and folders are skipped; links
+    to folders are followed, but each folder is listed once. Raises InputError
+    for a folder that cannot be listed.
     """
-    images, others, seen = [], [], set()
-    folders = [""]
+    images, others, seen, folders = {}, [], set(), [folder]
     while folders:
         folder = folders.pop()
+        real = os.path.realpath(os.path.join(root, folder))
+        if real in seen:
+            continue
+        seen.add(real)
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 for entry in entries:
-                    name = entry.name
-                    if name[0] == ".":
+                    name = folder + entry.name
+                    if entry.name[0] == ".":
                         continue
-                    if entry.is_dir():
-                        real = os.path.realpath(entry.path)
-                        if real not in seen:
-                            seen.add(real)
-                            folders.append(folder + name + "/")
-                    elif "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS:
-                        images.append(folder + name)
+                    if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                        folders.append(name + "/")
+                    elif is_image(entry.name):
+                        path = f"{real}/{entry.name}"
+                        images[name] = os.path.realpath(path) if entry.is_symlink() else path
                     else:
-                        others.append(folder + name)
+                        others.append(name)
         except OSError as error:
             path = os.path.join(root, folder)
             raise InputError(f"cannot list {path}: {error.strerror}") from error
     return images, others
+
+
+def doubts(samples: Samples) -> list[str]:
+    """Return what looks wrong with the classes, a line each."""
+    names = samples.class_names or []
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        key = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        alike.setdefault(key, []).append(name)
+    lines = [
+        f"classes that differ in case or spaces only: {', '.join(map(repr, group))}"
+        for group in alike.values()
+        if len(group) > 1
+    ]
+    if len(set(samples.labels)) == 1:
+        lines.append("all images are of a single class: there is nothing to learn")
+    if names and SPLITS.issuperset(alike):
+        lines.append(
+            f"the classes are {', '.join(names)}: --image_root seems to be one folder too high"
+        )
+    return lines

@@ -1,191 +1,159 @@
-"""The manifest of a dataset folder: its contents, and the mark that it is finished.
+"""The manifest of a dataset: what is in it, and the mark that it is finished.
 
 ``dataset.json`` is written last. A folder without it is not a finished
-dataset; check_dataset reports any difference between a folder and its
-manifest.
+dataset; a folder with it holds exactly what it says. It may come from a
+stranger, so it is checked as a whole before anything is done because of it.
 """
 
 import hashlib
 import json
-import mmap
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from runtime.cli import InputError, count
+from pydantic import Field, model_validator
 
-from .images import FORMATS
-from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_record, split_records
+from runtime.atomic import read_small_file
+from runtime.cli import InputError
+
+from .images import DEFAULT_BACKGROUND, FORMATS
+from .record import IMAGE_FEATURE, LABEL_FEATURE
+from .settings import Count, Name, StrictModel, load_json, validate
 
 MANIFEST_NAME = "dataset.json"
-STAGING_NAME = ".img2ofrecord"  # where the converter writes, inside the dataset's folder
-LAYOUT = 1  # increased when a reader of the old layout would misread the new one
+STAGING_NAME = ".img2ofrecord"  # where a dataset is written, inside its folder
+LAYOUT = 2  # raised when a reader of the old layout would misread the new one
 
 PART_PREFIX = "part-"
-PART_PATTERN = re.compile(re.escape(PART_PREFIX) + r"\d+\Z")
+PART_PATTERN = re.compile(re.escape(PART_PREFIX) + r"[0-9]{1,9}")
 
-# The remedies for a damaged dataset: the converter only replaces datasets that
-# it wrote itself.
 CONVERT = "convert the images again with img2ofrecord.py"
-REMOVE_AND_CONVERT = f"remove the folder, or choose another, and {CONVERT}"
+INDEX = "`python -m ofrecord index {}` writes one for the parts of another converter"
+
+Side = Annotated[int, Field(ge=1, le=2**16)]  # pixels
+MaxValue = Annotated[int, Field(ge=1, le=65535)] | None
+Level = Annotated[float, Field(ge=0, le=255)]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part file, as the manifest lists it."""
+class Part(StrictModel):
+    """A part file."""
 
-    file: str  # its name in the dataset's folder
-    num_records: int
-    bytes: int  # its size
-    sha256: str
+    file: Annotated[str, Field(pattern=rf"^{PART_PATTERN.pattern}$")]
+    num_records: Annotated[int, Field(ge=1, le=2**40)]
+    bytes: Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The contents of a dataset folder."""
+class SkippedImage(StrictModel):
+    """An image that ``--skip_bad`` did not store."""
 
-    parts: list[Part]
-    image_format: str  # the images' encoding, as a file extension
-    channels: int  # 1 (gray) or 3 (colour)
-    width: int | None  # pixels; None where images differ in size, as is height
-    height: int | None
-    mean: list[float]  # over all pixels, one value per channel (R, G, B), from 0 to 255
-    std: list[float]  # likewise
-    labels: dict[int, int]  # number of records of each label
-    class_names: list[str] | None = None  # None where labels are only numbers
-    skipped: Sequence[dict[str, str]] = ()  # invalid images, {"file", "reason"}
-    # The same in the two datasets of one split: no image is in both. Otherwise None.
-    split_id: str | None = None
-    # Of a dataset that another converter made, see scan.py:
-    image_feature: str = IMAGE_FEATURE
-    label_feature: str = LABEL_FEATURE
-    label_kind: str = "int32"
-    plain_jpeg: bool | None = None
+    file: Name
+    reason: Name
+
+
+class Manifest(StrictModel):
+    """What a dataset holds."""
+
+    layout: Literal[2] = LAYOUT
+    num_records: Annotated[int, Field(ge=1, le=2**40)]
+    num_classes: Annotated[int, Field(ge=0, le=2**31)]  # labels count from 0: the largest and one
+    class_names: list[Name] | None  # None where labels are unnamed
+    label_counts: dict[Annotated[str, Field(pattern="^(0|-?[1-9][0-9]{0,9})$")], Count]
+    image_format: Annotated[str, Field(max_length=8)] | None  # as a file extension; None: mixed
+    channels: Literal[1, 3]  # 3 if any image is in colour
+    num_gray: Count  # images that are gray
+    plain_jpeg: bool  # all are 3-channel JPEG, which OneFlow's faster decoder reads
+    background: Name = DEFAULT_BACKGROUND  # color behind transparent images
+    max_value: MaxValue = None  # of 16-bit images, which became 255; None: 65,535
+    width: Side | None  # None where it varies
+    height: Side | None
+    mean: list[Level]  # over all pixels, one figure a channel (R, G, B), 0 to 255
+    std: list[Level]
+    histogram: list[list[Count]]  # of pixel values: 256 counts a channel
+    num_measured: Count  # images that mean, std and histogram are of
+    image_feature: Name = IMAGE_FEATURE
+    label_feature: Name = LABEL_FEATURE
+    label_type: Literal["int32", "int64"] = "int32"
+    split_id: Annotated[str, Field(max_length=64)] | None = (
+        None  # the same in datasets of one split
+    )
+    skipped: list[SkippedImage] = []
+    parts: Annotated[list[Part], Field(min_length=1, max_length=10**6)]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self):
+        names = [part_name(index, self.digits) for index in range(len(self.parts))]
+        checks = {
+            "parts are named": [part.file for part in self.parts] == names,
+            "records add up": sum(part.num_records for part in self.parts) == self.num_records,
+            "labels add up": sum(self.label_counts.values()) == self.num_records,
+            "classes agree": max(map(int, self.label_counts), default=-1) < self.num_classes,
+            "class names agree": self.class_names is None
+            or len(set(self.class_names)) == len(self.class_names) == self.num_classes,
+            "channels agree": len(self.mean)
+            == len(self.std)
+            == len(self.histogram)
+            == self.channels
+            and all(len(counts) == 256 and sum(counts) for counts in self.histogram),
+            "sizes agree": (self.width is None) == (self.height is None),
+            "format is known": self.image_format in (None, *FORMATS),
+        }
+        wrong = [name for name, holds in checks.items() if not holds]
+        if wrong:
+            raise ValueError(f"it does not hold that {wrong[0]}")
+        return self
 
     @property
-    def num_records(self) -> int:
-        """The number of records in all parts."""
-        return sum(part.num_records for part in self.parts)
+    def digits(self) -> int:
+        """How many digits the part names have at least."""
+        return len(self.parts[0].file) - len(PART_PREFIX)
 
     @property
-    def bytes(self) -> int:
-        """The size of all parts."""
+    def num_bytes(self) -> int:
         return sum(part.bytes for part in self.parts)
 
     @property
-    def num_classes(self) -> int:
-        """The number of classes: one more than the largest label, as labels start at 0."""
-        return len(self.class_names) if self.class_names else max(max(self.labels) + 1, 0)
-
-    @property
-    def suits_fused_decoder(self) -> bool:
-        """Whether every image is a three-channel JPEG without rotation.
-
-        OneFlow's fused decoders read nothing else correctly. All colour JPEGs
-        of our own converter are such images.
-        """
-        if self.plain_jpeg is not None:
-            return self.plain_jpeg
-        return FORMATS.get(self.image_format) == "JPEG" and self.channels == 3
-
-    @property
-    def part_name_suffix_length(self) -> int:
-        """The reader's argument for these part names: digits after the prefix, -1 for unpadded."""
-        digits = len(self.parts[0].file) - len(PART_PREFIX)
-        return digits if digits > 1 else -1
-
-    @property
     def digest(self) -> str:
-        """A SHA-256 of the whole dataset: it covers the manifest's fields and so every part's."""
-        return digest_of(self._fields())
+        """A SHA-256 that identifies the whole dataset, as it covers every part's."""
+        return digest_of(self.model_dump())
 
     def to_json(self) -> str:
-        """Return the text of the manifest file: the same dataset always gives the same text."""
-        fields = self._fields()
-        fields["sha256"] = digest_of(fields)
-        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-
-    def _fields(self):
-        return {
-            "layout": LAYOUT,
-            "records": self.num_records,
-            "image": {
-                "format": self.image_format,
-                "channels": self.channels,
-                "width": self.width,
-                "height": self.height,
-            },
-            "pixels": {"mean": self.mean, "std": self.std},
-            "classes": {"count": self.num_classes, "names": self.class_names},
-            "labels": {str(label): self.labels[label] for label in sorted(self.labels)},
-            "left_out": list(self.skipped),
-            **({"halves": self.split_id} if self.split_id else {}),
-            "parts": [
-                {
-                    "file": part.file,
-                    "records": part.num_records,
-                    "bytes": part.bytes,
-                    "sha256": part.sha256,
-                }
-                for part in self.parts
-            ],
-        }
-
-    @classmethod
-    def from_json(cls, text: str) -> "Manifest":
-        """Return the Manifest of a manifest file's text.
-
-        Raises ValueError, with the reason, for text that to_json did not write.
-        """
-        try:
-            fields = json.loads(text)
-            layout, digest = fields["layout"], fields.pop("sha256")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise ValueError("not a manifest of img2ofrecord.py") from None
-        if layout != LAYOUT:
-            raise ValueError(f"unsupported layout {layout!r}; this version reads layout {LAYOUT}")
-        if digest != digest_of(fields):
-            raise ValueError("changed or damaged after it was written")
-        try:
-            image, pixels = fields["image"], fields["pixels"]
-            return cls(
-                parts=[_read_part(**part) for part in fields["parts"]],
-                image_format=image["format"],
-                channels=image["channels"],
-                width=image["width"],
-                height=image["height"],
-                mean=pixels["mean"],
-                std=pixels["std"],
-                labels={int(label): number for label, number in fields["labels"].items()},
-                class_names=fields["classes"]["names"],
-                skipped=fields["left_out"],
-                split_id=fields.get("halves"),
-            )
-        except (KeyError, TypeError):
-            raise ValueError("written by another version of img2ofrecord.py") from None
+        """Return the manifest file's text: the same dataset always gives the same text."""
+        fields = self.model_dump()
+        text = json.dumps({**fields, "sha256": digest_of(fields)}, indent=2, ensure_ascii=False)
+        # Lists of numbers on one line each.
+        return re.sub(r"\[[\s\d.,]+\]", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
 
 
-def _read_part(file, records, bytes, sha256):
-    """Return the Part of a manifest file's entry, whose keys are the parameters."""
-    return Part(file, records, bytes, sha256)
+def parse_manifest(text: str | bytes) -> Manifest:
+    """Return the Manifest that a file's text holds. Raises ValueError, with the reason."""
+    try:
+        fields = load_json(text)
+        layout, digest = fields["layout"], fields.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError("not a manifest of img2ofrecord.py") from None
+    if layout != LAYOUT:
+        raise ValueError(f"its layout is {str(layout)[:20]}, and this version reads {LAYOUT}")
+    if digest != digest_of(fields):
+        raise ValueError("changed or damaged after it was written")
+    return validate(Manifest, fields)
 
 
-def digest_of(fields: object) -> str:
-    """Return the SHA-256 of a JSON-serializable value, however its file is formatted."""
+def digest_of(fields: Any) -> str:
+    """Return the SHA-256 of a value, the same however JSON lays it out."""
     text = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def part_name(index: int, digits: int = 1) -> str:
-    """Return a part file's name: ``part-7``, or ``part-00007`` with five ``digits``."""
+    """Return ``part-7``, or ``part-00007`` with five ``digits``."""
     return f"{PART_PREFIX}{index:0{digits}d}"
 
 
 def part_sizes(num_records: int, num_parts: int) -> list[int]:
-    """Return the number of records of each part: they differ by at most one, the larger first."""
-    small, num_larger = divmod(num_records, num_parts)
-    return [small + 1] * num_larger + [small] * (num_parts - num_larger)
+    """Return how many records each part gets: they differ by one at most, the larger first."""
+    small, larger = divmod(num_records, num_parts)
+    return [small + 1] * larger + [small] * (num_parts - larger)
 
 
 def load_manifest(folder: str) -> Manifest:
@@ -195,101 +163,19 @@ def load_manifest(folder: str) -> Manifest:
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
         raise InputError(f"no dataset: {folder} {what}; make one first with img2ofrecord.py")
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        return parse_manifest(read_small_file(path))
     except FileNotFoundError:
         if os.path.isdir(os.path.join(folder, STAGING_NAME)):
-            raise InputError(
-                f"{folder} is not a finished dataset: "
-                f"its conversion was interrupted or is still running; {CONVERT}"
-            ) from None
-        if any(PART_PATTERN.match(name) for name in os.listdir(folder)):
-            reason = f"it has part files but no {MANIFEST_NAME}, the mark of a finished dataset"
+            reason = f"its conversion was interrupted or is still running; {CONVERT}"
+        elif any(PART_PATTERN.fullmatch(name) for name in os.listdir(folder)):
+            reason = f"it has part files but no {MANIFEST_NAME}: {INDEX.format(folder)}"
         else:
-            reason = f"there is no {MANIFEST_NAME} in it"
-        raise InputError(
-            f"{folder} is not a finished dataset: {reason}; {REMOVE_AND_CONVERT}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {path}: {reason}") from error
-    try:
-        return Manifest.from_json(text)
+            reason = f"there is no {MANIFEST_NAME} in it; make one first with img2ofrecord.py"
+        raise InputError(f"{folder} is not a finished dataset: {reason}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path}: {error}; {REMOVE_AND_CONVERT}") from error
-
-
-def check_dataset(folder: str, hashes: bool | None = None) -> Manifest:
-    """Return a dataset's manifest after checking the folder against it.
-
-    OneFlow aborts the whole process on a missing part, a truncated record or
-    a damaged image, so all of it is checked here first: all parts exist and
-    no others, their sizes are right, every record has valid framing, an image
-    and a label, labels are classes, and every byte is as the converter, which
-    decoded every image, wrote it. The last is checked by SHA-256, which takes
-    a second per gigabyte: by default of the parts that were modified after
-    their manifest; of all with ``hashes`` True, of none with False. Raises
-    InputError for the first error found.
-    """
-    manifest = load_manifest(folder)
-    finished = os.stat(os.path.join(folder, MANIFEST_NAME)).st_mtime_ns
-    listed = {part.file for part in manifest.parts}
-    for name in sorted(os.listdir(folder)):
-        if PART_PATTERN.match(name) and name not in listed:
-            raise InputError(
-                f"{os.path.join(folder, name)} does not belong to this dataset "
-                f"({MANIFEST_NAME} does not list it): move it away"
-            )
-    labels = {}
-    for part in manifest.parts:
-        path = os.path.join(folder, part.file)
-        try:
-            _check_part(path, part, labels, hashes, finished)
-        except BadRecord as error:
-            raise InputError(f"{path}: {error}; {CONVERT}") from error
-    for label in sorted(labels):
-        if not 0 <= label < manifest.num_classes:
-            classes = count(manifest.num_classes, "class")
-            raise InputError(
-                f"{folder}: label {label} is out of range for {classes}: labels start at 0"
-            )
-    if labels != manifest.labels:
         raise InputError(
-            f"{folder}: the labels differ from those that {MANIFEST_NAME} lists; {CONVERT}"
-        )
-    return manifest
-
-
-def _check_part(path, part, labels, hashes, finished):
-    """Check one part file against the manifest's entry and add its labels to the counts."""
-    try:
-        status = os.stat(path)
-        size, modified = status.st_size, status.st_mtime_ns > finished
-        if size != part.bytes:
-            raise InputError(
-                f"{path} has {count(size, 'byte')} instead of {part.bytes:,}: "
-                f"it was truncated or changed; {CONVERT}"
-            )
-        with (
-            open(path, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            check_hash = modified if hashes is None else hashes
-            if check_hash and hashlib.sha256(content).hexdigest() != part.sha256:
-                raise InputError(
-                    f"{path} was changed or damaged after it was written (SHA-256 differs); "
-                    f"{CONVERT}"
-                )
-            num_records = 0
-            for num_records, serialized in enumerate(split_records(content), start=1):
-                _, label = read_record(serialized, index=num_records - 1)
-                labels[label] = labels.get(label, 0) + 1
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; {CONVERT}") from None
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {path}: {reason}") from error
-    if num_records != part.num_records:
-        raise InputError(
-            f"{path} has {count(num_records, 'record')} instead of {part.num_records:,}; {CONVERT}"
-        )
+            f"{path}: {error}; remove the folder and {CONVERT}, or write a new manifest: "
+            f"`python -m ofrecord index {folder}`"
+        ) from None

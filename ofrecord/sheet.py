@@ -1,20 +1,22 @@
-"""A contact sheet: one picture with sample images of a dataset and their labels."""
+"""Pictures of many small images: a dataset's contact sheet, and a model's predictions."""
 
+import functools
 import random
+from typing import NamedTuple
 
-import cv2
 import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")  # no screen needed
 
-from matplotlib import font_manager, ft2font, pyplot
+from matplotlib import font_manager, ft2font, patches, pyplot
 
+from runtime.atomic import replace_file
 from runtime.cli import count
 
-ROW_CLASSES = 12  # up to so many classes have a row each; more share the rows
+GROUP_CLASSES = 12  # up to so many classes have rows of their own; more share the rows
 COLUMNS, MAX_ROWS = 12, 12
-CELL, GAP = 64, 4  # pixels
+HEAD, CAPTION = 0.4, 0.2  # inches of a group's title, and above captioned images of an inch
 FONTS = [  # those after the first for Chinese class names
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -25,6 +27,14 @@ FONTS = [  # those after the first for Chinese class names
     "SimHei",
     "Microsoft YaHei",
 ]
+
+
+class Tile(NamedTuple):
+    """An image with its caption."""
+
+    pixels: np.ndarray  # uint8, gray (height, width) or RGB (height, width, 3)
+    caption: str = ""
+    color: str = "black"  # of the caption, and of a frame unless it is black
 
 
 class Sampler:
@@ -47,25 +57,6 @@ class Sampler:
                 samples[place] = data
 
 
-def cell(pixels: np.ndarray) -> np.ndarray:
-    """Return an image as an RGB square of CELL x CELL pixels, scaled to fit and centred.
-
-    Small images are enlarged without interpolation.
-    """
-    height, width = pixels.shape[:2]
-    scale = CELL / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    pixels = cv2.resize(
-        pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    )
-    square = np.full((CELL, CELL, 3), 235, np.uint8)
-    top, left = (CELL - size[1]) // 2, (CELL - size[0]) // 2
-    square[top : top + size[1], left : left + size[0]] = (
-        pixels[:, :, None] if pixels.ndim == 2 else pixels[:, :, ::-1]
-    )
-    return square
-
-
 def draw_sheet(
     path: str,
     title: str,
@@ -73,103 +64,88 @@ def draw_sheet(
     names: dict[int, str],
     counts: dict[int, int],
 ) -> None:
-    """Write the contact sheet as a PNG file.
+    """Write a contact sheet as a PNG file.
 
-    ``images`` maps labels to lists of images (uint8, gray or BGR, any size),
-    ``names`` labels to their class names (the label itself is drawn where no
-    font here has the characters), ``counts`` labels to their number of
+    ``images`` maps labels to lists of images (uint8, gray or RGB, any size),
+    ``names`` labels to class names, ``counts`` labels to their number of
     records. Raises OSError.
     """
-    by_rows = len(images) <= ROW_CLASSES
-    if by_rows:
-        rows = [images[label] for label in sorted(images)]
+    if len(images) <= GROUP_CLASSES:
+        groups = [(title, [])] + [
+            (
+                f"{legible(names[label], label)}: {count(counts[label], 'image')}",
+                list(map(Tile, of)),
+            )
+            for label, of in sorted(images.items())
+        ]
     else:  # one of each class in turn, until the sheet is full
         turns = [
-            (label, class_images[turn])
+            (label, turn)
             for turn in range(COLUMNS)
-            for label, class_images in sorted(images.items())
-            if turn < len(class_images)
-        ][: COLUMNS * MAX_ROWS]
-        turns.sort(key=lambda item: item[0])
-        rows = [
-            [image for _, image in turns[start : start + COLUMNS]]
-            for start in range(0, len(turns), COLUMNS)
+            for label, of in sorted(images.items())
+            if turn < len(of)
         ]
-    text = 0 if by_rows else 16  # room for a label under each image
-    pitch_x, pitch_y = CELL + GAP, CELL + GAP + text
-    canvas = np.full((len(rows) * pitch_y, COLUMNS * pitch_x, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            canvas[y * pitch_y : y * pitch_y + CELL, x * pitch_x : x * pitch_x + CELL] = cell(image)
-
-    margin, head = (170 if by_rows else 16), 40  # pixels left of the images and above them
-    dpi = 100
-    width, height = canvas.shape[1] + margin + 12, canvas.shape[0] + head + 8
-    fonts = installed_fonts()
-    names = {label: name if can_draw(name, fonts) else str(label) for label, name in names.items()}
-    with matplotlib.rc_context({"font.family": list(fonts)}):
-        figure = pyplot.figure(figsize=(width / dpi, height / dpi), dpi=dpi)
-        figure.figimage(canvas, margin, height - head - canvas.shape[0])
-
-        def write(x, y, string, **style):  # pixels from the left and from the top
-            figure.text(x / width, 1 - y / height, string, **style)
-
-        write(12, 16, title, va="center", fontsize=12)
-        if by_rows:
-            for y, label in enumerate(sorted(images)):
-                middle = head + y * pitch_y + CELL / 2
-                write(
-                    margin - 12,
-                    middle - 7,
-                    shorten(names[label], 20),
-                    ha="right",
-                    va="center",
-                    fontsize=12,
-                )
-                write(
-                    margin - 12,
-                    middle + 11,
-                    count(counts[label], "image"),
-                    ha="right",
-                    va="center",
-                    fontsize=8,
-                    color="gray",
-                )
-        else:
-            for place, (label, _) in enumerate(turns):
-                x, y = place % COLUMNS, place // COLUMNS
-                write(
-                    margin + x * pitch_x + CELL / 2,
-                    head + y * pitch_y + CELL + 8,
-                    shorten(names[label], 10),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                )
-        try:
-            figure.savefig(path, format="png")
-        finally:
-            pyplot.close(figure)
+        shown = sorted(turns[: COLUMNS * MAX_ROWS])
+        tiles = [Tile(images[n][turn], shorten(legible(names[n], n), 12)) for n, turn in shown]
+        groups = [(title, tiles)]
+    draw_groups(path, groups, COLUMNS)
 
 
+def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -> None:
+    """Write groups of images, each below its title, as a PNG file. Raises OSError."""
+    pyplot.rcParams["font.family"] = list(installed_fonts())
+    figure = pyplot.figure(dpi=100)
+    axes = figure.add_axes([0, 0, 1, 1])
+    height = 0.0  # inches
+    for title, tiles in groups:
+        axes.text(0.06, height + HEAD / 2, title, fontsize=12, va="center", parse_math=False)
+        height += HEAD
+        gap = CAPTION if any(tile.caption for tile in tiles) else 0
+        for start in range(0, len(tiles), columns):
+            for column, tile in enumerate(tiles[start : start + columns]):
+                _draw_tile(axes, tile, column + 0.5, height + gap + 0.46)
+            height += gap + 0.94
+    figure.set_size_inches(columns, height)
+    axes.set(xlim=(0, columns), ylim=(height, 0), aspect="auto")
+    axes.set_axis_off()
+    try:
+        with replace_file(path) as file:
+            figure.savefig(file, format="png")
+    finally:
+        pyplot.close(figure)
+
+
+def _draw_tile(axes, tile: Tile, x: float, y: float) -> None:
+    """Draw an image, at most 0.88 inches wide and high, with its centre at (x, y)."""
+    height, width = np.array(tile.pixels.shape[:2]) * 0.44 / max(tile.pixels.shape[:2])
+    extent = (x - width, x + width, y + height, y - height)
+    axes.imshow(tile.pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
+    style = {"ha": "center", "va": "bottom", "color": tile.color, "parse_math": False}  # no $x$
+    axes.text(x, y - height - 0.03, tile.caption, fontsize=8, **style)
+    if tile.color != "black":
+        corner = (x - width, y - height)
+        frame = patches.Rectangle(corner, 2 * width, 2 * height, fill=False, edgecolor=tile.color)
+        axes.add_patch(frame)
+
+
+@functools.cache
 def installed_fonts() -> dict[str, ft2font.FT2Font]:
     """Return those FONTS that this machine has, by name; matplotlib includes the first."""
     fonts = {}
     for name in FONTS:
         try:
-            fonts[name] = font_manager.get_font(
-                font_manager.findfont(name, fallback_to_default=False)
-            )
+            path = font_manager.findfont(name, fallback_to_default=False)
         except ValueError:
-            pass
+            continue
+        fonts[name] = font_manager.get_font(path)
     return fonts
 
 
-def can_draw(text: str, fonts: dict[str, ft2font.FT2Font]) -> bool:
-    """Whether each character of a text is in one of the fonts."""
-    return all(
-        any(font.get_char_index(ord(character)) for font in fonts.values()) for character in text
-    )
+def legible(name: str, label: int) -> str:
+    """Return a class's name, or its label if no font here has all the characters of the name."""
+    fonts = installed_fonts().values()
+    drawable = all(any(font.get_char_index(ord(c)) for font in fonts) for c in name)
+    return name if drawable else str(label)
 
 
 def shorten(text: str, max_length: int) -> str:

@@ -1,21 +1,78 @@
-"""Files and folders that survive a crash, and locks on folders."""
+"""Files and folders that are replaced whole or not at all, and locks on folders.
+
+Everything is first written beside its place, flushed to the disk, and then
+renamed. Every step may be repeated, so what was killed is finished by the next run.
+"""
 
 import errno
 import fcntl
 import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from .cli import InputError, log
 
 
-def flush_to_disk(file: IO) -> None:
-    """Write an open file's buffered data through to the disk."""
+@contextmanager
+def replace_file(path: str, mode: str = "wb") -> Iterator[IO]:
+    """Open a file that takes the place of ``path`` at the end of the block.
+
+    Killed at any moment, the old file is there or the new one, whole. Where
+    the block raises, the old one stays. Raises OSError.
+    """
+    new = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with open(new, mode, **text) as file:
+            yield file
+            flush_file(file)
+        os.replace(new, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(new)
+        raise
+    flush_folder(os.path.dirname(path) or ".")
+
+
+def commit_folder(
+    folder: str, staging: str, mark: str, names: list[str], is_replaced: Callable[[str], bool]
+) -> None:
+    """Move files out of ``staging``, a folder inside ``folder``, in place of those in ``folder``.
+
+    ``names`` are all the files that ``folder`` holds afterwards, besides
+    ``mark``, the file without which they do not count: its old one goes first
+    and its new one comes last. Files for which ``is_replaced(name)`` holds and
+    which are not among ``names`` are removed, others left alone.
+
+    May be called again after it was killed at any point. Raises OSError.
+    """
+    if os.path.exists(os.path.join(staging, mark)):
+        with suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, mark))
+            flush_folder(folder)
+        for name in names:
+            with suppress(FileNotFoundError):  # moved before the call that was killed
+                os.replace(os.path.join(staging, name), os.path.join(folder, name))
+        for name in set(os.listdir(folder)).difference(names):
+            if is_replaced(name):
+                os.remove(os.path.join(folder, name))
+        flush_folder(folder)
+        os.replace(os.path.join(staging, mark), os.path.join(folder, mark))
+        flush_folder(folder)
+    with suppress(FileNotFoundError):
+        os.rmdir(staging)
+
+
+def flush_file(file: IO) -> None:
+    """Write what was written to a file to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def flush_folder(path: str) -> None:
-    """Write a folder's entries (renames, removals) through to the disk."""
+    """Write the names in a folder (renames, removals) to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -23,24 +80,45 @@ def flush_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def lock_folder(folder: str, busy: str, shared: bool = False) -> int:
-    """Lock a folder for this process and return the descriptor whose closing unlocks it.
+@contextmanager
+def folder_lock(folder: str | None, busy: str, shared: bool = False) -> Iterator[None]:
+    """Hold a folder for this process; ``shared``: together with others who only read it.
 
-    A ``shared`` lock can be held by several processes at once, for reading.
-    Raises InputError, whose message begins with ``busy``, if another process
-    holds a lock that excludes this one. On a file system without locks it
-    warns and returns all the same.
+    None, or a folder that does not exist, is nothing to hold. Raises
+    InputError, which begins with ``busy``, where another process holds it.
     """
+    if folder is None or not os.path.isdir(folder):
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            os.close(descriptor)
-            raise InputError(f"{busy} {folder}: wait for it to end") from None
-        log(
-            f"{folder} is on a file system without locks ({error.strerror}): "
-            "do not start another program on it",
-            "warning",
-        )
-    return descriptor
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:
+                raise InputError(f"{busy} {folder}: wait for it to end") from None
+            log(
+                f"{folder} is on a file system without locks ({error.strerror}): "
+                "do not start another program on it",
+                "warning",
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_small_file(path: str, most: int = 2**26) -> bytes:
+    """Return the bytes of a regular file of at most ``most`` bytes.
+
+    Raises OSError, for pipes, devices and larger files too.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe does not wait for a writer
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", path)
+        return os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)

@@ -26,6 +26,9 @@ _ranks = types.SimpleNamespace(rank=0, world_size=1)  # see become_rank
 class InputError(Exception):
     """An error that the user can correct: printed as one line, exit code 2."""
 
+    def lines(self) -> list[str]:
+        return [str(self)]
+
 
 class InputErrors(InputError):
     """Several problems found together: the first twenty are printed, then a count.
@@ -36,8 +39,17 @@ class InputErrors(InputError):
 
     def __init__(self, problems: Iterable[str], summary: str) -> None:
         self.problems = list(problems)
-        self.summary = summary
         super().__init__(summary)
+
+    def lines(self) -> list[str]:
+        if len(self.problems) == 1:
+            return self.problems
+        more = len(self.problems) - SHOWN_PROBLEMS
+        return [
+            *self.problems[:SHOWN_PROBLEMS],
+            *([f"… and {more} more"] if more > 0 else []),
+            str(self),
+        ]
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -48,6 +60,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the options)")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        output(message.rstrip("\n"), flush=True)  # --help; a full disk is an InputError
 
 
 def one_line(text: object) -> str:
@@ -133,17 +148,22 @@ def stop_requests(enabled: bool = True) -> Iterator[types.SimpleNamespace]:
     """Turn SIGINT (Ctrl-C) and SIGTERM into a request to stop.
 
     The object that this yields has an attribute ``asked``, which the first
-    signal sets to True. The second signal raises KeyboardInterrupt at once; so
-    does the first if not ``enabled``.
+    signal sets to True. One that comes a second later raises KeyboardInterrupt at
+    once (before, it is another process's copy of the same request); so does the
+    first if not ``enabled``.
     """
     stop = types.SimpleNamespace(asked=False)
+    first = 0.0
 
     def ask(signum, frame):
-        if stop.asked:
+        nonlocal first
+        if stop.asked and time.monotonic() - first > 1:
             raise KeyboardInterrupt
-        stop.asked = True
-        # os.write, as print is not reentrant
-        os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop immediately\n")
+        if stop.asked:
+            return
+        stop.asked, first = True, time.monotonic()
+        if not _ranks.rank:  # os.write, as print is not reentrant
+            os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop at once\n")
 
     before = {}
     if enabled:
@@ -174,19 +194,10 @@ def run_main(main: Callable[[], object]) -> NoReturn:
         main()
         output(flush=True)
         code = 0
-    except InputErrors as error:
-        _wait_for_rank_0()
-        for problem in error.problems[:SHOWN_PROBLEMS]:
-            log(problem, "error")
-        more = len(error.problems) - SHOWN_PROBLEMS
-        if more > 0:
-            log(f"… and {more} more", "error")
-        if len(error.problems) != 1:
-            log(error.summary, "error")
-        code = EXIT_BAD_INPUT
     except InputError as error:
         _wait_for_rank_0()
-        log(error, "error")
+        for line in error.lines():
+            log(line, "error")
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,9 +5,9 @@ with its remedy and not by a traceback from inside a library. This file must
 therefore run under Python 3.6: annotations newer than that are strings here.
 """
 
+import glob
 import os
 import signal
-import subprocess
 import sys
 
 # The newest that OneFlow 0.9.0 has a wheel for; constraints.txt is for this one alone.
@@ -18,12 +18,18 @@ REMEDY = (
     ".venv/bin/pip install -r requirements.txt -c constraints.txt"
 )
 
-# Shared libraries that OneFlow 0.9.0 links but does not declare as dependencies,
-# by the package that holds them.
-CUDA_LIBRARIES = {
-    "nvidia-cudnn-cu11": "nvidia/cudnn/lib/libcudnn_cnn_infer.so.8",
-    "nvidia-cublas-cu11": "nvidia/cublas/lib/libcublas.so.11",
+# What the project imports, by the package that holds it.
+PACKAGES = {
+    "oneflow": "oneflow",
+    "cv2": "opencv-python-headless",
+    "numpy": "numpy",
+    "google.protobuf": "protobuf",
+    "pydantic": "pydantic",
+    "yaml": "PyYAML",
+    "tqdm": "tqdm",
+    "matplotlib": "matplotlib",
 }
+LIMITS = {"numpy": 2, "protobuf": 4}  # major versions that OneFlow 0.9.0 cannot use
 
 
 def check_environment(module: str) -> None:
@@ -33,6 +39,12 @@ def check_environment(module: str) -> None:
     here until run_main() handles it, as libraries do not exit cleanly if their
     import is interrupted.
     """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: open it, or the next file would get its number
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "w" if number else "r"))
     if module == "__main__" and hasattr(signal, "pthread_sigmask"):  # Windows has none
         # Before the first import that starts threads, as they would receive it instead.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -50,29 +62,26 @@ def find_problem() -> "str | None":
             f"this is Python {version[0]}.{version[1]} ({sys.executable}), "
             f"and OneFlow 0.9.0 needs Python 3.10: {REMEDY}"
         )
-    for module, package in (
-        ("oneflow", "oneflow"),
-        ("cv2", "opencv-python-headless"),
-        ("numpy", "numpy"),
-        ("google.protobuf", "protobuf"),
-        ("tqdm", "tqdm"),
-        ("jsonargparse", "jsonargparse"),
-        ("yaml", "PyYAML"),
-        ("matplotlib", "matplotlib"),
-    ):
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working folder was removed: change to another folder"
+    for module, package in PACKAGES.items():
         if not is_installed(module):
             return f"{package} is not installed for {sys.executable}: {REMEDY}"
-    if not has_engine():
+    if not glob.glob(os.path.join(glob.escape(oneflow_folder()), "_oneflow_internal*.so")):
         return (
             "the oneflow installed here is a stub without an engine, "
             f"which pip gives to Pythons that OneFlow has no wheel for: {REMEDY}"
         )
-    missing = " and ".join(missing_cuda_libraries())
-    if missing:
-        problem = import_problem()  # they may come from elsewhere, a CUDA image for example
-        if problem:
-            return f"OneFlow cannot start without {missing} ({problem}): {REMEDY}"
-    return too_new_packages()
+    for package, limit in LIMITS.items():
+        found = installed_version(package)
+        if found and int(found.split(".")[0]) >= limit:
+            return (
+                f"{package} {found} is too new for OneFlow 0.9.0, "
+                f"which needs {package} below {limit}: {REMEDY}"
+            )
+    return None
 
 
 def is_installed(module: str) -> bool:
@@ -85,56 +94,18 @@ def is_installed(module: str) -> bool:
         return False
 
 
+def installed_version(package: str) -> "str | None":
+    """Return a package's version, or None if it was not installed from a wheel."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def oneflow_folder() -> str:
     """Return the folder of the installed oneflow package, without importing it."""
     from importlib.util import find_spec
 
     return find_spec("oneflow").submodule_search_locations[0]
-
-
-def has_engine() -> bool:
-    """Whether the installed oneflow package holds its engine, a shared library."""
-    return any(
-        name.startswith("_oneflow_internal") and name.endswith(".so")
-        for name in os.listdir(oneflow_folder())
-    )
-
-
-def missing_cuda_libraries() -> "list[str]":
-    """Return the names of the packages in CUDA_LIBRARIES that are not installed beside OneFlow."""
-    site_packages = os.path.dirname(oneflow_folder())
-    return [
-        package
-        for package, path in sorted(CUDA_LIBRARIES.items())
-        if not os.path.exists(os.path.join(site_packages, path))
-    ]
-
-
-def import_problem() -> "str | None":
-    """Return why ``import oneflow`` fails, or None if it does not.
-
-    It is tried in a process of its own, as no engine may run before guard() forks.
-    """
-    command = [sys.executable, "-c", "import oneflow"]
-    process = subprocess.run(command, capture_output=True, text=True)
-    if process.returncode == 0:
-        return None
-    lines = process.stderr.splitlines() or [f"exit code {process.returncode}"]
-    return lines[-1].replace("ImportError: ", "", 1)
-
-
-def too_new_packages() -> "str | None":
-    """Return which package is too new for OneFlow 0.9.0, with the remedy, or None."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    for package, limit in (("numpy", 2), ("protobuf", 4)):
-        try:
-            found = version(package)
-        except PackageNotFoundError:  # it can be imported, but was not installed from a wheel
-            continue
-        if int(found.split(".")[0]) >= limit:
-            return (
-                f"{package} {found} is too new for OneFlow 0.9.0, "
-                f"which needs {package} below {limit}: {REMEDY}"
-            )
-    return None

@@ -1,42 +1,37 @@
-"""A parent process that waits for the one that trains, and reports in one line how it ended.
+"""A process that watches the one that trains, and reports in words how it ended.
 
-OneFlow aborts its process, with a core dump, at errors that the checks before
-could not foresee: an image damaged on the disk since, a failing GPU, no memory
-left. So the script forks before it imports OneFlow: the child trains and the
-parent, which is small and has no engine in it, waits.
+OneFlow aborts its process where it meets what nobody foresaw: a damaged
+image, a GPU that fails. So a script forks before it imports OneFlow: the child
+goes on and trains, and the parent waits. It is small, and no engine is in it.
 """
 
 import os
 import resource
 import signal
 import socket
-import time
-from typing import NoReturn
 
-from .cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, RANK_SECONDS, log
+from .cli import EXIT_BAD_INPUT, log
 from .workers import end_with_parent
 
 EXIT_KILLED = 128 + signal.SIGKILL  # as shells have it
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+LAUNCHER_NUMBERS = ("WORLD_SIZE", "RANK", "MASTER_PORT")
+RANK_SECONDS = 60  # that the ranks have to save after a request to stop
 
 
 def guard(module: str, hint: str) -> None:
-    """Continue a script in a child process; the parent waits, and ends as the child does.
+    """In a script (``module`` is its ``__name__``) return in a child process; this one ends as that does.
 
-    ``module`` is the script's ``__name__``; if it is not ``"__main__"``, nothing
-    is done. Returns in the child only. If the child crashes, one line is printed
-    that ends with ``hint``: what the user can do then.
+    ``hint`` ends the line about a crash: what to do to find its cause.
     """
     if module != "__main__":
         return
-    # OneFlow's launcher, which starts several ranks, sets it.
-    launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if launched:
-        end_with_parent(os.getppid())  # however the launcher ends, no rank is left behind
-        _check_port()
+    launched = launched_ranks() > 1
     parent = os.getpid()
-    # Blocked until a handler is set.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    if launched:
+        end_with_parent(os.getppid(), signal.SIGTERM)
+        _check_port()
     child = os.fork()
     if child:
         _watch(child, launched, hint)
@@ -47,85 +42,86 @@ def guard(module: str, hint: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _check_port():
-    """Exit with one line if rank 0 cannot listen on its port.
+def launched_ranks() -> int:
+    """Return how many ranks OneFlow's launcher started, 1 without it.
 
-    OneFlow would end without a message.
+    Exits with one line if its variables are invalid or incomplete, as on a
+    cluster that sets some of them by itself.
     """
+    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
+        os.environ.pop("WORLD_SIZE", None)  # OneFlow does not start where it is empty
+        return 1
+    try:
+        world_size, rank, port = (int(os.environ[name]) for name in LAUNCHER_NUMBERS)
+        if 0 <= rank < world_size and 0 < port < 2**16 and os.environ["MASTER_ADDR"]:
+            return world_size
+    except (KeyError, ValueError):
+        pass
+    log(
+        "WORLD_SIZE is set, but RANK, MASTER_ADDR and MASTER_PORT are not all valid: start several "
+        "ranks with `python -m oneflow.distributed.launch`, or unset WORLD_SIZE",
+        "error",
+    )
+    os._exit(EXIT_BAD_INPUT)
+
+
+def _check_port() -> None:
+    """Exit with one line where rank 0 could not listen for the others: OneFlow would say nothing."""
     if os.environ.get("RANK") != "0":
         return
-    port = os.environ["MASTER_PORT"]
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as port:
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("", int(port)))
+            port.bind(("", int(os.environ["MASTER_PORT"])))
         except OSError as error:
-            log(
-                f"port {port} cannot be used ({error.strerror}): "
-                "give the launcher another, --master_port N, before the script",
-                "error",
-            )
+            number, option = os.environ["MASTER_PORT"], "--master_port N, before the script"
+            log(f"port {number} cannot be used ({error.strerror}): launch with {option}", "error")
             os._exit(EXIT_BAD_INPUT)
 
 
-def _watch(child, launched, hint) -> NoReturn:
+def _watch(child: int, launched: bool, hint: str) -> None:
     """Pass signals on to the child, wait for its end, and end likewise. Never returns."""
-    received = []
+    interrupted = False
 
-    def pass_on(number, frame):
-        received.append(number)
-        # A rank may be waiting for another that has ended, where no signal but SIGKILL ends it.
-        os.kill(child, signal.SIGKILL if launched else number)
+    def interrupt(number, frame):
+        nonlocal interrupted
+        # A rank that waits for another one does not hear a signal, so it has a limited time;
+        # and the launcher's SIGTERM belongs to the Ctrl-C that it follows.
+        if launched and (interrupted or number == signal.SIGTERM):
+            if number == signal.SIGTERM and interrupted:
+                return
+            number = signal.SIGKILL
+        elif launched:
+            signal.alarm(RANK_SECONDS)
+        interrupted = True
+        os.kill(child, number)
 
     def pause(number, frame):  # Ctrl-Z
         os.kill(child, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    signal.signal(signal.SIGINT, pass_on)
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGTSTP, pause)
-    signal.signal(signal.SIGCONT, lambda number, frame: os.kill(child, signal.SIGCONT))
+    handlers = {
+        signal.SIGINT: interrupt,
+        signal.SIGTERM: interrupt,
+        signal.SIGTSTP: pause,
+        signal.SIGCONT: lambda number, frame: os.kill(child, signal.SIGCONT),
+        signal.SIGALRM: lambda number, frame: os.kill(child, signal.SIGKILL),
+    }
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     _, status = os.waitpid(child, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT):
+    for number in handlers:
         signal.signal(number, signal.SIG_DFL)
     if os.WIFEXITED(status):
         os._exit(os.WEXITSTATUS(status))
     number = os.WTERMSIG(status)
-    if launched:
-        _report_rank(number, received, hint)
-    elif number in CRASHES:
-        log(f"OneFlow ended the process ({signal.Signals(number).name}); {hint}", "error")
+    who = f"rank {os.environ['RANK']}" if launched else "the training"
+    if number in CRASHES and not (launched and interrupted):  # then a rank has lost the others
+        log(f"{who} was ended by {signal.Signals(number).name}; {hint}", "error")
         os._exit(1)
-    elif number == signal.SIGKILL:
-        log(
-            "the training was killed, perhaps out of memory: "
-            "try a smaller --batch_size or --image_size",
-            "error",
-        )
+    if number == signal.SIGKILL or number in CRASHES:
+        if not interrupted:
+            log(f"{who} was killed, perhaps out of memory: reduce --batch_size", "error")
         os._exit(EXIT_KILLED)
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)  # SIGTERM and the like, before the child had a handler
-
-
-def _report_rank(number, received, hint) -> NoReturn:
-    rank = os.environ.get("RANK")
-    if received:
-        if signal.SIGINT in received:
-            if rank != "0":
-                # If all were interrupted, rank 0 reports it, and the launcher ends this one.
-                time.sleep(RANK_SECONDS)
-            log(
-                f"rank {rank} was interrupted; "
-                "with a run_dir, --resume continues from its last checkpoint",
-                "error",
-            )
-        os._exit(EXIT_INTERRUPTED)
-    name = signal.Signals(number).name
-    reason = (
-        "perhaps out of memory"
-        if number == signal.SIGKILL
-        else f"perhaps because another rank ended (see above); {hint}"
-    )
-    log(f"rank {rank} was ended by {name}, {reason}", "error")
-    os._exit(EXIT_BAD_INPUT if number in CRASHES else EXIT_KILLED)
+    os.kill(os.getpid(), number)  # SIGTERM and the like, before anybody handled it

@@ -5,7 +5,7 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing import get_context
 
 from .cli import InputError, uninterrupted
@@ -19,17 +19,13 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 KILLED = "a worker process was killed, perhaps out of memory: try --workers 1"
 
 
-def ordered_map(
-    function: Callable, jobs: Iterable, workers: int, close_in_workers: Iterable[int] = ()
-) -> Iterator:
+def ordered_map(function: Callable, jobs: Iterable, workers: int) -> Generator:
     """Yield ``function(job)`` for each job, in order; with 1 worker in this process.
 
     Jobs should be small, as they wait in a pipe; ``function`` may be anything,
     a closure over large data too, as the workers are forked with it. Exceptions
-    in ``function`` are raised here. ``close_in_workers`` are file descriptors
-    that the workers must not keep open (a lock's, say). Closing the generator
-    kills the workers, whatever they are doing. Raises InputError if a worker
-    is killed.
+    in ``function`` are raised here. Closing the generator kills the workers,
+    whatever they are doing. Raises InputError if a worker is killed.
 
     (concurrent.futures leaves workers behind and hangs if a second Ctrl-C
     arrives while it shuts down.)
@@ -46,7 +42,7 @@ def ordered_map(
                 process = context.Process(
                     target=_work,
                     daemon=True,
-                    args=(function, theirs, os.getpid(), [ours.fileno(), *close_in_workers]),
+                    args=(function, theirs, ours, os.getpid()),
                 )
                 with uninterrupted():  # until the worker ignores Ctrl-C
                     process.start()
@@ -84,7 +80,7 @@ def _receive(pipe):
     return result
 
 
-def _work(function, pipe, parent, descriptors):
+def _work(function, pipe, parents_pipe, parent):
     """Run jobs in a worker process.
 
     It leaves Ctrl-C to the parent, and ends with it however that ends.
@@ -92,19 +88,22 @@ def _work(function, pipe, parent, descriptors):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     end_with_parent(parent)
-    for descriptor in descriptors:
-        os.close(descriptor)
+    parents_pipe.close()
     while True:
         job = pipe.recv()
         try:
             answer = function(job), None, None
+            pipe.send(answer)
         except Exception as error:
-            answer = None, error, traceback.format_exc()
-        pipe.send(answer)
+            trace = traceback.format_exc()
+            try:
+                pipe.send((None, error, trace))
+            except Exception:  # an exception that cannot be pickled is reported as what it was
+                pipe.send((None, RuntimeError(f"{type(error).__name__}: {error}"), trace))
 
 
-def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its ``parent``, a process id, ends for any reason."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its ``parent``, a process id, ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before the call above
         os._exit(1)

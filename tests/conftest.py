@@ -1,6 +1,7 @@
 """Fixtures that several test modules use. Those of session scope are made once; read only."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def tutorial_run(converted, tmp_path_factory):
 def trained(tutorial_run):
     """The best checkpoint of a LeNet that knows the tutorial's 50 digits by heart. Read only."""
     assert "50/50" in tutorial_run[1].err, tutorial_run[1]
-    return tutorial_run[0] / "best"
+    return tutorial_run[0] / "best.npz"
 
 
 @pytest.fixture
@@ -60,3 +61,13 @@ def gpu():
     if not probe.works:
         pytest.skip(f"no GPU here that OneFlow runs on: {probe.reason}")
     return probe
+
+
+@pytest.fixture
+def own_mounts(tmp_path):
+    """Words before a command that let it mount what no other process sees, as root or not."""
+    for words in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        command = [*words, "mount", "-t", "tmpfs", "none", tmp_path]
+        if shutil.which("unshare") and subprocess.run(command, capture_output=True).returncode == 0:
+            return words
+    pytest.skip("mounting a small file system is not allowed here")

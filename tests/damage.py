@@ -1,10 +1,11 @@
-"""Functions that damage a dataset: a byte of a file, a record, a field of the manifest."""
+"""Functions that damage a dataset: a byte of a file, a record, a field of the manifest; and the command that finds it."""
 
 import hashlib
 import json
+import os
 import struct
 
-from helpers import part_files
+from helpers import call, part_files
 
 from ofrecord.record import OFRecord
 
@@ -70,3 +71,13 @@ def set_image(data):
         feature["images"].bytes_list.value[0] = data
 
     return change
+
+
+def ofrecord(*arguments):
+    """``python -m ofrecord`` in this process, which is not forked: there is a worker for each CPU that it may use."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        return call("ofrecord.__main__", *arguments)
+    finally:
+        os.sched_setaffinity(0, cpus)

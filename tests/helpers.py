@@ -176,10 +176,6 @@ def read_manifest(folder):
 
 def records(folder):
     """[(image bytes, label)] of all records of a dataset, in order."""
-    from ofrecord.record import read_record, split_records
+    from ofrecord.record import read_part
 
-    return [
-        read_record(record)
-        for path in part_files(folder)
-        for record in split_records(path.read_bytes())
-    ]
+    return [(image, label) for path in part_files(folder) for _, image, label in read_part(path)]

@@ -6,7 +6,16 @@
 import json
 
 import pytest
-from helpers import call, convert, losses, run_python, run_script, start_script, train
+from helpers import (
+    PROJECT,
+    call,
+    convert,
+    losses,
+    run_python,
+    run_script,
+    start_script,
+    train,
+)
 
 ON_GPU = ["--device", "cuda"]
 H100 = json.dumps({"name": "NVIDIA H100 PCIe", "capability": [9, 0]}) + "\n"
@@ -114,3 +123,16 @@ def test_two_gpus(gpu, tmp_path):
         assert result.code != 0 and "fewer than its ranks" in result.err, result
     else:
         assert result.code == 0 and "world size: 2" in result.err, result
+
+
+def test_the_probe_is_ours_in_any_folder(tmp_path):
+    """A lenet/ in the user's folder is not run, and ours is found. (No GPU is needed: CUDA fails to start.)"""
+    (tmp_path / "lenet").mkdir()
+    (tmp_path / "lenet" / "device.py").write_text("print('not JSON')\nprint('works')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from lenet import device; "
+        "device.flow.cuda.is_available = lambda: True; device.flow.cuda.device_count = lambda: 1; "
+        "device.json.loads = lambda line: sys.exit(f'read {line}'); print(device.probe_gpu())"
+    )
+    result = run_python("-c", code, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert result.code == 0 and "cannot initialize CUDA (the test process" in result.out, result

@@ -68,7 +68,7 @@ def test_an_image_damaged_unseen(dataset):
     result = run_script("lenet_train.py", "--device", "cpu", "--dataset_dir", dataset)
     assert result.code == 1 and "Traceback" not in result.err, result
     last = result.err.splitlines()[-1]
-    for text in (": error: OneFlow ended the process (SIGABRT)", "`python -m ofrecord check DIR`"):
+    for text in (": error: the training was ended by SIGABRT; ", "`python -m ofrecord check DIR`"):
         assert text in last, result
     assert "part-3, record " in call("ofrecord.__main__", "check", dataset).err
     # Where every byte is looked at before the start, OneFlow never sees it.
@@ -83,7 +83,7 @@ def test_a_crash_for_another_reason(training):
         (line,) = (line for line in limits if line.startswith("Max core file size"))
     assert line.split()[4] == "0"
     os.kill(child, signal.SIGSEGV)
-    text = ": error: OneFlow ended the process (SIGSEGV); `python -m ofrecord check DIR`"
+    text = ": error: the training was ended by SIGSEGV; `python -m ofrecord check DIR` "
     assert text in wait_for_end(process) and process.returncode == 1
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import struct
 import subprocess
@@ -194,19 +195,27 @@ def test_part_names_can_be_padded(padded_dataset, tmp_path):
     assert sorted(os.listdir(folder))[1:] == [f"part-{index}" for index in range(5)]
 
 
+IN_THE_MANIFEST = {
+    **{"layout": 2, "num_records": 50, "num_classes": 10, "class_names": None},
+    **{"image_format": ".png", "channels": 1, "num_gray": 50, "plain_jpeg": False},
+    **{"width": 28, "height": 28, "num_measured": 50, "split_id": None, "skipped": []},
+    **{"image_feature": "images", "label_feature": "labels", "label_type": "int32"},
+}
+
+
 def test_manifest_describes_the_dataset(converted):
     manifest = read_manifest(converted)
-    assert manifest["records"] == 50
-    assert manifest["image"] == {"format": ".png", "channels": 1, "width": 28, "height": 28}
-    assert manifest["classes"] == {"count": 10, "names": None}
-    assert manifest["labels"] == {str(digit): DIGITS.count(digit) for digit in range(10)}
+    assert {name: manifest[name] for name in IN_THE_MANIFEST} == IN_THE_MANIFEST
+    assert manifest["label_counts"] == {str(digit): DIGITS.count(digit) for digit in range(10)}
     pixels = np.stack([gray_pixels(name) for name in NAMES]).astype(np.float64)
-    assert manifest["pixels"]["mean"] == pytest.approx([pixels.mean()], abs=1e-5)
-    assert manifest["pixels"]["std"] == pytest.approx([pixels.std()], abs=1e-5)
+    assert manifest["mean"] == pytest.approx([pixels.mean()], abs=1e-5)
+    assert manifest["std"] == pytest.approx([pixels.std()], abs=1e-5)
+    counts = np.bincount(pixels.astype(int).ravel(), minlength=256)
+    assert manifest["histogram"] == [counts.tolist()]
     assert manifest["parts"] == [
         {
             "file": path.name,
-            "records": len(read_part(path)),
+            "num_records": len(read_part(path)),
             "bytes": path.stat().st_size,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
@@ -216,12 +225,12 @@ def test_manifest_describes_the_dataset(converted):
 
 def test_manifest_of_a_colour_dataset(colored, colored_dataset):
     manifest = read_manifest(colored_dataset)
-    assert manifest["image"]["channels"] == 3
+    assert manifest["channels"] == 3 and manifest["num_gray"] == 49
     pixels = np.stack([np.dstack([gray_pixels(name)] * 3) for name in NAMES])
     pixels[-1] = colored[1][:, :, ::-1]  # RGB
     pixels = pixels.reshape(-1, 3).astype(np.float64)
-    assert manifest["pixels"]["mean"] == pytest.approx(pixels.mean(axis=0).tolist(), abs=1e-5)
-    assert manifest["pixels"]["std"] == pytest.approx(pixels.std(axis=0).tolist(), abs=1e-5)
+    assert manifest["mean"] == pytest.approx(pixels.mean(axis=0).tolist(), abs=1e-5)
+    assert manifest["std"] == pytest.approx(pixels.std(axis=0).tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -265,16 +274,6 @@ def test_files_beside_a_dataset_stay(dataset):
     assert snapshot(dataset) == before
 
 
-@pytest.fixture
-def own_mounts(tmp_path):
-    """Words before a command that let it mount what no other process sees, as root or not."""
-    for words in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
-        command = [*words, "mount", "-t", "tmpfs", "none", tmp_path]
-        if shutil.which("unshare") and subprocess.run(command, capture_output=True).returncode == 0:
-            return words
-    pytest.skip("mounting a small file system is not allowed here")
-
-
 FULL_DISK = """
 import subprocess, sys
 from pathlib import Path
@@ -313,16 +312,19 @@ BAD_LABELS = {
     "no object": (["[1, 2]"], ["line 1", "not a JSON object"]),
     "empty object": (["{}"], ["line 1", "not a JSON object"]),
     "a string": (['{"00000030_3.png": "3"}'], ["line 1", "not an integer"]),
-    "a fraction": (['{"00000030_3.png": 3.0}'], ["line 1", "not an integer"]),
+    "a fraction": (['{"00000030_3.png": 3.5}'], ["line 1", "not an integer"]),
     "a boolean": (['{"00000030_3.png": true}'], ["line 1", "not an integer"]),
     "too large": (
         [GOOD, "", '{"00000034_0.png": 2147483648}'],
         ["line 3", "2147483648", "int32"],
     ),
     "too small": (['{"00000034_0.png": -2147483649}'], ["line 1", "int32"]),
-    "twice": ([GOOD, GOOD], ["line 2", "00000030_3.png", "twice"]),
-    "twice in other words": ([GOOD, '{"./00000030_3.png": 3}'], ["line 2", "twice"]),
-    "twice in one line": (['{"00000030_3.png": 3, "00000030_3.png": 4}'], ["line 1", "twice"]),
+    "twice": ([GOOD, GOOD], ["line 2", "00000030_3.png", "duplicate image"]),
+    "twice in other words": ([GOOD, '{"./00000030_3.png": 3}'], ["line 2", "duplicate image"]),
+    "twice in one line": (
+        ['{"00000030_3.png": 3, "00000030_3.png": 4}'],
+        ["line 1", "duplicate image"],
+    ),
     "outside": (['{"../train_label/label.txt": 3}'], ["line 1", "outside of the image root"]),
     "absolute": (['{"/etc/passwd": 3}'], ["line 1", "outside of the image root"]),
     "missing image": ([GOOD, '{"nine.png": 9}'], ["train_set/nine.png: missing"]),
@@ -342,9 +344,9 @@ def test_bad_labels(dataset, tmp_path, lines, texts):
 BAD_IMAGES = {
     "empty": (lambda good: b"", "empty"),
     "text": (lambda good: b"this is no image", "cannot read it"),
-    "cut off": (lambda good: good[:-40], "truncated"),
+    "truncated": (lambda good: good[:-40], "truncated"),
     "one bit changed": (lambda good: good[:60] + bytes([good[60] ^ 1]) + good[61:], "damaged"),
-    "a folder": (None, "directory"),
+    "a folder": (None, "not a regular file"),
 }
 
 
@@ -376,17 +378,18 @@ def test_all_problems_are_reported_together(tmp_path):
 
 
 BAD_ARGUMENTS = [
-    (["--part_num", "0"], ["--part_num", "at least 1"]),
-    (["--part_num", "-3"], ["--part_num", "at least 1"]),
-    (["--part_num", "51"], ["--part_num 51", "the number of images (50)"]),
-    (["--part_num", "five"], ["--part_num", "five"]),
+    (["--part_num", "0"], ["--part_num: ", "1", "not 0"]),
+    (["--part_num", "-3"], ["--part_num: ", "1", "not -3"]),
+    (["--part_num", "51"], ["--part_num 51", "50 images"]),
+    (["--part_num", "five"], ["--part_num: ", "integer", "'five'"]),
     (["--img_format", ".xyz"], ["--img_format", ".xyz", ".png"]),
     (["--img_format", "png"], ["--img_format", "'png'", ".png"]),
     (["--label_dir", "nowhere.txt"], ["nowhere.txt", "does not exist"]),
-    (["--label_dir", "."], ["label file", "directory"]),
+    (["--label_dir", "."], ["label file", "not a regular file"]),
     (["--image_root", "nowhere/"], ["nowhere", "does not exist"]),
     (["--save_dir", "README"], ["README", "is a file"]),
     (["--save_dir", "README/deeper"], ["README"]),
+    (["--save_dir", "/proc/dataset"], ["cannot write to", "/proc/dataset"]),
     (["--save", "elsewhere"], ["--save"]),  # abbreviated
     (["--part_num", "2", "extra"], ["extra"]),
 ]
@@ -419,12 +422,37 @@ def test_encode_img_file(tmp_path):
     pixels = np.arange(24 * 20 * 3, dtype=np.uint8).reshape(24, 20, 3)
     cv2.imwrite(str(tmp_path / "color.bmp"), pixels)
     encoded = encode(tmp_path / "color.bmp", ".png")
-    assert encoded.startswith(b"\x89PNG")
-    np.testing.assert_array_equal(unchanged_pixels(encoded), pixels)
+    assert encoded.data.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(unchanged_pixels(encoded.data), pixels)
+    assert (encoded.width, encoded.height, encoded.channels) == (20, 24, 3)
+    np.testing.assert_array_equal(encoded.pixels, pixels)
+    assert encoded.reencode_reason == "BMP to PNG"
 
-    jpeg = encode(IMAGES / NAMES[0])  # JPEG by default
+    jpeg = encode(IMAGES / NAMES[0]).data  # JPEG by default
     assert jpeg.startswith(b"\xff\xd8") and unchanged_pixels(jpeg).shape == (28, 28)
-    assert encode(IMAGES / NAMES[0], ".png") == (IMAGES / NAMES[0]).read_bytes()
+    unchanged = encode(IMAGES / NAMES[0], ".png")
+    assert unchanged.data == (IMAGES / NAMES[0]).read_bytes() and unchanged.reencode_reason is None
+
+
+@pytest.mark.parametrize("shape", [(1100, 1000), (1100, 1000, 3), (1, 1, 3)])
+def test_statistics_of_pixels(shape):
+    """Exact, also across the blocks in which they are counted and after a way through a pipe."""
+    from ofrecord.images import EncodedImage
+    from ofrecord.statistics import ImageStatistics
+
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    statistics = ImageStatistics()
+    for _ in range(2):
+        part = ImageStatistics()
+        part.add(EncodedImage(b"", pixels, None))
+        statistics.merge(pickle.loads(pickle.dumps(part)))
+    channels = pixels.reshape(-1, shape[2] if len(shape) == 3 else 1).T[::-1]  # R, G, B
+    counts = [2 * np.bincount(values, minlength=256) for values in channels]
+    fields = statistics.manifest_fields()
+    np.testing.assert_array_equal(fields["histogram"], counts)
+    np.testing.assert_allclose(fields["mean"], channels.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(fields["std"], channels.std(axis=1), atol=1e-5)
+    assert (fields["width"], fields["num_measured"]) == (shape[1], 2)
 
 
 def test_ndarray2ofrecords(tmp_path):

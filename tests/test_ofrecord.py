@@ -1,26 +1,15 @@
 """``python -m ofrecord check`` and ``show``."""
 
-import os
 import re
 
 import cv2
 import numpy as np
 import pytest
-from damage import change_record, cut, flip, frame, set_image, set_label
-from helpers import IMAGES, assert_one_error, call, convert, run_python
+from damage import change_record, cut, flip, frame, ofrecord, rewrite_manifest, set_image, set_label
+from helpers import IMAGES, assert_one_error, convert, read_manifest, run_python, snapshot
+from kinds import KINDS
 
 from ofrecord.record import OFRecord
-
-
-def ofrecord(*arguments):
-    """``python -m ofrecord`` in this process, which is not forked: there is a worker for each CPU that it may use."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cpus)})
-    try:
-        return call("ofrecord.__main__", *arguments)
-    finally:
-        os.sched_setaffinity(0, cpus)
-
 
 # -- check ----------------------------------------------------------------------------
 
@@ -61,11 +50,13 @@ def change(*arguments):
     return lambda folder: change_record(folder, *arguments)
 
 
+RED = cv2.imencode(".png", np.full((28, 28, 3), (0, 0, 200), np.uint8))[1].tobytes()
+
 WRONG = {
     "a byte of an image": (lambda d: flip(d / "part-1", 150), ["part-1, record 0", "damaged"]),
     "a byte of a length": (lambda d: flip(d / "part-2", 1), ["part-2, record 0", "file ends"]),
-    "cut off": (lambda d: cut(d / "part-4", -1), ["part-4, record 9", "file ends after"]),
-    "empty": (lambda d: cut(d / "part-4", 0), ["part-4", "empty file"]),
+    "truncated": (lambda d: cut(d / "part-4", -1), ["part-4, record 9", "file ends after"]),
+    "empty": (lambda d: cut(d / "part-4", 0), ["part-4", "the part file is empty"]),
     "missing": (lambda d: (d / "part-3").unlink(), ["part-3", "missing"]),
     "not listed": (
         lambda d: (d / "part-7").write_bytes((d / "part-0").read_bytes()),
@@ -74,12 +65,12 @@ WRONG = {
     "label outside": (change(set_label(10)), ["label 10 is out of range for 10 classes"]),
     "label miscounted": (change(set_label(4)), ["label 3 has 6 records, but dataset.json lists 7"]),
     "no image": (change(set_image(b"nothing")), ["part-0, record 0", "cannot read it"]),
-    "cut-off image": (change(set_image(first_image()[:-9])), ["part-0, record 0", "truncated"]),
+    "truncated image": (change(set_image(first_image()[:-9])), ["part-0, record 0", "truncated"]),
     "another format": (
         change(set_image(encoded(".jpg", 28, 28))),
         ["part-0, record 0", "JPEG", "PNG"],
     ),
-    "colour": (change(set_image(encoded(".png", 28, 28, 3))), ["part-0, record 0", "3 channels"]),
+    "colour": (change(set_image(RED)), ["part-0, record 0", "it is in colour", "gray"]),
     "16-bit": (
         change(set_image(encoded(".png", 28, 28, dtype=np.uint16))),
         ["part-0, record 0", "16-bit"],
@@ -127,15 +118,83 @@ def test_parts_without_a_manifest(foreign, tmp_path):
     result = ofrecord("check", foreign)
     assert result.code == 2, result
     assert "part-00000, record 0" in result.err and "'class/label', 'encoded'" in result.err
-    result = ofrecord("show", foreign, *FEATURES)
-    assert result.code == 0, result
-    assert "26 colour JPEG images 30x20, 13 classes" in result.out, result
-    assert cv2.imread(str(tmp_path / "foreign_sheet.png")) is not None
+    assert_one_error(ofrecord("show", foreign), f"`python -m ofrecord index {foreign}`")
     (foreign / "part-00000").unlink()
-    assert_one_error(ofrecord("check", foreign, *FEATURES), "part 0 is missing")
+    assert_one_error(ofrecord("check", foreign, *FEATURES), "part-00000 is missing")
 
 
-@pytest.mark.parametrize("action", ["check", "show"])
+def test_index_writes_the_manifest_of_parts_without_one(foreign, tmp_path):
+    """As people call it, with its workers; then check and show know the features from it."""
+    result = run_python("-m", "ofrecord", "index", foreign, *FEATURES)
+    assert result.code == 0 and result.err == "", result
+    line = "26 gray JPEG images 30x20, 13 classes, in 2 parts"
+    assert result.out.startswith(f"{foreign}: {line}, "), result
+    manifest = read_manifest(foreign)
+    assert {name: manifest[name] for name in INDEXED} == INDEXED
+    assert manifest["label_counts"] == {str(label): 2 for label in range(13)}
+    levels = [9 * index for index in range(13)]
+    assert manifest["mean"] == pytest.approx([np.mean(levels)], abs=0.5)  # of JPEG
+    assert manifest["std"] == pytest.approx([np.std(levels)], abs=0.5)
+    check = ofrecord("check", foreign)
+    assert check.code == 0 and "26 records" in check.out and "no dataset.json" not in check.out
+    shown = ofrecord("show", foreign)
+    assert shown.code == 0 and line in shown.out, shown
+    assert cv2.imread(str(tmp_path / "foreign_sheet.png")) is not None
+    before = snapshot(foreign)
+    assert_one_error(ofrecord("index", foreign, *FEATURES), "has its dataset.json already")
+    assert snapshot(foreign) == before
+
+
+INDEXED = {
+    **{"num_records": 26, "num_classes": 13, "class_names": None, "label_type": "int64"},
+    **{"image_feature": "encoded", "label_feature": "class/label", "image_format": ".jpg"},
+    **{"channels": 1, "num_gray": 26, "plain_jpeg": False, "width": 30, "height": 20},
+}
+
+
+def add_images(folder, *images):
+    """Append records like those of ``foreign`` to its last part."""
+    with (folder / "part-00001").open("ab") as file:
+        for image in images:
+            record = OFRecord()
+            record.feature["encoded"].bytes_list.value.append(image)
+            record.feature["class/label"].int64_list.value.append(3)
+            file.write(frame(record))
+
+
+def test_index_of_colour_and_of_mixed_formats(foreign):
+    red = np.full((20, 30, 3), (0, 0, 200), np.uint8)
+    add_images(foreign, cv2.imencode(".jpg", red)[1].tobytes())
+    assert "27 colour JPEG images 30x20" in ofrecord("index", foreign, *FEATURES).out
+    manifest = read_manifest(foreign)
+    assert manifest["channels"] == 3 and manifest["num_gray"] == 26 and manifest["plain_jpeg"]
+
+    add_images(foreign, encoded(".png", 8, 8), encoded(".bmp", 8, 8, 3))
+    (foreign / "dataset.json").unlink()
+    assert "29 colour images of different sizes" in ofrecord("index", foreign, *FEATURES).out
+    manifest = read_manifest(foreign)
+    assert manifest["image_format"] is None and not manifest["plain_jpeg"]
+    assert ofrecord("check", foreign).code == 0
+    assert "29 colour images of" in ofrecord("show", foreign).out
+
+
+INDEX_REFUSES = {
+    "16-bit": (cv2.imencode(".png", np.zeros((8, 8), np.uint16))[1].tobytes(), "16-bit"),
+    "rare format": (KINDS["rgb.ras"], "rare format"),
+    "truncated": (KINDS["rgb.png"][:-9], "truncated"),
+}
+
+
+@pytest.mark.parametrize("image, text", INDEX_REFUSES.values(), ids=list(INDEX_REFUSES))
+def test_index_refuses_what_oneflow_would_misread(foreign, image, text):
+    add_images(foreign, image)
+    before = snapshot(foreign)
+    result = ofrecord("index", foreign, *FEATURES)
+    assert_one_error(result, "part-00001, record 13: invalid image: ", text)
+    assert snapshot(foreign) == before
+
+
+@pytest.mark.parametrize("action", ["check", "index"])
 def test_damage_that_only_the_decoder_sees(foreign, action):
     part = foreign / "part-00000"
     content = part.read_bytes()
@@ -147,21 +206,41 @@ def test_damage_that_only_the_decoder_sees(foreign, action):
     assert "Corrupt JPEG data" in result.err, result
 
 
-@pytest.mark.parametrize("action", ["check", "show"])
+@pytest.mark.parametrize("action", ["check", "show", "index"])
 def test_no_dataset(tmp_path, action):
+    no_parts = "no dataset: there are no part files in {}"
+    if action == "show":
+        no_parts = "{} is not a finished dataset: there is no dataset.json in it"
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     for name, text in (
-        ("nowhere", "does not exist"),
-        ("empty", "no part files"),
-        ("file", "not a folder"),
+        ("nowhere", "no dataset: {} does not exist"),
+        ("empty", no_parts),
+        ("file", "no dataset: {} is not a folder"),
     ):
-        assert_one_error(ofrecord(action, tmp_path / name), "no dataset", text)
+        folder = tmp_path / name
+        assert_one_error(ofrecord(action, folder), text.format(folder))
 
 
 @pytest.mark.parametrize("arguments", [[], ["look", "."], ["check"]], ids=" ".join)
 def test_wrong_usage(arguments):
     assert_one_error(ofrecord(*arguments))
+
+
+def test_index_does_not_take_half_a_commit_for_a_dataset(dataset):
+    (dataset / ".img2ofrecord").mkdir()
+    (dataset / "dataset.json").rename(dataset / ".img2ofrecord" / "dataset.json")
+    before = snapshot(dataset)
+    assert_one_error(ofrecord("index", dataset), str(dataset), "interrupted")
+    assert snapshot(dataset) == before
+
+
+@pytest.mark.parametrize("action", ["check", "show", "index"])
+def test_a_dataset_that_is_being_written_is_refused(dataset, action):
+    from runtime.atomic import folder_lock
+
+    with folder_lock(dataset, "in use"):
+        assert_one_error(ofrecord(action, dataset), "a conversion is writing to", str(dataset))
 
 
 # -- show -----------------------------------------------------------------------------
@@ -170,15 +249,15 @@ def test_wrong_usage(arguments):
 def test_show_prints_counts_and_draws_a_sheet(converted, tmp_path):
     result = ofrecord("show", converted, "--sheet", tmp_path / "sheet.png")
     assert result.code == 0, result
-    assert "50 gray .png images 28x28, 10 classes, in 5 parts, 14,997 bytes" in result.out
+    assert "50 gray PNG images 28x28, 10 classes, in 5 parts, 14,997 bytes" in result.out
     assert re.search(r"^ +1 +7 +█{40}$", result.out, re.M)
     assert re.search(r"^ +0 +4 +█{23}$", result.out, re.M)
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     # Rows of digits: white strokes on black in the first columns, and every class has a row.
     assert sheet.shape[0] > 10 * 64 and sheet.shape[1] > 12 * 64
     for row in range(10):
-        top = 40 + 68 * row
-        tile = sheet[top : top + 64, 170 : 170 + 64]
+        top = 40 + 134 * row + 40
+        tile = sheet[top + 4 : top + 84, 10:90]
         assert (tile < 20).mean() > 0.5 and (tile > 200).mean() > 0.02, row
     again = tmp_path / "again.png"
     assert ofrecord("show", converted, "--sheet", again).code == 0
@@ -206,7 +285,7 @@ def show_blue_images(root, names):
 
 def test_show_class_names(tmp_path):
     out = show_blue_images(tmp_path, ["猫", "a very long name of a class, with commas"])
-    assert "2 colour .png images 40x90, 2 classes" in out
+    assert "2 colour PNG images 40x90, 2 classes" in out
     assert re.search(r"猫 +1 +█{40}$", out, re.M)
     assert re.search(r"a very long name of a class, w +1", out)
 
@@ -214,6 +293,16 @@ def test_show_class_names(tmp_path):
 def test_show_many_classes(tmp_path):
     out = show_blue_images(tmp_path, [f"class {index:02d}" for index in range(72)])
     assert "72 classes" in out and "and 22 smaller classes" in out
+
+
+def test_show_of_a_label_without_a_name(dataset):
+    rewrite_manifest(dataset, class_names=[f"class {label}" for label in range(10)])
+    change_record(dataset, set_label(77))
+    result = ofrecord("show", dataset)
+    assert result.code == 0, result
+    assert re.search(r"^ +class 1 +7 ", result.out, re.M) and re.search(
+        r"^ +77 +1 ", result.out, re.M
+    )
 
 
 def test_show_of_a_damaged_dataset_points_to_check(dataset):

@@ -54,6 +54,12 @@ def levels_and_labels(folder):
     return [(int(pixels(image)[0, 0]), label) for image, label in records(folder)]
 
 
+def classes(folder):
+    """(number of classes, their names) as the manifest says."""
+    manifest = read_manifest(folder)
+    return manifest["num_classes"], manifest["class_names"]
+
+
 def pixels(image):
     return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
 
@@ -68,7 +74,7 @@ def test_csv_with_numbers(tmp_path):
     result = convert_in(tmp_path, "--label_dir", tmp_path / "labels.csv")
     assert result.code == 0, result
     assert levels_and_labels(tmp_path / "d") == [(1, 10), (2, 2), (3, 0)]
-    assert read_manifest(tmp_path / "d")["classes"] == {"count": 11, "names": None}
+    assert classes(tmp_path / "d") == (11, None)
     assert "x/y/数字.png feature saved" in result.out
 
 
@@ -78,7 +84,7 @@ def test_csv_with_class_names(tmp_path):
     (tmp_path / "labels.CSV").write_text(text, encoding="utf-8")
     assert convert_in(tmp_path, "--label_dir", tmp_path / "labels.CSV").code == 0
     assert levels_and_labels(tmp_path / "d") == [(1, 1), (2, 0), (3, 1)]
-    assert read_manifest(tmp_path / "d")["classes"] == {"count": 2, "names": ["cat", "狗"]}
+    assert classes(tmp_path / "d") == (2, ["cat", "狗"])
 
 
 BAD_CSV = {
@@ -87,7 +93,7 @@ BAD_CSV = {
     "short line": ("image,label\na.png\n", ["line 2", "1 column"]),
     "empty label": ("image,label\na.png,\n", ["line 2", "empty"]),
     "too large": ("image,label\na.png,3000000000\n", ["line 2", "int32"]),
-    "twice": ("image,label\na.png,1\na.png,1\n", ["line 3", "twice", "line 2"]),
+    "twice": ("image,label\na.png,1\na.png,1\n", ["line 3", "duplicate image", "line 2"]),
     "outside": ("image,label\n../a.png,1\n", ["line 2", "outside"]),
     "no images": ("image,label\n", ["no images"]),
     "open quote": ('image,label\n"a.png,1\n', ["invalid CSV"]),
@@ -117,8 +123,7 @@ def test_class_folders(tmp_path):
     result = convert_in(tmp_path, "--class_folders")
     assert result.code == 0, result
     assert levels_and_labels(tmp_path / "d") == [(90, 0), (10, 1), (20, 1), (50, 2)]
-    classes = {"count": 3, "names": ["cat", "dog", "猫 x"]}
-    assert read_manifest(tmp_path / "d")["classes"] == classes
+    assert classes(tmp_path / "d") == (3, ["cat", "dog", "猫 x"])
     assert re.search(r"warning: skipped 1 file.*dog/Thumbs\.db", result.err)
 
 
@@ -132,6 +137,18 @@ def test_bad_class_folders(tmp_path):
     assert_one_error(convert_in(tmp_path, "--class_folders"), "empty", "has no images")
     result = convert_in(tmp_path, "--class_folders", "--label_dir", "x.csv")
     assert_one_error(result, "--class_folders", "--label_dir")
+
+
+def test_names_that_are_not_text(tmp_path):
+    write_images(tmp_path / "in", {"a/1.png": 1, "a/\udcff.png": 2, "b/1.png": 3})
+    (tmp_path / "in/a/\udcfe.png").write_bytes(b"")
+    result = convert_in(tmp_path, "--class_folders", "--skip_bad")
+    assert result.code == 0, result
+    assert levels_and_labels(tmp_path / "d") == [(1, 0), (2, 0), (3, 1)]
+    assert [item["file"] for item in read_manifest(tmp_path / "d")["skipped"]] == ["a/\\xfe.png"]
+    write_images(tmp_path / "in", {"\udcff/1.png": 1})
+    assert convert_in(tmp_path, "--class_folders", "--skip_bad").code == 0
+    assert read_manifest(tmp_path / "d")["class_names"] == ["a", "b", "\\xff"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
@@ -171,8 +188,8 @@ def test_size(tmp_path, size, shape):
     stored = [pixels(image) for image, _ in records(tmp_path / "d")]
     assert {image.shape for image in stored} == {shape}
     manifest = read_manifest(tmp_path / "d")
-    assert (manifest["image"]["height"], manifest["image"]["width"]) == shape
-    assert manifest["pixels"]["mean"] == pytest.approx([np.mean(stored)], abs=1e-5)
+    assert (manifest["height"], manifest["width"]) == shape
+    assert manifest["mean"] == pytest.approx([np.mean(stored)], abs=1e-5)
     whole = cv2.imread(str(IMAGES / "00000030_3.png"), cv2.IMREAD_GRAYSCALE)
     interpolation = cv2.INTER_AREA if shape[0] < 28 else cv2.INTER_CUBIC
     resized = cv2.resize(whole, shape[::-1], interpolation=interpolation)
@@ -188,7 +205,7 @@ def test_the_size_that_images_have_already(converted, tmp_path):
 
 def test_color(tmp_path):
     assert convert("--color", "color", "--save_dir", tmp_path / "d").code == 0
-    assert read_manifest(tmp_path / "d")["image"]["channels"] == 3
+    assert read_manifest(tmp_path / "d")["channels"] == 3
 
 
 def test_quality(tmp_path):
@@ -216,11 +233,14 @@ def test_trains_on_padded_part_names(tmp_path):
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (["--size", "28"], "--size"),
-        (["--size", "0x28"], "--size"),
+        (["--size", "28"], "--size: it should be WxH, such as 28x28"),
+        (["--size", "0x28"], "not '0x28'"),
         (["--size", "28x28x3"], "--size"),
+        (["--size", "28x65537"], "in all, not '28x65537'"),
+        (["--label_dir", ""], "--label_dir: it should have at least 1 character, not ''"),
         (["--quality", "50"], "--img_format is .png"),
-        (["--quality", "0", "--img_format", ".jpg"], "from 1 to 100"),
+        (["--quality", "0", "--img_format", ".jpg"], "--quality: "),
+        (["--quality", "101", "--img_format", ".jpg"], "--quality: "),
         (["--color", "sepia"], "sepia"),
         (["--seed", "3"], "--shuffle"),
         (["--workers", "0"], "--workers"),
@@ -233,6 +253,25 @@ def test_bad_options(tmp_path, arguments, text):
     assert not (tmp_path / "d").exists()
 
 
+def test_all_wrong_options_are_reported_together(tmp_path):
+    arguments = ["--part_num", "0", "--size", "28", "--nonsense", "1", "--val_share", "0.1"]
+    result = convert("--save_dir", tmp_path / "d", *arguments)
+    assert result.code == 2 and not (tmp_path / "d").exists(), result
+    lines = [line.removeprefix("img2ofrecord.py: error: ") for line in result.err.splitlines()]
+    assert [line.split(" ")[0] for line in lines[:-1]] == [
+        "--nonsense:",
+        "--val_share:",
+        "--part_num:",
+        "--size:",
+    ]
+    assert lines[1].endswith("it is named val_fraction now") and lines[-1].startswith("4 wrong")
+    arguments = ["--quality", 50, "--seed", 1, "--val_dir", "v", "--image_root", "nowhere"]
+    result = convert("--save_dir", tmp_path / "d", *arguments)
+    assert result.code == 2 and len(result.err.splitlines()) == 5, result
+    for text in ("--quality", "--seed", "--val_dir", "nowhere does not exist", "4 wrong settings"):
+        assert text in result.err, result
+
+
 # -- bad images: skipped, or found without writing ----------------------------------------
 
 BAD = {NAMES[3], NAMES[7], NAMES[11]}
@@ -240,7 +279,7 @@ BAD = {NAMES[3], NAMES[7], NAMES[11]}
 
 @pytest.fixture
 def spoiled(project):
-    """The tutorial's project with three bad images: one missing, one cut off, one empty."""
+    """The tutorial's project with three invalid images: one missing, one truncated, one empty."""
     folder = project / "data/images/train_set"
     (folder / NAMES[3]).unlink()
     (folder / NAMES[7]).write_bytes((folder / NAMES[7]).read_bytes()[:-20])
@@ -258,10 +297,10 @@ def test_skip_bad(spoiled):
     result = convert("--skip_bad", cwd=spoiled)
     assert result.code == 0, result
     manifest = read_manifest(spoiled / "dataset")
-    assert {item["file"] for item in manifest["left_out"]} == BAD
-    assert all(item["reason"] for item in manifest["left_out"])
-    assert manifest["records"] == 47
-    assert [part["records"] for part in manifest["parts"]] == [10, 10, 9, 9, 9]
+    assert {item["file"] for item in manifest["skipped"]} == BAD
+    assert all(item["reason"] for item in manifest["skipped"])
+    assert manifest["num_records"] == 47
+    assert [part["num_records"] for part in manifest["parts"]] == [10, 10, 9, 9, 9]
     assert warned_of(result) == BAD and "3 of 50 images" in result.err
     assert not any(f"{name} feature saved" in result.out for name in BAD)
     assert result.out.count("feature saved") == 47
@@ -273,18 +312,18 @@ def test_skip_bad_where_all_are_bad(project):
     for name in NAMES:
         (project / "data/images/train_set" / name).write_bytes(b"no image")
     result = convert("--skip_bad", cwd=project)
-    assert_one_error(result, "no valid images in ./data/images/train_set/")
+    assert_one_error(result, "no valid image among the 50 in ./data/images/train_set/")
     assert not (project / "dataset").exists()
 
 
-@pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["cut off", "with an end marker"])
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["truncated", "with an end marker"])
 def test_a_skipped_colour_image_makes_no_colour_dataset(project, end):
     noise = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     jpeg = cv2.imencode(".jpg", noise)[1].tobytes()
     (project / "data/images/train_set" / NAMES[5]).write_bytes(jpeg[: len(jpeg) // 2] + end)
     assert convert("--skip_bad", cwd=project).code == 0
     manifest = read_manifest(project / "dataset")
-    assert manifest["records"] == 49 and manifest["image"]["channels"] == 1
+    assert manifest["num_records"] == 49 and manifest["channels"] == 1
 
 
 def test_dry_run(spoiled):
@@ -294,8 +333,8 @@ def test_dry_run(spoiled):
     assert all(f"/{name}: " in result.err for name in BAD)
     skipping = convert("--dry_run", "--skip_bad", cwd=spoiled)
     assert skipping.code == 0, skipping
-    assert "Dry run: 47 gray images in 10 classes" in skipping.out
-    assert "5 parts of 9 or 10 records" in skipping.out
+    assert "Dry run: ./dataset/ would hold 47 gray images in 10 classes, " in skipping.out
+    assert ", 9 or 10 in each of 5 parts; nothing was written" in skipping.out
     assert warned_of(skipping) == BAD
     for out in (result.out, skipping.out):
         assert "feature saved" not in out and "successfully" not in out
@@ -303,9 +342,7 @@ def test_dry_run(spoiled):
 
 
 def test_dry_run_finds_what_a_run_would_refuse(spoiled):
-    result = convert("--dry_run", "--part_num", 99, cwd=spoiled)
-    assert result.code == 2 and "part_num 99" in result.err
-    assert all(f"/{name}: " in result.err for name in BAD)  # together with the bad images
+    assert_one_error(convert("--dry_run", "--part_num", 99, cwd=spoiled), "--part_num 99")
     (spoiled / "dataset").mkdir()
     (spoiled / "dataset/mine.txt").write_text("")
     assert_one_error(convert("--dry_run", "--skip_bad", cwd=spoiled), "mine.txt", started=True)

@@ -182,7 +182,7 @@ def texts_in_the_code():
 
 # What the README's table says in the place of what the programs fill in.
 FILLED_IN = (
-    r"…|: |3\.12|\./dataset/|part-3|NVIDIA H100|'images'|nvidia-cudnn-cu11|29500|world size 2"
+    r"…|: |3\.12|\./dataset/|part-3|NVIDIA H100|'images'|libcudnn_cnn_infer.so.8|29500|world size 2"
 )
 
 

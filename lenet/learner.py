@@ -1,0 +1,226 @@
+"""What learns: a model with its optimizer and learning-rate schedule, op by op or compiled as a graph.
+
+Both learners are used alike::
+
+    loss = learner.step(images, labels, dropout_mask)  # a 0-d tensor, still on the device
+    learner.model           # LeNet with the weights after that step
+    learner.state_dict()    # all else that it takes to continue, as NumPy arrays
+    learner.load_state_dict(state)
+    learner.close()
+
+``images``, ``labels`` and ``dropout_mask`` are this rank's share of the batch,
+and so is the loss; the mean of the ranks' is the batch's.
+"""
+
+import gc
+
+import numpy as np
+
+from .checkpoint import Layout
+from .config import TrainConfig
+from .engine import flow
+from .model import LeNet
+from .ranks import WORLD_SIZE
+
+functional = flow.nn.functional
+
+STEP = "System-Train-TrainStep"  # names of a graph's state
+SCALER = "System-Train-DynamicLossScale-"
+SCALER_STATE = {"LossScale": np.dtype("f4"), "GoodStepCounter": np.dtype("i8")}
+
+
+def make_learner(
+    model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False
+) -> "EagerLearner | GraphLearner":
+    """Return the learner that ``config`` asks for; ``amp``: in mixed precision."""
+    if config.graph:
+        return GraphLearner(model, config, num_steps, amp)
+    return EagerLearner(model, config, num_steps)
+
+
+def make_adam(parameters, config: TrainConfig, num_steps: int):
+    """Return Adam and its schedule: after a linear rise constant, or half a cosine."""
+    optimizer = flow.optim.Adam(parameters, lr=config.learning_rate)
+    schedules = flow.optim.lr_scheduler
+    if config.schedule == "cosine":
+        schedule = schedules.CosineDecayLR(optimizer, decay_steps=num_steps)
+    else:
+        schedule = schedules.ConstantLR(optimizer, factor=1.0, total_iters=0)
+    if warmup_steps := round(config.warmup * num_steps):
+        schedule = schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup_steps)
+    return optimizer, schedule
+
+
+class EagerLearner:
+    """Op by op. On several ranks the gradients are averaged."""
+
+    def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
+        self.model = model
+        self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
+        several = WORLD_SIZE > 1
+        self._forward = flow.nn.parallel.DistributedDataParallel(model) if several else model
+        self._names = [name for name, _ in model.named_parameters()]
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    def step(self, images, labels, dropout_mask):
+        loss = functional.cross_entropy(self._forward(images, dropout_mask), labels)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self._schedule.step()
+        return loss.detach()
+
+    def state_layout(self) -> Layout:
+        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        moments = ("exp_avg", "exp_avg_sq")
+        return {"step": ((), np.dtype("i8"))} | {
+            f"{name}/{moment}": (shapes[name], np.dtype("f4"))
+            for name in self._names
+            for moment in moments
+        }
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        state = self._optimizer.state_dict()["state"]
+        arrays = {"step": np.array(state["step"], np.int64)}
+        for index, name in enumerate(self._names):  # OneFlow counts the parameters
+            for moment, tensor in state[index].items():
+                arrays[f"{name}/{moment}"] = tensor.numpy()
+        return arrays
+
+    def load_state_dict(self, weights: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
+        device = next(self.model.parameters()).device
+        self.model.load_state_dict({name: flow.tensor(w) for name, w in weights.items()})
+        saved = self._optimizer.state_dict()
+        saved["state"] = {"step": int(state["step"])}
+        for index, name in enumerate(self._names):
+            saved["state"][index] = {
+                moment: flow.tensor(state[f"{name}/{moment}"], device=device)
+                for moment in ("exp_avg", "exp_avg_sq")
+            }
+        self._optimizer.load_state_dict(saved)
+        for _ in range(saved["state"]["step"]):  # the learning rate is a function of the step
+            self._schedule.step()
+
+    def close(self) -> None:
+        pass
+
+
+class GraphLearner:
+    """Forward, backward, optimizer, schedule and, with ``amp``, mixed precision, compiled at the first step.
+
+    OneFlow's graph takes its state only before its first call, trains nothing
+    at all where a parameter has a gradient then, and leaves Python's
+    optimizer and schedule as they were. So it gets a copy of the model without
+    gradients, and is asked whether it counted its steps.
+
+    On several ranks each holds the whole copy and sees its share of a batch.
+    With ``amp`` a step whose gradients overflow float16 changes nothing and
+    does not count; the next are scaled less.
+    """
+
+    def __init__(self, model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False):
+        self._local, self._amp = model, amp
+        self._device = next(model.parameters()).device
+        self._placement = flow.placement(self._device.type, list(range(WORLD_SIZE)))
+        self._copy = LeNet(model.spec).to(self._device)
+        self._copy.load_state_dict(model.state_dict())
+        self._copy.to_global(self._placement, flow.sbp.broadcast)
+        adam = make_adam(self._copy.parameters(), config, num_steps)
+        self._graph = _Graph(self._copy, *adam, amp)
+        # The same schedule once more, as that of the graph tells Python nothing.
+        self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
+        self._steps = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    def step(self, images, labels, dropout_mask):
+        split = flow.sbp.split(0)
+        batch = (each.to_global(self._placement, split) for each in (images, labels, dropout_mask))
+        loss = self._graph(*batch).to_local()
+        self._steps += 1
+        self._schedule.step()
+        return loss
+
+    @property
+    def model(self) -> LeNet:
+        if self._steps:
+            self.state_dict()  # did it train?
+            weights = self._graph.state_dict()["model"]
+            self._local.load_state_dict({name: w.to_local() for name, w in weights.items()})
+        return self._local
+
+    def state_layout(self) -> Layout:
+        layout: Layout = {STEP: ((1,), np.dtype("i8"))}
+        for name, parameter in self._local.named_parameters():
+            for moment in "mv":
+                layout[f"model.{name}-{moment}"] = tuple(parameter.shape), np.dtype("f4")
+        if self._amp:
+            layout |= {SCALER + name: ((1,), dtype) for name, dtype in SCALER_STATE.items()}
+        return layout
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return the graph's own state. Raises RuntimeError where it does not train."""
+        own, fixed = f"{SCALER}{self._graph.name}-", SCALER
+        state = {
+            name.replace(own, fixed): self._to_numpy(tensor)
+            for name, tensor in self._graph.state_dict().items()
+            if name != "model"
+        }
+        counted = int(state[STEP][0]) if STEP in state else 0
+        skips = SCALER + "LossScale" in state  # a step that overflowed is not counted
+        if not set(self.state_layout()) <= set(state) or (counted != self._steps and not skips):
+            raise RuntimeError(
+                f"OneFlow's graph does not train: after {self._steps} steps it counts {counted}"
+            )
+        return state
+
+    def _to_numpy(self, tensor) -> np.ndarray:
+        """A tensor that a graph keeps on rank 0, or on all, as an array on this rank."""
+        tensor = tensor.to_global(flow.placement("cpu", tensor.placement.ranks))
+        everywhere = flow.placement("cpu", self._placement.ranks)
+        return tensor.to_global(everywhere, flow.sbp.broadcast).to_local().numpy()
+
+    def load_state_dict(self, weights: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
+        """Take up a state; before the first step."""
+        own = f"{SCALER}{self._graph.name}-"
+        self._local.load_state_dict({name: flow.tensor(w) for name, w in weights.items()})
+        self._copy.load_state_dict({name: self._to_global(w) for name, w in weights.items()})
+        self._graph.load_state_dict(
+            {name.replace(SCALER, own): self._to_global(a) for name, a in state.items()}
+        )
+        self._steps = int(state[STEP][0])
+        for _ in range(self._steps):
+            self._schedule.step()
+
+    def _to_global(self, array: np.ndarray):
+        tensor = flow.tensor(array, device=self._device)
+        return tensor.to_global(self._placement, flow.sbp.broadcast)
+
+    def close(self) -> None:
+        """End the graph: that waits for the other ranks, so the garbage collector cannot do it."""
+        self._graph = self._copy = None
+        gc.collect()
+
+
+class _Graph(flow.nn.Graph):
+    def __init__(self, model, optimizer, schedule, amp):
+        super().__init__()
+        self.model = model
+        self.add_optimizer(optimizer, lr_sch=schedule)
+        if amp:
+            self.config.enable_amp(True)  # float16 where it is safe
+            self.set_grad_scaler(
+                flow.amp.GradScaler()
+            )  # small gradients are scaled up to survive it
+
+    def build(self, images, labels, dropout_mask):
+        loss = functional.cross_entropy(self.model(images, dropout_mask), labels)
+        loss.backward()
+        return loss.to_global(sbp=flow.sbp.broadcast)  # the whole batch's, for every rank

@@ -1,0 +1,118 @@
+"""Pictures of a training: the loss of each step, and the model's predictions."""
+
+import math
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen needed
+
+import numpy as np
+from matplotlib import pyplot
+
+from ofrecord.sheet import Tile, draw_groups, legible, shorten
+from runtime.atomic import replace_file
+from runtime.cli import count
+
+from .evaluation import Evaluation, Sample
+from .metrics import Metrics
+from .model import ModelSpec
+from .plan import Plan
+
+ACROSS = 10  # predictions in a row
+MAX_POINTS = 4000  # more cannot be distinguished in the picture
+MAX_FIGURES = 10  # accuracies that are written beside their points
+BLUE, RED = "tab:blue", "#c02020"
+
+
+def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
+    """Write a PNG: the loss of each step, with its moving mean, and each epoch's evaluation.
+
+    Raises OSError.
+    """
+    steps = sorted(metrics.evaluations)
+    losses = [metrics.evaluations[step][0] for step in steps]
+    percents = [100 * metrics.evaluations[step][1] for step in steps]
+    each_epoch = plan.evaluates_each_epoch
+    figure, axes = pyplot.subplots(
+        1 + each_epoch, sharex=True, figsize=(9, 5), dpi=110, layout="constrained", squeeze=False
+    )
+    upper, lower = axes[0, 0], axes[-1, 0]
+    upper.set_title(f"{title}: step {metrics.step:,} of {plan.num_steps:,}", parse_math=False)
+    _plot_losses(upper, np.array(metrics.losses))
+    if each_epoch:
+        upper.plot(steps, losses, "o-", color=RED, markersize=5, label="evaluation")
+        _plot_accuracies(lower, steps, percents)
+    upper.legend(loc="upper right")
+    epoch_steps = math.ceil(plan.num_records / plan.batch_size)
+    lower.set_xlabel(f"step (1 epoch: {count(epoch_steps, 'step')})")
+    lower.set_xlim(0, plan.num_steps * 1.03)
+    try:
+        with replace_file(path) as file:
+            figure.savefig(file, format="png")
+    finally:
+        pyplot.close(figure)
+
+
+def _plot_losses(axes, losses):
+    shown = np.unique(np.linspace(0, len(losses) - 1, MAX_POINTS).astype(int))
+    smooth, window = smoothed(losses)
+    axes.plot(shown + 1, losses[shown], lw=0.7, color=BLUE, alpha=0.35, label="training, each step")
+    label = f"training, mean of {count(window, 'step')}"
+    axes.plot(shown + 1, smooth[shown], lw=1.8, color=BLUE, label=label)
+    if (losses > 0).all():
+        axes.set_yscale("log")
+    axes.set_ylabel("loss")
+    axes.grid(which="both", alpha=0.2)
+
+
+def _plot_accuracies(axes, steps, percents):
+    axes.plot(steps, percents, "o-", color=RED, markersize=5)
+    shown = slice(None, None, -(-len(steps) // MAX_FIGURES or 1))
+    for step, percent in zip(steps[::-1][shown], percents[::-1][shown], strict=True):
+        below = {"textcoords": "offset points", "xytext": (0, -14), "ha": "center", "fontsize": 9}
+        axes.annotate(f"{percent:.2f}", (step, percent), color=RED, **below)
+    lowest = min(percents, default=0)
+    axes.set_ylim(
+        max(lowest - 0.35 * max(100 - lowest, 0.1), 0), 100 + 0.1 * max(100 - lowest, 0.1)
+    )
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.2)
+
+
+def smoothed(losses: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the moving mean of the losses and its window, a tenth of the steps, at most 100."""
+    window = max(1, min(100, len(losses) // 10))
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts), window
+
+
+def draw_predictions(path: str, spec: ModelSpec, evaluation: Evaluation) -> None:
+    """Write a PNG: the first images with their predictions, and the most confident mistakes.
+
+    Raises OSError.
+    """
+    samples, mistakes = evaluation.samples, evaluation.mistakes
+    wrong = evaluation.num_images - evaluation.num_correct
+    title = count(wrong, "mistake") if wrong else "no mistakes"
+    if wrong > len(mistakes):
+        title = f"the {len(mistakes)} most confident of {wrong:,} mistakes"
+    if wrong:
+        title += ": label → predicted (probability)"
+    images = count(evaluation.num_images, "image")
+    groups = [
+        (f"predictions for the first {len(samples)} of {images}", samples),
+        (title, mistakes),
+    ]
+    draw_groups(path, [(title, [_tile(each, spec) for each in of]) for title, of in groups], ACROSS)
+
+
+def _tile(sample: Sample, spec: ModelSpec) -> Tile:
+    label, predicted = (
+        shorten(legible(spec.class_name(each), each), 8)
+        for each in (sample.label, sample.predicted)
+    )
+    if sample.label == sample.predicted:
+        return Tile(sample.pixels, predicted)
+    return Tile(sample.pixels, f"{label} → {predicted} ({sample.probability:.0%})", RED)

@@ -1,0 +1,103 @@
+"""A dataset on disk, checked before OneFlow sees it, as OneFlow aborts the process on a bad one."""
+
+import hashlib
+import os
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from runtime.atomic import folder_lock
+from runtime.cli import InputError
+
+from .manifest import (
+    CONVERT,
+    MANIFEST_NAME,
+    PART_PATTERN,
+    PART_PREFIX,
+    Manifest,
+    Part,
+    load_manifest,
+)
+
+
+def dataset_in_use(folder: str | None) -> AbstractContextManager[None]:
+    """Return a context in which no converter replaces the dataset in a folder."""
+    return folder_lock(folder, "a conversion is writing to", shared=True)
+
+
+class Dataset(NamedTuple):
+    """A finished dataset."""
+
+    folder: str
+    manifest: Manifest
+
+    def parts_per_rank(self, world_size: int) -> list[list[Part]]:
+        """Return the parts that each rank reads, as OneFlow's reader shares them out: whole, in order."""
+        parts, small, larger = [], *divmod(len(self.manifest.parts), world_size)
+        for rank in range(world_size):
+            start = sum(map(len, parts))
+            parts.append(self.manifest.parts[start : start + small + (rank < larger)])
+        return parts
+
+    def records_per_rank(self, world_size: int) -> list[int]:
+        """Return how many records each rank reads."""
+        shares = self.parts_per_rank(world_size)
+        return [sum(part.num_records for part in parts) for parts in shares]
+
+
+def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
+    """Return a finished dataset whose files are those that its manifest lists.
+
+    Sizes are compared, and SHA-256 sums (a second for a gigabyte) of parts that
+    were written to after the manifest, or with ``all_hashes`` of all. Raises
+    InputError for the first difference.
+    """
+    manifest = load_manifest(folder)
+    finished = os.stat(os.path.join(folder, MANIFEST_NAME)).st_mtime_ns
+    listed = {part.file for part in manifest.parts}
+    for name in sorted(os.listdir(folder)):
+        if PART_PATTERN.fullmatch(name) and name not in listed:
+            path = os.path.join(folder, name)
+            raise InputError(
+                f"{path} does not belong to this dataset ({MANIFEST_NAME} does not list it): move it away"
+            )
+    for part in manifest.parts:
+        path = os.path.join(folder, part.file)
+        try:
+            status = os.stat(path)
+            if status.st_size != part.bytes:
+                raise InputError(
+                    f"{path} has {status.st_size:,} bytes and should have {part.bytes:,}: "
+                    f"it was truncated or changed; {CONVERT}"
+                )
+            changed = status.st_mtime_ns > finished
+            if (changed or all_hashes) and sha256_of(path) != part.sha256:
+                raise InputError(
+                    f"{path} was changed or damaged after it was written (SHA-256 differs); {CONVERT}"
+                )
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; {CONVERT}") from None
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if any(label.startswith("-") for label in manifest.label_counts):
+        raise InputError(f"{folder} has labels below 0, which are no classes: labels count from 0")
+    return Dataset(folder, manifest)
+
+
+def sha256_of(path: str) -> str:
+    """Return the SHA-256 of a file. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def find_parts(folder: str) -> list[str]:
+    """Return the names of the part files in a folder, by number. Raises InputError where there are none."""
+    if not os.path.isdir(folder):
+        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        raise InputError(f"no dataset: {folder} {what}")
+    names = [name for name in os.listdir(folder) if PART_PATTERN.fullmatch(name)]
+    if not names:
+        raise InputError(f"no dataset: there are no part files in {folder}")
+    return sorted(names, key=lambda name: (int(name[len(PART_PREFIX) :]), name))

@@ -1,0 +1,164 @@
+"""Packing many images on several processes, and what is shown meanwhile."""
+
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import cv2
+from tqdm import tqdm
+
+from runtime.cli import SHOWN_PROBLEMS, InputError, InputErrors, count, log, output
+from runtime.workers import ordered_map
+
+from .labels import Samples, printable
+from .manifest import Manifest, SkippedImage
+from .options import MOST_LINES, ConvertOptions
+from .statistics import ImageStatistics
+
+
+class Chunk(NamedTuple):
+    """Some images that belong to one part file, packed."""
+
+    data: bytes  # their records
+    saved: list[str]  # names of the images in them
+    problems: list[tuple[str, str]]  # (name, reason) of each image that is missing or invalid
+    statistics: ImageStatistics
+    digests: list[bytes]  # with --val_fraction, of the images as they are stored
+
+    @property
+    def num_images(self) -> int:
+        return len(self.saved) + len(self.problems)
+
+
+# A chunk holds enough images that handing it over costs little, and few
+# enough that their bytes fit in memory many times.
+CHUNK_IMAGES, CHUNK_BYTES = 256, 4 * 2**20
+
+DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
+
+
+def pack_all(
+    pack: Callable[[list[tuple[str, int]]], Chunk],
+    samples: Samples,
+    sizes: list[int],
+    options: ConvertOptions,
+) -> Generator[Chunk, None, None]:
+    """Yield ``pack([(name, label), ...])`` for all images, in order, from several processes.
+
+    ``sizes`` are the parts' numbers of records: no chunk crosses from one part into the next.
+    """
+    cv2.setNumThreads(1)  # the worker processes are the parallelism
+    bytes_per_image = _mean_file_size(samples, options.image_root)
+    step = max(1, min(CHUNK_IMAGES, int(CHUNK_BYTES / bytes_per_image)))
+    ends = list(accumulate(sizes))
+    spans = (
+        (first, min(first + step, end))
+        for size, end in zip(sizes, ends, strict=True)
+        for first in range(end - size, end, step)
+    )
+    return ordered_map(lambda span: pack(samples[slice(*span)]), spans, options.workers)
+
+
+def _mean_file_size(samples: Samples, image_root: str) -> float:
+    """Return the bytes of an image file, 1 at least, from 64 of them spread over the samples."""
+    sizes = []
+    for name, _ in samples[:: max(1, len(samples) // 64)]:
+        try:
+            sizes.append(os.path.getsize(os.path.join(image_root, name)))
+        except OSError:  # reported by the worker that reads it
+            pass
+    return max(sum(sizes) / max(len(sizes), 1), 1)
+
+
+class Survey(NamedTuple):
+    """What looking at every image found."""
+
+    samples: Samples  # those that are stored
+    digests: list[bytes]  # of the stored images, to find copies
+    fields: dict[str, Any]  # for DatasetWriter.commit
+
+
+def survey(
+    pack: Callable[[list[tuple[str, int]]], Chunk], samples: Samples, options: ConvertOptions
+) -> Survey:
+    """Look at every image before anything is written.
+
+    Raises InputErrors for invalid images, and with ``--skip_bad`` InputError where none is valid.
+    """
+    problems, digests, statistics = [], [], ImageStatistics()
+    chunks = pack_all(pack, samples, [len(samples)], options)
+    with closing(chunks), Progress(len(samples), options, lines=False) as show:
+        for chunk in chunks:
+            problems += chunk.problems
+            digests += chunk.digests
+            statistics.merge(chunk.statistics)
+            show.saved(chunk)
+    lines = describe(problems, options)
+    if problems and not options.skip_bad:
+        raise InputErrors(lines, f"{count(len(lines), 'invalid image')}; nothing was written")
+    for line in lines[:SHOWN_PROBLEMS]:
+        log(f"skipped: {line}", "warning")
+    if problems:
+        log(f"skipped {len(problems):,} of {count(len(samples), 'image')}", "warning")
+    if len(problems) == len(samples):
+        raise InputError(f"no valid image among the {len(samples):,} in {options.image_root}")
+    skipped = [SkippedImage(file=printable(name), reason=reason) for name, reason in problems]
+    fields = {"skipped": skipped, "channels": statistics.channels}
+    return Survey(samples.without(name for name, _ in problems), digests, fields)
+
+
+def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[str]:
+    """Return a line for each problem of an image."""
+    return [f"{os.path.join(options.image_root, name)}: {reason}" for name, reason in problems]
+
+
+class Progress:
+    """The tutorial's line for each image on stdout, or a bar on stderr where that is a terminal."""
+
+    def __init__(self, num_images: int, options: ConvertOptions, lines: bool = True):
+        self._options, self._start = options, time.perf_counter()
+        few = lines and num_images <= MOST_LINES
+        kind = ("lines" if few else "bar") if options.progress == "auto" else options.progress
+        self._lines = lines and kind == "lines" and not options.dry_run
+        shown = None if kind == "bar" else True
+        self._bar = tqdm(total=num_images, unit="image", disable=shown)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def saved(self, chunk: Chunk) -> None:
+        """Show that a chunk is done."""
+        self._bar.update(chunk.num_images)
+        if self._lines:
+            root = self._options.image_root
+            output(*(f"{os.path.join(root, name)} feature saved" for name in chunk.saved))
+
+    def report(self, folder: str, manifest: Manifest, statistics: ImageStatistics) -> None:
+        """Log how many images are stored unchanged and why others are not."""
+        seconds = time.perf_counter() - self._start
+        reasons = statistics.reencode_reasons.copy()
+        text = f"{count(reasons.pop(None, 0), 'image')} stored unchanged"
+        if reasons:
+            text += "; re-encoded: "
+            text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+        log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
+        if reasons["16-bit"] and statistics.brightest < DARK:
+            log(
+                f"{count(reasons['16-bit'], '16-bit image')} reach only {statistics.brightest} of "
+                "255: give the largest value in them, such as --max_value 4095",
+                "warning",
+            )
+        if self._options.dry_run:
+            kind = "gray image" if manifest.channels == 1 else "colour image"
+            sizes = " or ".join(map(str, sorted({part.num_records for part in manifest.parts})))
+            output(
+                f"Dry run: {folder} would hold {count(manifest.num_records, kind)} in "
+                f"{len(manifest.label_counts):,} classes, {manifest.num_bytes:,} bytes, "
+                f"{sizes} in each of {len(manifest.parts):,} parts; nothing was written"
+            )

@@ -1,0 +1,159 @@
+"""What careless users and odd machines do to every command: one line, no traceback, no hang."""
+
+import os
+
+import pytest
+from helpers import PROJECT, assert_one_error, call, run_python
+
+CONVERT, TRAIN = PROJECT / "img2ofrecord.py", PROJECT / "lenet_train.py"
+QUICK = "--device cpu --steps 1"
+
+
+def shell(line, cwd, **env):
+    """Run a line of shell, in which $P is this Python; return its Result."""
+    return run_python("-c", line, cwd=cwd, python="/bin/bash", env=env, timeout=60)
+
+
+@pytest.fixture
+def folder(project, converted):
+    """A folder with the tutorial's images and its dataset."""
+    (project / "dataset").symlink_to(converted)
+    return project
+
+
+def python(*arguments):
+    import sys
+
+    return " ".join(map(str, (sys.executable, *arguments)))
+
+
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("script, options", [(CONVERT, "--save_dir d"), (TRAIN, QUICK)])
+def test_closed_streams(folder, script, options, closing):
+    result = shell(f"{python(script, options)} {closing}", folder)
+    assert result.code == 0 and "Traceback" not in result.err + result.out, result
+    if "2>" in closing:  # messages do not take the way of results
+        assert "images/s" not in result.out and "final loss" not in result.out, result
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [CONVERT, "--help"],
+        [TRAIN, "--help"],
+        [TRAIN, "--print_config"],
+        [PROJECT / "data/get_mnist.py", "--help"],
+        ["-m", "lenet.predict", "--help"],
+        ["-m", "ofrecord", "--help"],
+        ["-m", "ofrecord", "check", "--help"],
+    ],
+)
+def test_help_on_a_full_disk(command):
+    result = shell(f"{python(*command)} > /dev/full", PROJECT)
+    assert_one_error(result, "cannot write to stdout: No space left on device")
+
+
+@pytest.mark.parametrize("script", [CONVERT, TRAIN])
+def test_a_working_folder_that_was_removed(tmp_path, script):
+    result = shell(f"mkdir gone; cd gone; rmdir ../gone; {python(script)}", tmp_path)
+    assert_one_error(result, "the working folder was removed")
+
+
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"WORLD_SIZE": "abc"},
+        {"WORLD_SIZE": "-3"},
+        {"RANK": "2"},
+        {"RANK": ""},
+        {"MASTER_ADDR": ""},
+        {"MASTER_PORT": "abc"},
+        {"MASTER_PORT": "99999"},
+        {"RANK": "", "MASTER_ADDR": "", "MASTER_PORT": ""},
+    ],
+)
+def test_the_launchers_variables_from_elsewhere(folder, wrong):
+    result = shell(python(TRAIN, QUICK), folder, **{**LAUNCHED, **wrong})
+    assert_one_error(result, "WORLD_SIZE is set, but", "unset WORLD_SIZE")
+
+
+@pytest.mark.parametrize("value", ["", "1"])
+def test_a_world_size_of_one(folder, value):
+    result = shell(python(TRAIN, QUICK), folder, WORLD_SIZE=value)
+    assert result.code == 0 and result.out.startswith("[7."), result
+
+
+# -- files that never end -------------------------------------------------------------------
+
+
+def endless(folder, kind):
+    path = folder / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero"])
+def test_files_that_never_end(folder, trained, kind):
+    path = endless(folder, kind)
+    (folder / "d").mkdir()
+    (folder / "d" / "dataset.json").symlink_to(path)
+    for result, text in (
+        (call("img2ofrecord", "--label_dir", path, cwd=folder), "the label file"),
+        (call("lenet_train", "--config", path), "not a regular file"),
+        (call("lenet_train", "--dataset_dir", folder / "d"), "not a regular file"),
+        (call("lenet.predict", "--checkpoint", path, "x.png"), "not a regular file"),
+        (call("lenet.predict", "--checkpoint", trained, path), "not a regular file"),
+    ):
+        assert_one_error(result, text, started=True)
+
+
+# -- options that cannot be meant -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (["--size", "70000x70000"], "--size"),
+        (["--size", "60000x60000"], "pixels"),
+        (["--class_folders", "--image_root", "data", "--save_dir", "data/d"], "outside"),
+        (["--save_dir", "data", "--val_fraction", "0.1"], "data"),
+    ],
+)
+def test_options_that_cannot_be_meant(folder, options, text):
+    assert_one_error(call("img2ofrecord", *options, cwd=folder), text)
+
+
+def test_the_validation_set_of_the_working_folder_lies_beside_it(project):
+    (project / "out").mkdir()
+    images = ["--image_root", project / "data/images/train_set"]
+    images += ["--label_dir", project / "data/images/train_label/label.txt"]
+    options = ["--save_dir", ".", "--val_fraction", 0.2]
+    result = call("img2ofrecord", *images, *options, cwd=project / "out")
+    assert result.code == 0 and (project / "out_val" / "dataset.json").exists(), result
+
+
+def test_a_sheet_replaces_no_part(dataset):
+    result = call("ofrecord.__main__", "show", dataset, "--sheet", dataset / "part-0")
+    assert_one_error(result, "--sheet", ".png")
+
+
+def test_dollars_in_class_names_are_no_formulas(tmp_path, project):
+    for name in ("from_$5_to_$10", "$x^2$", "50 % {off}"):
+        os.makedirs(tmp_path / "in" / name)
+        for path in list((project / "data/images/train_set").iterdir())[:3]:
+            (tmp_path / "in" / name / path.name).write_bytes(path.read_bytes())
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", tmp_path / "d"]
+    assert call("img2ofrecord", *options, "--part_num", 1).code == 0
+    assert call("ofrecord.__main__", "show", tmp_path / "d").code == 0
+    result = call(
+        *["lenet_train", "--dataset_dir", tmp_path / "d", *QUICK.split()],
+        *["--batch_size", 3, "--run_dir", tmp_path / "$run$"],
+    )
+    assert result.code == 0 and "warning" not in result.err, result
+    assert (tmp_path / "$run$" / "predictions.png").exists()

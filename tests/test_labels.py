@@ -1,0 +1,136 @@
+"""Labels that table programs, links and other people's folders make: right, or an error, or a warning."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from helpers import assert_one_error, convert, read_manifest, records
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Twelve images of different gray, 0.png to 11.png, in ``in/``."""
+    (tmp_path / "in").mkdir()
+    for index in range(12):
+        cv2.imwrite(str(tmp_path / "in" / f"{index}.png"), np.full((8, 8), 20 * index, np.uint8))
+    return tmp_path
+
+
+def convert_csv(folder, labels):
+    lines = [f"{index}.png,{label}\n" for index, label in enumerate(labels)]
+    (folder / "labels.csv").write_text("image,label\n" + "".join(lines), encoding="utf-8")
+    return convert_in(folder, "--label_dir", folder / "labels.csv")
+
+
+def convert_in(folder, *options):
+    options = ["--image_root", folder / "in", "--save_dir", folder / "d", *options]
+    return convert(*options, "--part_num", 1)
+
+
+def labels_of(folder):
+    return [label for _, label in records(folder / "d")]
+
+
+@pytest.mark.parametrize("text", ["{}.0", "{}.", "+{}", "{:02}", "{}.000"])
+def test_integers_as_table_programs_write_them(images, text):
+    result = convert_csv(images, [text.format(index) for index in range(12)])
+    assert result.code == 0 and result.err.count("\n") == 1, result
+    assert labels_of(images) == list(range(12))
+    assert read_manifest(images / "d")["class_names"] is None
+
+
+@pytest.mark.parametrize(
+    "word", ["NaN", "O", "nan", "--5", "+-3", "-", "²", "1.5", "1e3", "٣", "0x1", "1_0", "None"]
+)
+def test_a_word_among_numbers_is_named(images, word):
+    result = convert_csv(images, [0, 1, 2, word, *range(4, 12)])
+    assert_one_error(result, "labels.csv, line 5: ", word, "is not an integer", started=True)
+
+
+@pytest.mark.parametrize("digits", [11, 5000])
+def test_a_number_of_many_digits_does_not_fit(images, digits):
+    result = convert_csv(images, [0, 1, "9" * digits])
+    assert_one_error(result, "line 4: ", "does not fit in int32", started=True)
+    assert len(result.err) < 300
+
+
+def test_names_sort_naturally(images):
+    names = [f"class {index}" for index in (10, 2, 0, 11, 1)]
+    assert convert_csv(images, names).code == 0
+    assert read_manifest(images / "d")["class_names"] == [f"class {n}" for n in (0, 1, 2, 10, 11)]
+    assert labels_of(images) == [3, 2, 0, 4, 1]
+
+
+def test_names_that_are_mostly_words_may_have_digits_among_them(images):
+    """As letters and digits written by hand."""
+    assert convert_csv(images, list("ABC7DE")).code == 0
+    assert read_manifest(images / "d")["class_names"] == sorted("ABC7DE")
+
+
+@pytest.mark.parametrize(
+    "names, text",
+    [
+        (["cat", "Cat", "dog"], "'Cat', 'cat'"),
+        (["ice cream", "icecream", "dog"], "'ice cream', 'icecream'"),
+        (["cafe\u0301", "café", "dog"], "differ in case or spaces only"),
+        (["one", "one", "one"], "a single class"),
+        ([7, 7, 7], "a single class"),
+        (["train", "val", "test"], "one folder too high"),
+    ],
+)
+def test_classes_that_look_wrong_are_warned_of(images, names, text):
+    result = convert_csv(images, names)
+    assert result.code == 0, result
+    (warning,) = (
+        line for line in result.err.splitlines() if ": warning: " in line and text in line
+    )
+
+
+# -- class folders and links ------------------------------------------------------------
+
+
+@pytest.fixture
+def classes(images):
+    """The images in class folders a, b, b/sub and c, by threes."""
+    for name, start in (("a", 0), ("b", 3), ("b/sub", 6), ("c", 9)):
+        (images / "in" / name).mkdir()
+        for index in range(start, start + 3):
+            (images / "in" / f"{index}.png").rename(images / "in" / name / f"{index}.png")
+    return images
+
+
+def test_folders_sort_naturally(images):
+    for index in (0, 1, 2, 10, 11):
+        (images / "in" / str(index)).mkdir()
+        (images / "in" / f"{index}.png").rename(images / "in" / str(index) / "x.png")
+    for stray in (images / "in").glob("*.png"):
+        stray.unlink()
+    assert convert_in(images, "--class_folders").code == 0
+    assert read_manifest(images / "d")["class_names"] == ["0", "1", "2", "10", "11"]
+
+
+def test_a_link_within_a_class_counts_once(classes):
+    (classes / "in/b/again").symlink_to("sub")
+    (classes / "in/b/loop").symlink_to(".")
+    (classes / "in/b/self").symlink_to("self")
+    (classes / "in/c/twice.png").symlink_to("9.png")
+    result = convert_in(classes, "--class_folders")
+    assert result.code == 0, result
+    assert labels_of(classes) == [0] * 3 + [1] * 6 + [2] * 3
+
+
+@pytest.mark.parametrize(
+    "link, target", [("a/link", "../b/sub"), ("a/x.png", "../b/3.png"), ("d", "b"), ("0", "b")]
+)
+def test_a_file_in_two_classes_is_refused(classes, link, target):
+    (classes / "in" / link).symlink_to(target)
+    result = convert_in(classes, "--class_folders")
+    assert result.code == 2 and "are the same file in two classes" in result.err, result
+    assert not (classes / "d").exists()
+
+
+def test_hard_links_are_files_of_their_own(classes):
+    os.link(classes / "in/a/0.png", classes / "in/c/0.png")
+    assert convert_in(classes, "--class_folders").code == 0
+    assert labels_of(classes).count(2) == 4

@@ -1,0 +1,178 @@
+"""Images whose pixels are easily misread: transparent, turned, damaged, or only complained about."""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+from helpers import assert_one_error, convert, read_manifest, records
+from PIL import Image
+
+INK = np.zeros((24, 32), np.uint8)  # opaque in the left half
+INK[:, :16] = 255
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def stored(folder, name, data, *options):
+    """Convert one image file; return its pixels as they are stored."""
+    result = convert_one(folder, name, data, *options)
+    assert result.code == 0, result
+    ((encoded, _),) = records(folder / "d")
+    return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def convert_one(folder, name, data, *options):
+    (folder / "in" / "a").mkdir(parents=True)
+    (folder / "in" / "a" / name).write_bytes(data)
+    options = [
+        "--image_root",
+        folder / "in",
+        "--class_folders",
+        "--save_dir",
+        folder / "d",
+        *options,
+    ]
+    return convert(*options, "--part_num", 1)
+
+
+# -- transparency -----------------------------------------------------------------------
+
+
+def palette_with_transparency():
+    image = Image.fromarray(np.where(INK > 0, 0, 1).astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 0, 0, 0])
+    return saved(image, "PNG", transparency=1)
+
+
+def rgba():
+    return Image.fromarray(np.dstack([np.zeros((24, 32, 3), np.uint8), INK]), "RGBA")
+
+
+DRAWINGS = {  # black ink, opaque where INK is
+    "rgba.png": lambda: saved(rgba(), "PNG"),
+    "gray.png": lambda: saved(rgba().convert("LA"), "PNG"),
+    "palette.png": palette_with_transparency,
+    "drawing.webp": lambda: saved(rgba(), "WEBP", lossless=True),
+    "drawing.tiff": lambda: saved(rgba(), "TIFF", compression="tiff_lzw"),
+    "drawing.gif": lambda: saved(rgba(), "GIF"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+@pytest.mark.parametrize("background, level", [(None, 255), ("#808080", 128), ("black", 0)])
+def test_transparent_drawings_are_laid_on_a_background(tmp_path, name, background, level):
+    options = ["--background", background] if background else []
+    pixels = stored(tmp_path, name, DRAWINGS[name](), *options)
+    assert (pixels[:, :15] < 5).all() and (abs(pixels[:, 17:].astype(int) - level) < 5).all()
+    assert read_manifest(tmp_path / "d")["background"] == background or "white"
+
+
+def test_half_transparent_pixels_are_mixed(tmp_path):
+    image = Image.fromarray(np.full((8, 8, 4), (200, 100, 0, 128), np.uint8), "RGBA")
+    pixels = stored(tmp_path, "a.png", saved(image, "PNG"))
+    assert abs(pixels[0, 0].astype(int) - (127, 177, 227)).max() <= 1  # B G R
+
+
+def test_an_unknown_color_is_refused(tmp_path):
+    result = convert_one(tmp_path, "a.png", DRAWINGS["rgba.png"](), "--background", "whitish")
+    assert_one_error(result, "--background", "whitish")
+
+
+# -- orientation ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "PNG with alpha"])
+def test_images_are_turned_as_exif_says(tmp_path, kind, orientation):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = Image.fromarray(
+            cv2.resize(NOISE[:6, :8], (64, 48), interpolation=cv2.INTER_NEAREST)
+        )
+        if kind == "PNG with alpha":
+            image.putalpha(255)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        kind = kind.split()[0]
+        options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+        data = saved(image, kind, exif=exif, **options.get(kind, {}))
+    upright = np.asarray(image.convert("RGB"))[:, :, ::-1].astype(int)
+    if orientation >= 5:
+        upright = upright.transpose(1, 0, 2)
+    upright = upright[:, ::-1] if orientation in (2, 3, 6, 7) else upright
+    upright = upright[::-1] if orientation in (3, 4, 7, 8) else upright
+    pixels = stored(tmp_path, f"a.{kind.lower()}", data, "--img_format", ".png")
+    assert pixels.shape == upright.shape and abs(pixels - upright).mean() < 3
+
+
+# -- damage -----------------------------------------------------------------------------
+
+
+def jpeg_with_thumbnail():
+    image, exif = Image.fromarray(cv2.resize(NOISE, (320, 240))), Image.Exif()
+    thumbnail = saved(image.resize((32, 24)), "JPEG")
+    exif._info = None
+    data = saved(image, "JPEG", exif=exif)
+    # A segment of another kind with a whole JPEG in it, as cameras put one into EXIF data.
+    segment = b"\xff\xe2" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    return data[:2] + segment + data[2:]
+
+
+def test_a_jpeg_whose_end_is_zeros_behind_a_thumbnail(tmp_path):
+    data = jpeg_with_thumbnail()
+    assert stored(tmp_path / "whole", "a.jpg", data).shape == (240, 320, 3)
+    damaged = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
+    assert_one_error(convert_one(tmp_path, "a.jpg", damaged), "a.jpg", "truncated", started=True)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"])
+def test_damaged_tiff(tmp_path, compression):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(cv2.resize(NOISE, (160, 120)) // 8 * 8)
+    data = saved(image, "TIFF", compression=compression)
+    assert stored(tmp_path / "whole", "a.tiff", data).shape == (120, 160, 3)
+    noticed = 0
+    for turn in range(10):
+        damaged = bytearray(data)
+        start = int(rng.integers(200, len(data) - 1200))
+        damaged[start : start + 500] = rng.bytes(500)
+        result = convert_one(tmp_path / str(turn), "a.tiff", bytes(damaged))
+        noticed += result.code == 2 and "a.tiff: invalid image" in result.err
+    assert noticed == 10
+
+
+def test_messages_of_libjpeg_that_change_no_pixel(tmp_path):
+    data = bytearray(saved(Image.fromarray(NOISE), "JPEG"))
+    whole = stored(tmp_path / "whole", "a.jpg", bytes(data))
+    start = data.rindex(b"\xff\xda")
+    data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") - 1] = 7  # spectral end
+    extraneous = bytes(data[:-2]) + b"\0" * 5 + bytes(data[-2:])
+    assert (stored(tmp_path, "a.jpg", extraneous) == whole).all()
+
+
+# -- sixteen bits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_twelve_bits_in_sixteen(tmp_path, kind):
+    twelve = np.linspace(0, 4095, 32 * 24).reshape(24, 32).astype(np.uint16)
+    data = cv2.imencode(kind, twelve)[1].tobytes()
+    result = convert_one(tmp_path / "dark", f"a{kind}", data)
+    assert result.code == 0 and ": warning: 1 16-bit image reach" in result.err, result
+    assert "--max_value 4095" in result.err
+    pixels = stored(tmp_path, f"a{kind}", data, "--max_value", 4095)
+    np.testing.assert_allclose(pixels, twelve / 4095 * 255, atol=0.6)
+    assert read_manifest(tmp_path / "d")["max_value"] == 4095
+
+
+def test_all_sixteen_bits(tmp_path):
+    sixteen = np.linspace(0, 65535, 32 * 24).reshape(24, 32).astype(np.uint16)
+    result = convert_one(tmp_path, "a.png", cv2.imencode(".png", sixteen)[1].tobytes())
+    assert result.code == 0 and "warning: 1 16-bit" not in result.err, result
