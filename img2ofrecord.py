@@ -11,9 +11,10 @@
     ...
     Process image successfully !!!
 
-Read main() first: labels -> encode -> pack -> write. Results are printed to
-stdout, everything else to stderr. Exit code 2 means that something in the
-input is wrong, in one line each; the dataset that was there before is then untouched.
+Read main() -> write_dataset() -> pack_chunk(), in worker processes ->
+encode_img_file() and ndarray2ofrecords(). Results are printed to stdout,
+everything else to stderr. Exit code 2: the input is wrong; each problem is one
+line, and the dataset that was there before is untouched.
 """
 
 from runtime.environment import check_environment
@@ -24,6 +25,7 @@ import hashlib
 import io
 import os
 import random
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from typing import Any, BinaryIO
@@ -58,7 +60,7 @@ from ofrecord.record import (
     INT32_MIN,
     LABEL_FEATURE,
     LENGTH,
-    empty_record,
+    reused_record,
 )
 from ofrecord.statistics import ImageStatistics
 from ofrecord.writer import DatasetWriter
@@ -73,10 +75,11 @@ def main() -> None:
     for folder in options.folders:
         check_target(folder)
     if options.skip_bad or options.val_fraction:
-        samples, copies, fields = survey(partial(pack_chunk, options), samples, options)
+        # Every image is looked at before the first is written, and encoded twice.
+        samples, digests, fields = survey(partial(pack_chunk, options), samples, options)
     outputs = [samples]
     if options.val_fraction:
-        outputs = split_by_class(samples, copies, options.val_fraction, options.seed or 0)
+        outputs = split_by_class(samples, digests, options.val_fraction, options.seed or 0)
         fields["split_id"] = digest_of([each.names for each in outputs])
     for folder, each in zip(options.folders, outputs, strict=True):
         write_dataset(folder, each, options, **fields)
@@ -112,7 +115,9 @@ def read_samples(options: ConvertOptions) -> Samples:
     if unused:
         root = options.image_root
         number = f"{count(len(unused), kind[0])} {kind[1]}"
-        log(f"skipped {number} in {root}: {first_few(unused)}", "warning")
+        endings = Counter(os.path.splitext(name)[1].lower() for name in unused).most_common(3)
+        kinds = ", ".join(f"{number:,} {ending or 'without one'}" for ending, number in endings)
+        log(f"skipped {number} in {root} ({kinds}): {first_few(unused)}", "warning")
     if min(samples.labels) < 0:
         log("there are negative labels: lenet_train.py only accepts labels from 0", "warning")
     for doubt in doubts(samples):
@@ -132,8 +137,8 @@ def encode_img_file(
 ) -> EncodedImage:
     """Read an image file and return it as it is stored in a record, encoded as ``ext``.
 
-    A plain file of that format is stored unchanged; any other is decoded and
-    encoded again. Raises BadImage for what is not a whole image and OSError
+    A PNG or JPEG of that format, size and color is stored unchanged if OneFlow
+    decodes it as OpenCV does; anything else is decoded and encoded again. Raises BadImage for what is not a whole image and OSError
     for a file that cannot be read.
     """
     options = options or ImageOptions()
@@ -162,12 +167,12 @@ def ndarray2ofrecords(
     """Pack one image and its label into a record, write it, and return the number of bytes.
 
     The record is an OFRecord with a bytes feature (``dataname``: the encoded
-    image) and an int32 feature (``labelname``); in the file its length comes
-    first, 8 bytes little-endian. Raises ValueError for a label that does not fit in int32.
+    image) and an int32 feature (``labelname``); before it comes its length, 8 bytes
+    little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises ValueError for a label that does not fit in int32.
     """
     if not INT32_MIN <= encoded_label <= INT32_MAX:
         raise ValueError(f"label {encoded_label} does not fit in int32")
-    record, images, labels = empty_record(dataname, labelname)
+    record, images, labels = reused_record(dataname, labelname)
     images[0], labels[0] = encoded_data, encoded_label
     # deterministic: a protobuf map has no order of its own, and the same
     # images should give the same bytes every time.
@@ -205,12 +210,12 @@ def pack_chunk(options: ConvertOptions, samples: list[tuple[str, int]]) -> Chunk
 
 
 def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fields: Any) -> None:
-    """Write a dataset of ``samples`` to a folder; ``fields`` are more of its Manifest's.
+    """Write a dataset of ``samples`` to a folder; ``fields`` are further fields of its Manifest.
 
     Raises InputErrors with every image that is missing or invalid, after looking at all.
     """
     num_parts = options.part_num
-    if folder != options.save_dir:  # what was held out may be too little for as many parts
+    if folder != options.save_dir:  # the validation set may have fewer images than parts
         num_parts = min(num_parts, len(samples))
     if num_parts > len(samples):
         images = count(len(samples), "image")

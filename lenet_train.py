@@ -1,10 +1,10 @@
 """Train LeNet on an OFRecord dataset, with OneFlow's own reader and image decoders.
 
     $ python lenet_train.py
-    [7.363248]
-    [7.435774]
+    [7.932042]
+    [8.212606]
     ...
-    [0.00111472]
+    [0.00461251]
 
 The losses go to stdout, one a step, everything else to stderr. The settings
 and their defaults are in configs/lenet.yaml; `--name value` overrides one.
@@ -17,6 +17,7 @@ check_environment(__name__)
 
 from runtime.guard import guard
 
+# Forks: what follows runs in a child process, and the parent reports if OneFlow aborts it.
 guard(__name__, "`python -m ofrecord check DIR` looks for damaged images in a dataset")
 
 import numpy as np
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run: Run) -> None:
-    """Take the steps that are left: train, log the losses, evaluate, save."""
+    """Take the steps that are left: train, print the losses, evaluate, save."""
     device = choose_device(config.device)
     amp = uses_amp(config, device)
     batch_per_rank = config.batch_size // WORLD_SIZE
@@ -62,11 +63,11 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
     model = LeNet(spec).init_weights(config.init, config.seed).to(device)
     learner = make_learner(model, config, run.plan.num_steps, amp)
     mode = "op by op" if not config.graph else "as a graph" + (" in mixed precision" * amp)
-    run.restore(learner, reader, mode)
+    run.start(learner, reader, mode)
     describe(config, train_set, eval_set, model, run)
 
     def evaluate_model() -> None:
-        model = learner.model
+        model = learner.model  # a graph trains a copy: this fetches its weights
         with run.timer_paused():
             result = evaluate(model, eval_set or train_set, device, batch_per_rank, run)
         run.log_evaluation(result, model)
@@ -80,13 +81,14 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         images, labels = (tensor.to(device) for tensor in batch)
         mask = make_dropout_mask(rng, batch_per_rank, config.dropout).to(device)
         learning_rate = learner.learning_rate
+        # Forward, cross-entropy, backward, Adam.
         loss = learner.step(augment(images, config, rng), labels, mask)
         batch = reader.next_batch()  # decoded while the device computes
-        run.log_loss(step, loss, learning_rate)
+        run.add_loss(step, loss, learning_rate)  # prints it, a few steps later
         if run.plan.should_evaluate(step):
             evaluate_model()
         if run.should_save(step):
-            run.save(learner)
+            run.save(learner)  # ends the training if a stop was requested
     learner.close()  # the end of a graph waits for the other ranks
 
 
@@ -105,8 +107,8 @@ class ImageReader(nn.Module):
 
     It never ends: after the last record comes the first again. On several
     ranks each reads its own parts, ``batch_size`` images at a time.
-    ``shuffle_buffer`` records are held to draw the next one from, half of the
-    rank's at most, as a larger buffer would hold some twice; 0 reads in order.
+    The next record is drawn from a buffer of ``shuffle_buffer`` records, at most
+    half of this rank's (a larger one could hold a record twice); 0 keeps the order.
     """
 
     def __init__(
@@ -125,7 +127,9 @@ class ImageReader(nn.Module):
             dataset.folder,
             batch_size=batch_size,
             data_part_num=len(manifest.parts),
-            part_name_suffix_length=manifest.digits if manifest.digits > 1 else -1,
+            part_name_suffix_length=manifest.digits
+            if manifest.digits > 1
+            else -1,  # -1: not padded
             random_shuffle=buffer_size > 1,
             shuffle_buffer_size=max(buffer_size, 1),
             random_seed=seed,
@@ -184,8 +188,8 @@ def evaluate(
     with flow.no_grad():
         for first in range(0, num_records, batch_size):
             pixels, labels = reader.next_pixels()
-            logits = model(reader.normalize(pixels).to(device))
-            new = slice(num_records - first)
+            logits = model(reader.normalize(pixels).to(device))  # without a mask: no dropout
+            new = slice(num_records - first)  # without the records that come again
             evaluation.add(pixels.numpy()[new], labels.numpy()[new], logits.numpy()[new])
             if run and run.should_stop():
                 return None

@@ -14,8 +14,8 @@ def augment(images: flow.Tensor, config: TrainConfig, rng: np.random.Generator) 
     """Return the images cropped, rotated, stretched and moved at random, each differently.
 
     ``images``: float32 (n, channels, height, width), on any device; ``config.crop``,
-    ``rotation``, ``zoom`` and ``shift`` say by how much. It works on decoded images,
-    so for every format, which the decoders' own crop does not.
+    ``rotation``, ``zoom`` and ``shift`` say by how much. It works on decoded
+    images, so for every format, unlike the decoders' own crop.
     """
     if not (config.augment and (config.crop or config.rotation or config.zoom or config.shift)):
         return images

@@ -87,7 +87,7 @@ class TrainConfig(StrictModel):
         "auto", "auto: a GPU where one works, else the CPU"
     )
     fetch_every: int = setting(
-        10, "steps between fetches of the losses, which a GPU waits for", ge=1, le=10**9
+        10, "steps between fetches of the losses (a GPU waits at each)", ge=1, le=10**9
     )
     print_every: int = setting(1, "steps between printed losses", ge=1, le=10**9)
     checkpoint_every: int = setting(200, "steps between checkpoints", ge=1, le=10**9)

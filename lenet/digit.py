@@ -42,9 +42,8 @@ def prepare_digit(gray: np.ndarray) -> np.ndarray:
     """
     scale = WORKING_SIZE / max(gray.shape)
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    gray = cv2.GaussianBlur(
-        cv2.resize(gray, None, fx=scale, fy=scale, interpolation=how), (5, 5), 0
-    )
+    size = [max(round(side * scale), 1) for side in gray.shape[::-1]]
+    gray = cv2.GaussianBlur(cv2.resize(gray, size, interpolation=how), (5, 5), 0)
     # Strokes are narrow: a median over more than their width is the paper with its shadows.
     paper = cv2.medianBlur(gray, WORKING_SIZE // 3 | 1)
     ink = max(cv2.subtract(paper, gray), cv2.subtract(gray, paper), key=np.max)

@@ -93,9 +93,13 @@ class Evaluation:
         corner = "label \\ predicted"
         first_width = max(len(text) for text in [corner, *names])
         widths = [len(str(number)) for number in self.pairs.values()]
-        widths += [min(len(name), 8) for name in names]
-        width = max(widths) + 1
-        header = corner.ljust(first_width) + "".join(name[:8].rjust(width) for name in names)
+        heads = [name[:8] for name in names]
+        if len(set(heads)) < len(names):  # "coffee cup" and "coffee can"
+            heads = [str(label) for label in range(len(names))]
+            names = [f"{label} {name}" for label, name in enumerate(names)]
+            first_width = max(len(text) for text in [corner, *names])
+        width = max([*widths, *map(len, heads)]) + 1
+        header = corner.ljust(first_width) + "".join(head.rjust(width) for head in heads)
         lines = [header]
         for label, name in enumerate(names):
             numbers = (self.pairs[label, predicted] for predicted in range(spec.num_classes))

@@ -5,11 +5,11 @@ Both learners are used alike::
     loss = learner.step(images, labels, dropout_mask)  # a 0-d tensor, still on the device
     learner.model           # LeNet with the weights after that step
     learner.state_dict()    # all else that it takes to continue, as NumPy arrays
-    learner.load_state_dict(state)
+    learner.load_state_dict(weights, state)
     learner.close()
 
 ``images``, ``labels`` and ``dropout_mask`` are this rank's share of the batch,
-and so is the loss; the mean of the ranks' is the batch's.
+and so is EagerLearner's loss; the mean over the ranks is the batch's.
 """
 
 import gc
@@ -39,7 +39,7 @@ def make_learner(
 
 
 def make_adam(parameters, config: TrainConfig, num_steps: int):
-    """Return Adam and its schedule: after a linear rise constant, or half a cosine."""
+    """Return Adam and its schedule: after a linear warm-up constant, or half a cosine."""
     optimizer = flow.optim.Adam(parameters, lr=config.learning_rate)
     schedules = flow.optim.lr_scheduler
     if config.schedule == "cosine":

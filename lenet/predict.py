@@ -16,7 +16,7 @@ import numpy as np
 from ofrecord.headers import BadImage, read_header
 from ofrecord.images import MAX_FILE_SIZE, ImageOptions, decode
 from runtime.atomic import read_small_file
-from runtime.cli import ArgumentParser, InputErrors, count, log, output, run_main
+from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
 from .checkpoint import open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
@@ -43,7 +43,7 @@ def main() -> None:
         if files:
             probabilities = predict(model, np.stack(images))
             for file, of_classes in zip(files, probabilities, strict=True):
-                output(f"{file}: {describe(of_classes, spec, args.top)}")
+                output(f"{one_line(file)}: {describe(of_classes, spec, args.top)}")
     if problems:
         files = count(len(args.files), "file")
         raise InputErrors(problems, f"{len(problems)} of {files} could not be read")

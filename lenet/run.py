@@ -68,13 +68,12 @@ class Run:
         self.config, self.folder = config, RunFolder(config, train_set, eval_set)
         self.plan, self.metrics = self.folder.plan, self.folder.metrics
         self.saved = 0  # the step of the last checkpoint
-        self.saved_to_stop = False  # as all ranks are together
+        self.saved_to_stop = False  # the last checkpoint is that of a stop request
         self.stop = None  # of stop_requests
-        self.execution_mode = ""  # see restore
+        self.execution_mode = ""  # see start
         self._checkpoint: Checkpoint | None = None  # to resume from
         self._progress: Progress | None = None
         self._waiting = []  # losses that are still on the device, with their learning rates
-        self.saved_to_stop = False  # as all ranks are together
         self._stopping = False  # all ranks know that one was asked to stop
 
     @property
@@ -96,7 +95,7 @@ class Run:
         self.saved = self._checkpoint.info.step if self._checkpoint else 0
         check_all_ranks_agree({"checkpoint in run_dir": f"of step {self.saved}"})
 
-    def restore(self, learner, reader, execution_mode: str) -> None:
+    def start(self, learner, reader, execution_mode: str) -> None:
         """Give learner and reader the state that was saved, if any, and open the run's files.
 
         Raises InputError for the checkpoint of another model or execution mode.
@@ -141,12 +140,12 @@ class Run:
     def should_save(self, step: int) -> bool:
         """Whether to save after a step: now and then, at the end, and where a stop is requested."""
         due = step - self.saved >= self.config.checkpoint_every or step == self.plan.num_steps
-        # A request that comes after log_loss waits for the next step's: all losses are saved.
+        # A request after add_loss takes effect at the next step, when no loss is unsaved.
         stopping = self.should_stop() and not self._waiting
         return self.folder.path is not None and (due or stopping)
 
-    def log_loss(self, step: int, loss, learning_rate: float) -> None:
-        """Take a step's loss, a 0-d tensor, which is fetched from the device together with others.
+    def add_loss(self, step: int, loss, learning_rate: float) -> None:
+        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are fetched and printed.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
         """
@@ -161,7 +160,7 @@ class Run:
             self.metrics.add_losses(losses, list(rates))
         for number in range(step - len(losses) + 1, step + 1):
             loss = self.metrics.losses[number - 1]
-            if number % self.config.print_every == 0:  # as the tutorial prints them: [6.778578]
+            if number % self.config.print_every == 0:  # as the tutorial prints them: [7.932042]
                 self._progress.output(str(np.array([loss], np.float32)))
             _check_finite("loss", loss, number)
         self._progress.update(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))

@@ -76,7 +76,8 @@ def check_locked_target(folder: str) -> None:
     if not os.path.lexists(folder):
         return
     if not os.path.isdir(folder):
-        raise InputError(f"{folder} is a file: choose another folder")
+        what = "a file" if os.path.exists(folder) else "a link to nothing"
+        raise InputError(f"{folder} is {what}: choose another folder")
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
     staging = os.path.join(folder, STAGING_NAME)
     ours = set()

@@ -170,18 +170,6 @@ def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
     return encoded.tobytes()
 
 
-def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return the mean and the standard deviation of each row of a histogram, in 0 to 255."""
-    means, stds = [], []
-    for row in counts.tolist():  # Python's integers: exact for any number of pixels
-        total = sum(row)
-        first = sum(level * count for level, count in enumerate(row))
-        second = sum(level * level * count for level, count in enumerate(row))
-        means.append(round(first / total, 6))
-        stds.append(round(((second * total - first * first) ** 0.5) / total, 6))
-    return means, stds
-
-
 # -- messages of the decoders ---------------------------------------------------------
 
 

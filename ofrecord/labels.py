@@ -11,6 +11,7 @@ from runtime.cli import InputError, InputErrors, count, first_few, log
 
 from .images import IMAGE_EXTENSIONS
 
+THUMBNAILS = "@eaDir"  # folders that a Synology NAS puts beside images
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
@@ -102,7 +103,7 @@ def read_class_folders(root: str) -> tuple[Samples, list[str]]:
     put into two classes, and for class folders without images.
     """
     with os.scandir(root) as entries:
-        folders = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+        folders = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     if not folders:
         raise InputError(
             f"no class folders in {root}: --class_folders expects one folder for each class"
@@ -134,14 +135,24 @@ def read_class_folders(root: str) -> tuple[Samples, list[str]]:
     return Samples(names, labels, list(map(printable, class_names))), others
 
 
+def fold(name: str) -> str:
+    """Return a name without its case, its spaces and its form of Unicode."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
 def printable(name: str) -> str:
     """Return a file's name as text: bytes that are not UTF-8 are escaped, ``\\xb0``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not the user's own."""
+    return name[0] == "." or name == THUMBNAILS
+
+
 def is_image(name: str) -> bool:
     """Whether a file name is an image's, by its extension; hidden files are none."""
-    return name[0] != "." and "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+    return not is_hidden(name) and "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
 def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:
@@ -162,7 +173,7 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
             with os.scandir(os.path.join(root, folder)) as entries:
                 for entry in entries:
                     name = folder + entry.name
-                    if entry.name[0] == ".":
+                    if is_hidden(entry.name):
                         continue
                     if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                         folders.append(name + "/")
@@ -182,8 +193,7 @@ def doubts(samples: Samples) -> list[str]:
     names = samples.class_names or []
     alike: dict[str, list[str]] = {}
     for name in names:
-        key = "".join(unicodedata.normalize("NFKC", name).casefold().split())
-        alike.setdefault(key, []).append(name)
+        alike.setdefault(fold(name), []).append(name)
     lines = [
         f"classes that differ in case or spaces only: {', '.join(map(repr, group))}"
         for group in alike.values()

@@ -56,7 +56,7 @@ class Manifest(StrictModel):
 
     layout: Literal[2] = LAYOUT
     num_records: Annotated[int, Field(ge=1, le=2**40)]
-    num_classes: Annotated[int, Field(ge=0, le=2**31)]  # labels count from 0: the largest and one
+    num_classes: Annotated[int, Field(ge=0, le=2**31)]  # the largest label + 1
     class_names: list[Name] | None  # None where labels are unnamed
     label_counts: dict[Annotated[str, Field(pattern="^(0|-?[1-9][0-9]{0,9})$")], Count]
     image_format: Annotated[str, Field(max_length=8)] | None  # as a file extension; None: mixed

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import cv2
 from tqdm import tqdm
 
-from runtime.cli import SHOWN_PROBLEMS, InputError, InputErrors, count, log, output
+from runtime.cli import SHOWN_PROBLEMS, InputError, InputErrors, count, log, one_line, output
 from runtime.workers import ordered_map
 
-from .labels import Samples, printable
+from .labels import Samples, fold, printable
 from .manifest import Manifest, SkippedImage
 from .options import MOST_LINES, ConvertOptions
 from .statistics import ImageStatistics
@@ -112,7 +112,21 @@ def survey(
 
 def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[str]:
     """Return a line for each problem of an image."""
-    return [f"{os.path.join(options.image_root, name)}: {reason}" for name, reason in problems]
+    lines = []
+    for name, reason in problems:
+        path = os.path.join(options.image_root, name)
+        similar = similar_file(path) if len(lines) < SHOWN_PROBLEMS else None
+        hint = f"; did you mean {similar}?" if similar else ""
+        lines.append(f"{path}: {reason}{hint}")
+    return lines
+
+
+def similar_file(path: str) -> str | None:
+    """Return a file beside a missing one whose name differs in case, spaces, slashes or Unicode only."""
+    folder, name = os.path.split(path.replace("\\", "/"))
+    if os.path.lexists(path) or not os.path.isdir(folder):
+        return None
+    return next((each for each in sorted(os.listdir(folder)) if fold(each) == fold(name)), None)
 
 
 class Progress:
@@ -137,7 +151,8 @@ class Progress:
         self._bar.update(chunk.num_images)
         if self._lines:
             root = self._options.image_root
-            output(*(f"{os.path.join(root, name)} feature saved" for name in chunk.saved))
+            paths = (one_line(os.path.join(root, name)) for name in chunk.saved)
+            output(*(f"{path} feature saved" for path in paths))
 
     def report(self, folder: str, manifest: Manifest, statistics: ImageStatistics) -> None:
         """Log how many images are stored unchanged and why others are not."""
@@ -148,6 +163,8 @@ class Progress:
             text += "; re-encoded: "
             text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
         log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
+        if max(manifest.std) == 0:
+            log(f"{folder}: all pixels of all images have the same value", "warning")
         if reasons["16-bit"] and statistics.brightest < DARK:
             log(
                 f"{count(reasons['16-bit'], '16-bit image')} reach only {statistics.brightest} of "

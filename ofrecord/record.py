@@ -42,7 +42,7 @@ OFRecord = _load_record_pb2().OFRecord
 
 
 @cache
-def empty_record(dataname: str, labelname: str) -> tuple[OFRecord, list[bytes], list[int]]:
+def reused_record(dataname: str, labelname: str) -> tuple[OFRecord, list[bytes], list[int]]:
     """Return an OFRecord with two features, and their lists, to be filled again and again.
 
     Making one for each image takes half the time of packing a small one.
@@ -77,6 +77,8 @@ def split_part(path: str) -> Iterator[tuple[int, bytes]]:
         if size == 0:
             raise BadRecord(0, "the part file is empty", framed=False)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if is_tfrecord(content):
+                raise BadRecord(0, "TFRecord, which OneFlow does not read", framed=False)
             position = index = 0
             while position < size:
                 start = position + LENGTH.size
@@ -93,6 +95,21 @@ def split_part(path: str) -> Iterator[tuple[int, bytes]]:
                 position = start + length
                 yield index, content[start:position]
                 index += 1
+
+
+def is_tfrecord(content: mmap.mmap) -> bool:
+    """Whether lengths and checksums lie as in TensorFlow's record files, for the first records."""
+    position, size = 0, len(content)
+    for _ in range(100):
+        if position + LENGTH.size > size:
+            break
+        (length,) = LENGTH.unpack_from(content, position)
+        if not 0 <= length < size:
+            return False
+        position += LENGTH.size + 4 + length + 4  # length, its checksum, data, its checksum
+        if position == size:
+            return True
+    return position < size
 
 
 def read_part(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .images import EncodedImage, mean_and_std
+from .images import EncodedImage
 
 BLOCK = 2**20  # values that are counted at once, as that takes 8 bytes for each
 
@@ -14,7 +14,9 @@ class ImageStatistics:
     """Sizes, colours and pixel values of images that are added one by one."""
 
     def __init__(self):
-        self.sizes: set[tuple[int, int]] = set()  # (width, height); two are kept: they vary
+        self.sizes: set[tuple[int, int]] = (
+            set()
+        )  # (width, height), at most two: enough to know that they vary
         self.num_gray = 0
         self.brightest = 0  # 8-bit level in 16-bit images
         self.reencode_reasons: Counter[str | None] = Counter()  # None: stored unchanged
@@ -85,3 +87,15 @@ class ImageStatistics:
             "histogram": histogram.tolist(),
             "num_measured": self.num_images,
         }
+
+
+def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return the mean and the standard deviation of each row of a histogram, in 0 to 255."""
+    means, stds = [], []
+    for row in counts.tolist():  # Python's integers: exact for any number of pixels
+        total = sum(row)
+        first = sum(level * count for level, count in enumerate(row))
+        second = sum(level * level * count for level, count in enumerate(row))
+        means.append(round(first / total, 6))
+        stds.append(round(((second * total - first * first) ** 0.5) / total, 6))
+    return means, stds

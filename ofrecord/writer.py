@@ -84,7 +84,7 @@ class DatasetWriter:
         """Put the parts in place of the old dataset and return their manifest.
 
         ``labels`` are those of the records; ``channels`` is 3 to have the manifest say so where
-        all images are gray; ``fields`` are more of the Manifest's.
+        all images are gray; ``fields`` are further fields of the Manifest.
         """
         counts = Counter(labels)
         manifest = Manifest(

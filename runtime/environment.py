@@ -13,7 +13,9 @@ import sys
 # The newest that OneFlow 0.9.0 has a wheel for; constraints.txt is for this one alone.
 PYTHON = (3, 10)
 
-REMEDY = (
+VENV = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venv")
+REMEDY = ". .venv/bin/activate in the project's folder, or " if os.path.exists(VENV) else ""
+REMEDY += (
     "run `make train`, which sets up .venv, or: uv venv --python 3.10 --seed && "
     ".venv/bin/pip install -r requirements.txt -c constraints.txt"
 )

@@ -87,6 +87,48 @@ def test_classes_that_look_wrong_are_warned_of(images, names, text):
     )
 
 
+@pytest.mark.parametrize(
+    "listed, there",
+    [
+        ("Cat.PNG", "cat.png"),
+        ("my cat.png", "mycat.png"),
+        ("cafe\u0301.png", "café.png"),
+        ("sub\\cat.png", "sub/cat.png"),
+    ],
+)
+def test_a_name_that_is_nearly_a_files(images, listed, there):
+    (images / "in" / there).parent.mkdir(exist_ok=True)
+    (images / "in" / "0.png").rename(images / "in" / there)
+    (images / "labels.csv").write_text(f"image,label\n{listed},0\n1.png,1\n", encoding="utf-8")
+    result = convert_in(images, "--label_dir", images / "labels.csv")
+    similar = there.rpartition("/")[2]
+    assert_one_error(result, "missing", f"did you mean {similar}?", started=True)
+
+
+def test_images_that_are_all_alike_are_warned_of(images):
+    for path in (images / "in").iterdir():
+        cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
+    result = convert_csv(images, [0, 1, 0])
+    assert result.code == 0 and "all pixels of all images have the same value" in result.err
+
+
+def test_skipped_files_are_counted_by_kind(classes):
+    for index in range(5):
+        (classes / "in/a" / f"{index}.heic").touch()
+    (classes / "in/b/notes.txt").touch()
+    (classes / "in/b/@eaDir").mkdir()
+    (classes / "in/b/@eaDir/3.png").write_bytes((classes / "in/b/3.png").read_bytes())
+    result = convert_in(classes, "--class_folders")
+    assert result.code == 0 and len(labels_of(classes)) == 12, result
+    assert "skipped 6 files without" in result.err and "(5 .heic, 1 .txt)" in result.err, result
+
+
+def test_names_are_printed_on_one_line(classes):
+    (classes / "in/a/0.png").rename(classes / "in/a/two\nlines\x1b[31m.png")
+    result = convert_in(classes, "--class_folders")
+    assert result.code == 0 and "two\\nlines\\x1b[31m.png feature saved\n" in result.out, result
+
+
 # -- class folders and links ------------------------------------------------------------
 
 

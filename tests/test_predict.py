@@ -13,6 +13,7 @@ import pytest
 from damage import cut, flip
 from helpers import IMAGES, LABELS, assert_one_error, call, convert, run_python, train
 from photos import on_paper, predicted_labels, predictions, write_photos
+from PIL import Image
 
 FILES = sorted(IMAGES.glob("*.png"))
 FIVE = IMAGES / "00000000_5.png"
@@ -100,7 +101,7 @@ def test_bad_files_do_not_prevent_the_others(trained, tmp_path):
     assert result.code == 2 and predicted_labels(result) == ["5"], result
     lines = result.err.splitlines()
     for name, text in zip(
-        bad, ("empty", "No such file", "Is a directory", "", "cannot read"), strict=True
+        bad, ("empty", "No such file", "not a regular file", "", "cannot read"), strict=True
     ):
         assert any(
             str(tmp_path / name) in line and text in line and ": error: " in line for line in lines
@@ -147,6 +148,37 @@ def test_drawings_with_a_transparent_ground(trained, tmp_path):
     canvas[60:260, 40:240, 3] = cv2.resize(digit, (200, 200))
     assert cv2.imwrite(str(tmp_path / "drawn.png"), canvas)
     assert predicted_labels(predict(trained, tmp_path / "drawn.png")) == ["5"]
+
+
+def test_a_drawing_that_exif_turns(trained, tmp_path):
+    """Colours and alpha are turned together."""
+    digit = cv2.resize(cv2.imread(str(FIVE), cv2.IMREAD_GRAYSCALE), (200, 240))
+    ink = np.dstack([np.zeros((240, 200, 3), np.uint8), digit])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(ink).copy(), "RGBA").save(tmp_path / "turned.png", exif=exif)
+    assert predicted_labels(predict(trained, tmp_path / "turned.png")) == ["5"]
+
+
+def test_very_long_images_do_not_prevent_the_others(trained, tmp_path):
+    for name, shape in (("wide.png", (1, 20000)), ("high.png", (20000, 1))):
+        cv2.imwrite(str(tmp_path / name), np.zeros(shape, np.uint8))
+    result = predict(trained, tmp_path / "wide.png", FIVE, tmp_path / "high.png")
+    assert result.code == 2 and "Traceback" not in result.err, result
+    assert predicted_labels(result) == ["5"] and result.err.count("no digit found") == 2
+
+
+def test_digits_from_class_folders_are_digits_too(tmp_path):
+    """Classes named 0 to 9 are prepared as those without names."""
+    for path in FILES:
+        folder = tmp_path / "in" / path.stem[-1]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / path.name).write_bytes(path.read_bytes())
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", tmp_path / "d"]
+    assert convert(*options).code == 0
+    assert train(tmp_path / "d", "--steps", 1, "--run_dir", tmp_path / "run").code == 0
+    result = predict(tmp_path / "run" / "last.npz", *write_photos(FILES[:1], tmp_path))
+    assert result.code == 0 and TAKEN in result.err, result
 
 
 def test_blank_paper_is_no_digit(trained, tmp_path):

@@ -319,7 +319,7 @@ def test_ctrl_c_saves_all_ranks_after_the_same_step(launcher, dealt, whole, tmp_
 @pytest.mark.slow
 def test_a_rank_without_the_checkpoint_is_refused(launcher, dealt, whole):
     """As on a second machine that does not share the folder: it would start from the beginning."""
-    other = "import lenet.run\n\nif RANK:\n    lenet.run.LAST = 'other.npz'\n"
+    other = "import lenet.run_folder\n\nif RANK:\n    lenet.run_folder.LAST = 'other.npz'\n"
     result = launcher.run(*resume_command(whole()), "--steps", 16, change=other)
     text = "all ranks must have the same checkpoint in run_dir, but it is of step 16 on rank 0"
     assert result.code != 0 and text in result.err, result

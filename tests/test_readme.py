@@ -220,7 +220,11 @@ def test_the_walk_from_a_folder_to_a_prediction(clone):
                 patches += 1
                 patch = cv2.cvtColor(picture[y : y + 64, x : x + 64], cv2.COLOR_RGB2BGR)
                 assert cv2.imwrite(str(clone / "photos" / name / f"{y}_{x}.jpg"), patch)
-    shutil.move(clone / "photos" / "flower" / "128_256.jpg", clone / "new.jpg")
+    new = []  # two of each class, of which the first is the README's new.jpg
+    for name in sorted(pictures):
+        for path in sorted((clone / "photos" / name).iterdir())[3:9:5]:
+            new.append((clone / f"{name}_{path.name}" if new else clone / "new.jpg", name))
+            shutil.move(path, new[-1][0])
     walk = commands(section("Your own images"))
     assert len(walk) == 4
     results = []
@@ -229,10 +233,16 @@ def test_the_walk_from_a_folder_to_a_prediction(clone):
         assert results[-1].code == 0, (command, results[-1])
     assert (clone / "dataset_sheet.png").exists()
     assert (clone / "runs/own_images/predictions.png").exists()
-    assert "3 classes; fused decoder" in results[2].err, results[2]
+    assert "colour images (64x64) in 5 parts, 3 classes" in results[2].err, results[2]
     right, count = map(int, re.findall(r"accuracy (\d+)/(\d+)", results[2].err)[-1])
-    print(f"{patches} patches; {right} of the {count} held out right; new.jpg: {results[3].out}")
-    assert right / count > 0.7 and "flower" in results[3].out
+    assert results[3].out.startswith("new.jpg: "), results[3]
+    checkpoint = clone / "runs/own_images/best.npz"
+    predicted = call("lenet.predict", "--checkpoint", checkpoint, *(path for path, _ in new)).out
+    recognized = sum(
+        f": {name} (" in line for line, (_, name) in zip(predicted.splitlines(), new, strict=True)
+    )
+    print(f"{patches} patches; {right} of the {count} held out right, {recognized} of 6 new ones")
+    assert right / count > 0.7 and recognized >= 4, predicted
 
 
 @pytest.mark.slow

@@ -830,3 +830,16 @@ def test_many_classes_and_no_mistake(tmp_path):
         and " predicted as " not in result.err.split("40 of")[-1]
     )
     assert (tmp_path / "run" / "predictions.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("move", [False, True], ids=["copied", "moved"])
+def test_a_run_lies_where_its_configuration_does(stopped, whole, tmp_path, move):
+    """config.yaml names the folder that the run was started in, which stays as it is."""
+    first = Path(shutil.copytree(stopped, tmp_path / "first"))
+    second = tmp_path / "second"
+    (shutil.move if move else shutil.copytree)(first, second)
+    before = [snapshot(folder) for folder in (stopped, first) if folder.exists()]
+    result = call("lenet_train", "--config", second / "config.yaml", "--resume")
+    assert result.code == 0 and "resumed after step 20" in result.err, result
+    assert [snapshot(folder) for folder in (stopped, first) if folder.exists()] == before
+    assert_same_run(second, whole)
