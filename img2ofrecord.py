@@ -138,8 +138,8 @@ def encode_img_file(
     """Read an image file and return it as it is stored in a record, encoded as ``ext``.
 
     A PNG or JPEG of that format, size and color is stored unchanged if OneFlow
-    decodes it as OpenCV does; anything else is decoded and encoded again. Raises BadImage for what is not a whole image and OSError
-    for a file that cannot be read.
+    decodes it as OpenCV does; anything else is decoded and encoded again. Raises
+    BadImage for what is not a whole image and OSError for a file that cannot be read.
     """
     options = options or ImageOptions()
     data = read_small_file(filename, MAX_FILE_SIZE)
@@ -168,7 +168,8 @@ def ndarray2ofrecords(
 
     The record is an OFRecord with a bytes feature (``dataname``: the encoded
     image) and an int32 feature (``labelname``); before it comes its length, 8 bytes
-    little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises ValueError for a label that does not fit in int32.
+    little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises
+    ValueError for a label that does not fit in int32.
     """
     if not INT32_MIN <= encoded_label <= INT32_MAX:
         raise ValueError(f"label {encoded_label} does not fit in int32")

@@ -103,7 +103,7 @@ def uses_amp(config: TrainConfig, device: str) -> bool:
 
 
 class ImageReader(nn.Module):
-    """Reads an OFRecord dataset's parts into batches: read, decode, resize, normalize, all on the CPU.
+    """Reads a dataset's parts into batches: read, decode, resize, normalize, on the CPU.
 
     It never ends: after the last record comes the first again. On several
     ranks each reads its own parts, ``batch_size`` images at a time.
@@ -155,13 +155,13 @@ class ImageReader(nn.Module):
         )
 
     def next_pixels(self):
-        """Return the next batch as decoded: uint8 (n, height, width, channels), and int32 labels (n,)."""
+        """Return the next batch: uint8 (n, height, width, channels), int32 labels (n,)."""
         records = self.reader()
         labels = self.label_decoder(records).reshape(-1).to(flow.int32)
         return self.resize(self.image_decoder(records))[0], labels
 
     def next_batch(self):
-        """Return the next batch: float32 images (n, channels, height, width), and int32 labels (n,)."""
+        """Return the next batch: float32 (n, channels, height, width), int32 labels (n,)."""
         pixels, labels = self.next_pixels()
         return self.normalize(pixels), labels
 

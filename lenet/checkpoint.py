@@ -91,7 +91,10 @@ def save_checkpoint(
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-    """Return the Checkpoint at ``path``. Raises InputError where there is none, or it is damaged."""
+    """Return the Checkpoint at ``path``.
+
+    Raises InputError where there is none, or it is damaged.
+    """
     try:
         mode = os.stat(path).st_mode
     except OSError as error:

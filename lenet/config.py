@@ -1,4 +1,4 @@
-"""The training's settings: names, defaults, ranges and help; from YAML files and the command line."""
+"""The training's settings: names, defaults, ranges and help; from files and options."""
 
 import os
 from typing import Any, Literal

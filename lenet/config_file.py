@@ -26,7 +26,7 @@ def read_yaml(path: str) -> dict[str, str]:
 
 
 class _Loader(yaml.BaseLoader):
-    """Leaves every value text, as it is written, so that text_of's inverse alone decides on types."""
+    """Leaves every value as the text that is written: parse_settings alone decides on types."""
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value]

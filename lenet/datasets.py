@@ -1,4 +1,4 @@
-"""Whether a training can use its datasets as configured, on this machine and this number of ranks."""
+"""Checks that a training can use its datasets, on this machine and with so many ranks."""
 
 import os
 
@@ -59,9 +59,10 @@ def check_ranks(config: TrainConfig, train_set: Dataset, eval_set: Dataset | Non
         )
     num_parts = len(train_set.manifest.parts)
     if num_parts % WORLD_SIZE:
+        wanted = -(-num_parts // WORLD_SIZE) * WORLD_SIZE
         raise InputError(
             f"{train_set.folder} has {count(num_parts, 'part')}, not divisible by the world "
-            f"size {WORLD_SIZE}: convert the images with --part_num {-(-num_parts // WORLD_SIZE) * WORLD_SIZE}"
+            f"size {WORLD_SIZE}: convert the images with --part_num {wanted}"
         )
     if eval_set and len(eval_set.manifest.parts) < WORLD_SIZE:
         raise InputError(
@@ -79,14 +80,15 @@ def check_ranks(config: TrainConfig, train_set: Dataset, eval_set: Dataset | Non
 
 
 def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) -> None:
-    """Raise InputError where a model trained on the one dataset cannot be evaluated on the other."""
+    """Raise InputError where a model of the one dataset cannot be evaluated on the other."""
     train, held_out = train_set.manifest, eval_set.manifest
     folders = f"{train_set.folder} and {eval_set.folder}"
     if train.digest == held_out.digest:
         raise InputError(f"{folders} are the same dataset: evaluate on other images")
     if held_out.split_id and held_out.split_id != train.split_id:
         raise InputError(
-            f"{folders} come from different splits (--val_fraction), so that an image may be in both: "
+            f"{folders} come from different splits (--val_fraction), "
+            "so that an image may be in both: "
             "convert again"
         )
 

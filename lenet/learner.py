@@ -1,4 +1,4 @@
-"""What learns: a model with its optimizer and learning-rate schedule, op by op or compiled as a graph.
+"""A model with its optimizer and learning-rate schedule, op by op or compiled as a graph.
 
 Both learners are used alike::
 
@@ -110,7 +110,7 @@ class EagerLearner:
 
 
 class GraphLearner:
-    """Forward, backward, optimizer, schedule and, with ``amp``, mixed precision, compiled at the first step.
+    """The whole step, with ``amp`` in mixed precision, compiled when it is first taken.
 
     OneFlow's graph takes its state only before its first call, trains nothing
     at all where a parameter has a gradient then, and leaves Python's

@@ -37,7 +37,10 @@ class Metrics:
         return float(np.mean(self.losses[start:]))
 
     def read(self, path: str, last: int) -> None:
-        """Read what a file has up to step ``last``. Raises ValueError where it is damaged, and OSError."""
+        """Read what a file has up to step ``last``.
+
+        Raises ValueError where it is damaged, and OSError.
+        """
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):

@@ -38,7 +38,7 @@ class ModelSpec(StrictModel):
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, image_size: int | None) -> "ModelSpec":
-        """Return the spec for a dataset's images, resized to ``image_size`` pixels a side unless None."""
+        """Return the spec for a dataset's images; ``image_size``: pixels a side, if resized."""
         manifest = dataset.manifest
         return cls(
             channels=manifest.channels,

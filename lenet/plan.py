@@ -36,6 +36,6 @@ class Plan:
         return (step - 1) * self.batch_size // self.num_records + 1
 
     def should_evaluate(self, step: int) -> bool:
-        """Whether the model is evaluated after a step: the last, and with a dataset for it each epoch's."""
+        """Whether to evaluate after a step: the last, and each epoch's with a dataset for it."""
         ends_epoch = step > 0 and step == self.end_of_epoch(self.epoch_of(step))
         return step == self.num_steps or (self.evaluates_each_epoch and ends_epoch)

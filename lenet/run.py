@@ -145,7 +145,7 @@ class Run:
         return self.folder.path is not None and (due or stopping)
 
     def add_loss(self, step: int, loss, learning_rate: float) -> None:
-        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are fetched and printed.
+        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are printed.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
         """

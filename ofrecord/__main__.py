@@ -51,7 +51,10 @@ def parse_args():
 
 
 def check(args) -> None:
-    """Print a line for each part and one for the whole. Raises InputErrors with all that is wrong."""
+    """Print a line for each part and one for the whole.
+
+    Raises InputErrors with all that is wrong.
+    """
     has_manifest = os.path.lexists(os.path.join(args.folder, MANIFEST_NAME))
     manifest = load_manifest(args.folder) if has_manifest else None
     features = Features(args.image_feature, args.label_feature)

@@ -1,4 +1,4 @@
-"""Reading every byte of a dataset again: what is wrong with it, and a manifest for others' parts."""
+"""Reading every byte of a dataset: what is wrong with it; a manifest for others' parts."""
 
 import os
 from collections import Counter
@@ -61,13 +61,16 @@ class PartReport(NamedTuple):
 def check_parts(
     folder: str, features: Features, manifest: Manifest | None, workers: int
 ) -> Iterator[PartReport]:
-    """Yield a PartReport for each part file of a folder, in order. Raises InputError where there is none."""
+    """Yield a PartReport for each part file of a folder, in order.
+
+    Raises InputError where there is none.
+    """
     job = partial(check_part, folder, features, manifest)
     return ordered_map(job, find_parts(folder), workers)
 
 
 def check_part(folder: str, features: Features, manifest: Manifest | None, file: str) -> PartReport:
-    """Check one part file: framing, sum, records, images, and whether they are as the manifest says."""
+    """Check one part file: framing, sum, records and images, against the manifest if any."""
     path = os.path.join(folder, file)
     report = PartReport(
         file, 0, "", Counter(), Counter(), Counter(), ImageStatistics(), problems := []
@@ -118,7 +121,7 @@ def read_image(data: bytes) -> tuple[Header, EncodedImage]:
 
 
 def _compare(header: Header, image: EncodedImage, manifest: Manifest | None) -> None:
-    """Raise BadImage where an image is not what its dataset's manifest says, or OneFlow would misread it."""
+    """Raise BadImage where an image is not as the manifest says, or OneFlow misreads it."""
     if image.reencode_reason in MISREAD:
         raise BadImage(f"OneFlow would misread it ({image.reencode_reason}); {CONVERT}")
     kind = FORMATS[manifest.image_format] if manifest and manifest.image_format else header.kind
@@ -163,7 +166,7 @@ def compare_totals(folder: str, reports: list[PartReport], manifest: Manifest | 
 
 
 def _expected_names(found: list[str]) -> list[str]:
-    """The names of parts from 0 to the last, unless most are missing, with the digits of the first."""
+    """The names of parts from 0 to the last, unless most are missing."""
     digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
     return [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
 

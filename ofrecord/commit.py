@@ -32,7 +32,10 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
 
 
 def commit(folder: str, manifest: Manifest) -> None:
-    """Put the staged parts and their manifest in place of the dataset in a folder. Raises OSError."""
+    """Put the staged parts and their manifest in place of the dataset in a folder.
+
+    Raises OSError.
+    """
     names = [part_name(index, manifest.digits) for index in range(len(manifest.parts))]
     staging = os.path.join(folder, STAGING_NAME)
     commit_folder(folder, staging, MANIFEST_NAME, names, PART_PATTERN.fullmatch)

@@ -31,7 +31,7 @@ class Dataset(NamedTuple):
     manifest: Manifest
 
     def parts_per_rank(self, world_size: int) -> list[list[Part]]:
-        """Return the parts that each rank reads, as OneFlow's reader shares them out: whole, in order."""
+        """Return the parts that each rank reads: OneFlow shares them out whole, in order."""
         parts, small, larger = [], *divmod(len(self.manifest.parts), world_size)
         for rank in range(world_size):
             start = sum(map(len, parts))
@@ -58,7 +58,8 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
         if PART_PATTERN.fullmatch(name) and name not in listed:
             path = os.path.join(folder, name)
             raise InputError(
-                f"{path} does not belong to this dataset ({MANIFEST_NAME} does not list it): move it away"
+                f"{path} does not belong to this dataset ({MANIFEST_NAME} does not list it): "
+                "move it away"
             )
     for part in manifest.parts:
         path = os.path.join(folder, part.file)
@@ -72,7 +73,8 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
             changed = status.st_mtime_ns > finished
             if (changed or all_hashes) and sha256_of(path) != part.sha256:
                 raise InputError(
-                    f"{path} was changed or damaged after it was written (SHA-256 differs); {CONVERT}"
+                    f"{path} was changed or damaged after it was written (SHA-256 differs); "
+                    f"{CONVERT}"
                 )
         except FileNotFoundError:
             raise InputError(f"{path} is missing; {CONVERT}") from None
@@ -93,7 +95,10 @@ def sha256_of(path: str) -> str:
 
 
 def find_parts(folder: str) -> list[str]:
-    """Return the names of the part files in a folder, by number. Raises InputError where there are none."""
+    """Return the names of the part files in a folder, by number.
+
+    Raises InputError where there are none.
+    """
     if not os.path.isdir(folder):
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
         raise InputError(f"no dataset: {folder} {what}")

@@ -29,7 +29,10 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """Return the Header of a file's bytes. Raises BadImage for an empty, truncated or damaged file."""
+    """Return the Header of a file's bytes.
+
+    Raises BadImage for an empty, truncated or damaged file.
+    """
     if not data:
         raise BadImage("the file is empty")
     try:
@@ -96,7 +99,7 @@ _JPEG_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF
 
 
 def _jpeg_header(data: bytes) -> Header:
-    """Find the frame and look for the end marker; of damage in between, the decoder's warnings tell."""
+    """Find the frame and look for the end marker; the decoder warns of damage in between."""
     position, rotated = 2, False
     while True:
         if data[position] != 0xFF:

@@ -96,7 +96,7 @@ def natural_key(name: str) -> list:
 
 
 def read_class_folders(root: str) -> tuple[Samples, list[str]]:
-    """Return the Samples of ``root/CLASS/…/image``: the folders' names, naturally sorted, are the classes.
+    """Return the Samples of ``root/CLASS/…/image``; the classes are sorted naturally.
 
     Returns the names of all files without an image's extension, too. Raises
     InputErrors for images outside of any class folder, for files that links

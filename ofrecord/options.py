@@ -47,7 +47,7 @@ class ConvertOptions(StrictModel):
     )
     val_fraction: float | None = option(
         None,
-        "hold out this fraction of each class, chosen at random, as a second dataset for validation",
+        "hold out this fraction of each class, chosen at random, as a second dataset",
         "FRACTION",
         gt=0,
         lt=1,

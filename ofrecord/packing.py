@@ -122,7 +122,7 @@ def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[s
 
 
 def similar_file(path: str) -> str | None:
-    """Return a file beside a missing one whose name differs in case, spaces, slashes or Unicode only."""
+    """Return a file beside a missing one whose name differs in case, spaces or form only."""
     folder, name = os.path.split(path.replace("\\", "/"))
     if os.path.lexists(path) or not os.path.isdir(folder):
         return None

@@ -106,7 +106,7 @@ def given_options(
 
 
 def parse_settings(model: type[Model], layers: list[Layer], renamed: dict[str, str]) -> Model:
-    """Return the model of several layers of settings, of which a later one replaces an earlier one's.
+    """Return the model of several layers of settings, of which the later ones win.
 
     ``renamed`` maps names of earlier versions to what has replaced them. Raises InputErrors
     with every problem.

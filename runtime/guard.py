@@ -20,8 +20,9 @@ RANK_SECONDS = 60  # that the ranks have to save after a request to stop
 
 
 def guard(module: str, hint: str) -> None:
-    """In a script (``module`` is its ``__name__``) return in a child process; this one ends as that does.
+    """Fork in a script: return in the child only; this process ends as the child does.
 
+    ``module`` is the script's ``__name__``; if it is not ``"__main__"``, nothing is done.
     ``hint`` ends the line about a crash: what to do to find its cause.
     """
     if module != "__main__":
@@ -66,7 +67,7 @@ def launched_ranks() -> int:
 
 
 def _check_port() -> None:
-    """Exit with one line where rank 0 could not listen for the others: OneFlow would say nothing."""
+    """Exit with one line where rank 0 cannot listen for the others: OneFlow says nothing."""
     if os.environ.get("RANK") != "0":
         return
     with socket.socket() as port:
