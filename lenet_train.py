@@ -204,8 +204,8 @@ def describe(
         if dataset:
             manifest = dataset.manifest
             size = f"{manifest.width}x{manifest.height}" if manifest.width else "sizes vary"
-            kind = "gray image" if manifest.channels == 1 else "colour image"
-            images, parts = count(manifest.num_records, kind), count(len(manifest.parts), "part")
+            images = count(manifest.num_records, f"{manifest.color_name} image")
+            parts = count(len(manifest.parts), "part")
             log(f"{name}: {images} ({size}) in {parts}, {manifest.num_classes:,} classes")
     log(f"model: LeNet, {sum(p.numel() for p in model.parameters()):,} parameters")
     plan = run.plan

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from sides import PROJECT, convert_command, parse_options, spread, workspace
+from sides import PROJECT, convert_command, parse_options, spread, workspace, write_photos
 from tqdm import tqdm
 
 WRITERS = PROJECT / "benchmarks" / "writers.py"
@@ -70,28 +70,14 @@ def small(folder: Path, images: Path, labels: Path, args: Namespace) -> None:
 
 def large(folder: Path, args: Namespace) -> None:
     """Photos of three megapixels, which are re-encoded, on one worker and on two."""
-    photos = folder / "photos"
-    photos.mkdir()
     num_photos = 120
-    rng = np.random.default_rng(0)
-    with (folder / "photos.txt").open("w") as labels:
-        for index in tqdm(range(num_photos), desc="making photos", disable=None):
-            photo = sum(
-                cv2.resize(
-                    rng.integers(0, 64, (3 * scale, 4 * scale, 3), dtype=np.uint8),
-                    (2000, 1500),
-                    interpolation=cv2.INTER_CUBIC,
-                )
-                for scale in (2, 20, 120, 500)
-            )
-            cv2.imwrite(str(photos / f"{index}.jpg"), photo)
-            labels.write(json.dumps({f"{index}.jpg": index % 10}) + "\n")
+    photos, labels = write_photos(folder, num_photos, (2000, 1500), (4, 3), (2, 20, 120, 500))
     out = folder / "out"
     for what, options in (
         ("to PNG of the same size", ["--img_format", ".png"]),
         ("to JPEG resized to 256x192", ["--img_format", ".jpg", "--size", "256x192"]),
     ):
-        command = convert_command(photos, folder / "photos.txt", out, *options)
+        command = convert_command(photos, labels, out, *options)
         print(f"{num_photos} JPEG photos of 2000x1500 {what}:\n")
         table(
             {

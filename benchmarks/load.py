@@ -6,15 +6,20 @@ are in memory; ratios are those of runs in the same turn. Prints Markdown tables
     make bench-load                  (MNIST=DIR with MNIST)
 """
 
-import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-import cv2
-import numpy as np
 from convert import make_small
-from sides import PROJECT, check, convert_command, parse_options, speed_table, workspace
+from sides import (
+    PROJECT,
+    check,
+    convert_command,
+    parse_options,
+    speed_table,
+    workspace,
+    write_photos,
+)
 
 LOADERS = PROJECT / "benchmarks" / "loaders.py"
 WRITERS = PROJECT / "benchmarks" / "writers.py"
@@ -65,23 +70,9 @@ def read_all(folder: Path) -> None:
 
 def color(folder: Path, args: Namespace) -> None:
     """Colour JPEG: OneFlow's fused decoder against its bytes decoder."""
-    images = folder / "photos"
-    images.mkdir()
-    rng = np.random.default_rng(0)
-    with (folder / "photos.txt").open("w") as labels:
-        for index in range(3000):
-            photo = sum(
-                cv2.resize(
-                    rng.integers(0, 64, (scale, scale, 3), dtype=np.uint8),
-                    (256, 256),
-                    interpolation=cv2.INTER_CUBIC,
-                )
-                for scale in (2, 6, 20, 90)
-            )
-            cv2.imwrite(str(images / f"{index}.jpg"), photo)
-            labels.write(json.dumps({f"{index}.jpg": index % 10}) + "\n")
+    images, labels = write_photos(folder, 3000, (256, 256), (1, 1), (2, 6, 20, 90))
     dataset = folder / "jpeg"
-    check(convert_command(images, folder / "photos.txt", dataset, "--img_format", ".jpg"))
+    check(convert_command(images, labels, dataset, "--img_format", ".jpg"))
     command = [sys.executable, LOADERS, "oneflow", dataset, images, args.seconds]
     print("3,000 colour JPEG of 256x256, batches of 256:\n")
     speed_table(

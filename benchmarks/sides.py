@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,6 +69,31 @@ def workspace(args: argparse.Namespace) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(str(folder))
+
+
+def write_photos(
+    folder: Path, number: int, size: tuple[int, int], aspect: tuple[int, int], scales: Sequence[int]
+) -> tuple[Path, Path]:
+    """Write random JPEG photos and a label file, and return their folder and the file.
+
+    ``size`` is (width, height) in pixels, ``aspect`` their ratio in small
+    numbers; ``scales`` are how fine the patterns are that a photo is the sum of.
+    """
+    photos, rng = folder / "photos", np.random.default_rng(0)
+    photos.mkdir()
+    with (folder / "photos.txt").open("w") as labels:
+        for index in tqdm(range(number), desc="making photos", disable=None):
+            photo = sum(
+                cv2.resize(
+                    rng.integers(0, 64, (aspect[1] * n, aspect[0] * n, 3), dtype=np.uint8),
+                    size,
+                    interpolation=cv2.INTER_CUBIC,
+                )
+                for n in scales
+            )
+            cv2.imwrite(str(photos / f"{index}.jpg"), photo)
+            labels.write(json.dumps({f"{index}.jpg": index % 10}) + "\n")
+    return photos, folder / "photos.txt"
 
 
 def last_line(command: Sequence[object], **environment: str) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ofrecord.settings import Count, Name, StrictModel, load_json, validate
 from runtime.atomic import replace_file
-from runtime.cli import InputError
+from runtime.cli import ArgumentParser, InputError
 
 from .engine import flow
 from .model import LeNet, ModelSpec, parameter_shapes
@@ -88,6 +88,16 @@ def save_checkpoint(
         for name, array in {INFO: text, **weights, **state}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def add_checkpoint_option(parser: ArgumentParser) -> None:
+    """Give a command the option ``--checkpoint``."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FILE.npz",
+        help="checkpoint of the model: last.npz or best.npz of a run",
+    )
 
 
 def open_checkpoint(path: str) -> Checkpoint:

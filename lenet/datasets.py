@@ -96,8 +96,7 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
         if values[0] != values[1]:
             raise InputError(f"{folders} do not match: {what} {values[0]} and {values[1]}")
 
-    colors = {1: "gray", 3: "colour"}
-    differ("their images are", colors[train.channels], colors[held_out.channels])
+    differ("their images are", train.color_name, held_out.color_name)
     if config.image_size is None:
         sizes = (f"{each.width}x{each.height}" for each in (train, held_out))
         differ("their images (without --image_size) are", *sizes)

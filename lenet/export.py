@@ -19,7 +19,7 @@ import numpy as np
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, output, run_main
 
-from .checkpoint import open_checkpoint
+from .checkpoint import add_checkpoint_option, open_checkpoint
 from .model import LeNet
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
@@ -51,12 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m lenet.export", description="Export a trained model to an ONNX file."
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="FILE.npz",
-        help="checkpoint of the model: last.npz or best.npz of a run",
-    )
+    add_checkpoint_option(parser)
     parser.add_argument("output", metavar="FILE.onnx")
     return parser.parse_args()
 

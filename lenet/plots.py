@@ -2,15 +2,10 @@
 
 import math
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen needed
-
 import numpy as np
 from matplotlib import pyplot
 
-from ofrecord.sheet import Tile, draw_groups, legible, shorten
-from runtime.atomic import replace_file
+from ofrecord.sheet import Tile, draw_groups, legible, save_figure, shorten
 from runtime.cli import count
 
 from .evaluation import Evaluation, Sample
@@ -46,11 +41,7 @@ def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
     epoch_steps = math.ceil(plan.num_records / plan.batch_size)
     lower.set_xlabel(f"step (1 epoch: {count(epoch_steps, 'step')})")
     lower.set_xlim(0, plan.num_steps * 1.03)
-    try:
-        with replace_file(path) as file:
-            figure.savefig(file, format="png")
-    finally:
-        pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def _plot_losses(axes, losses):

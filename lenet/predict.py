@@ -18,7 +18,7 @@ from ofrecord.images import MAX_FILE_SIZE, ImageOptions, decode
 from runtime.atomic import read_small_file
 from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
-from .checkpoint import open_checkpoint
+from .checkpoint import add_checkpoint_option, open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
 from .engine import flow
 from .model import LeNet, ModelSpec
@@ -53,12 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m lenet.predict", description="Classify image files with a trained model."
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="FILE.npz",
-        help="checkpoint of the model: last.npz or best.npz of a run",
-    )
+    add_checkpoint_option(parser)
     parser.add_argument(
         "--top",
         type=int,

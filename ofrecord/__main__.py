@@ -91,8 +91,8 @@ def num_workers() -> int:
 
 def describe(manifest) -> str:
     """Return what is in a dataset, in one line."""
-    kind = "gray" if manifest.channels == 1 else "colour"
-    kind += f" {FORMATS[manifest.image_format]} image" if manifest.image_format else " image"
+    kind = f"{manifest.color_name} "
+    kind += f"{FORMATS[manifest.image_format]} image" if manifest.image_format else "image"
     size = f"{manifest.width}x{manifest.height}" if manifest.width else "of different sizes"
     return (
         f"{count(manifest.num_records, kind)} {size}, "

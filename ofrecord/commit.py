@@ -17,7 +17,6 @@ from .manifest import (
     Manifest,
     load_manifest,
     parse_manifest,
-    part_name,
 )
 
 BUSY = "another converter, or a training, is using"
@@ -36,9 +35,8 @@ def commit(folder: str, manifest: Manifest) -> None:
 
     Raises OSError.
     """
-    names = [part_name(index, manifest.digits) for index in range(len(manifest.parts))]
     staging = os.path.join(folder, STAGING_NAME)
-    commit_folder(folder, staging, MANIFEST_NAME, names, PART_PATTERN.fullmatch)
+    commit_folder(folder, staging, MANIFEST_NAME, manifest.part_names, PART_PATTERN.fullmatch)
 
 
 def recover_commit(folder: str) -> None:
@@ -87,8 +85,7 @@ def check_locked_target(folder: str) -> None:
     if os.path.lexists(staging):
         _check_staging(staging)
     if os.path.lexists(os.path.join(folder, MANIFEST_NAME)):
-        manifest = load_manifest(folder)
-        ours = {part_name(index, manifest.digits) for index in range(len(manifest.parts))}
+        ours = set(load_manifest(folder).part_names)
     elif _staged_manifest(folder):  # a commit that was killed: old parts may still be there
         ours = set(names)
     elif names and not os.path.lexists(staging):

@@ -231,12 +231,12 @@ class decoder_messages:
         cls._depth += 1
         return cls._open
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         cls = type(self)
         cls._depth -= 1
         if not cls._depth:
             os.dup2(cls._stderr, 2)
             os.close(cls._stderr)
             os.close(cls._open.file)
-        elif _[0]:  # so that the next image is not blamed for what was printed
+        elif kind:  # so that the next image is not blamed for what was printed
             cls._open.take()

@@ -82,9 +82,8 @@ class Manifest(StrictModel):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self):
-        names = [part_name(index, self.digits) for index in range(len(self.parts))]
         checks = {
-            "parts are named": [part.file for part in self.parts] == names,
+            "parts are named": [part.file for part in self.parts] == self.part_names,
             "records add up": sum(part.num_records for part in self.parts) == self.num_records,
             "labels add up": sum(self.label_counts.values()) == self.num_records,
             "classes agree": max(map(int, self.label_counts), default=-1) < self.num_classes,
@@ -107,6 +106,15 @@ class Manifest(StrictModel):
     def digits(self) -> int:
         """How many digits the part names have at least."""
         return len(self.parts[0].file) - len(PART_PREFIX)
+
+    @property
+    def part_names(self) -> list[str]:
+        """The part files' names, computed from their number."""
+        return [part_name(index, self.digits) for index in range(len(self.parts))]
+
+    @property
+    def color_name(self) -> str:
+        return "gray" if self.channels == 1 else "colour"
 
     @property
     def num_bytes(self) -> int:

@@ -172,7 +172,7 @@ class Progress:
                 "warning",
             )
         if self._options.dry_run:
-            kind = "gray image" if manifest.channels == 1 else "colour image"
+            kind = f"{manifest.color_name} image"
             sizes = " or ".join(map(str, sorted({part.num_records for part in manifest.parts})))
             output(
                 f"Dry run: {folder} would hold {count(manifest.num_records, kind)} in "

@@ -108,6 +108,11 @@ def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -
     figure.set_size_inches(columns, height)
     axes.set(xlim=(0, columns), ylim=(height, 0), aspect="auto")
     axes.set_axis_off()
+    save_figure(figure, path)
+
+
+def save_figure(figure: pyplot.Figure, path: str) -> None:
+    """Write a figure as a PNG file and close it. Raises OSError."""
     try:
         with replace_file(path) as file:
             figure.savefig(file, format="png")

@@ -49,11 +49,12 @@ class ImageStatistics:
 
     def _count(self) -> None:
         for channels, waiting in self._waiting.items():
-            for pixels in [np.concatenate(waiting)] if waiting else []:
-                for first in range(0, len(pixels), BLOCK):
-                    for channel, values in enumerate(pixels[first : first + BLOCK].T):
-                        counts = np.bincount(values, minlength=256)
-                        self._histogram[channel + (channels == 3)] += counts
+            if not waiting:
+                continue
+            pixels = np.concatenate(waiting)
+            for first in range(0, len(pixels), BLOCK):
+                for row, values in enumerate(pixels[first : first + BLOCK].T, channels == 3):
+                    self._histogram[row] += np.bincount(values, minlength=256)
         self._waiting, self._num_waiting = {1: [], 3: []}, 0
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from runtime.atomic import flush_file, folder_lock
 from runtime.cli import InputError, uninterrupted
 
 from .commit import BUSY, check_locked_target, check_target, commit, recover_commit, write_manifest
+from .images import FORMATS
 from .manifest import STAGING_NAME, Manifest, Part, part_name
 from .statistics import ImageStatistics
 
@@ -115,7 +116,7 @@ class DatasetWriter:
 
     def _all_plain_jpeg(self) -> bool:
         # Of JPEG, what is not plain is re-encoded; gray ones OneFlow's faster decoder misreads.
-        return self.image_format in (".jpg", ".jpeg", ".jpe") and not self.statistics.num_gray
+        return FORMATS[self.image_format] == "JPEG" and not self.statistics.num_gray
 
     def _make_folder(self) -> None:
         missing, folder = [], os.path.abspath(self.folder)
