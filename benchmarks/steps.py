@@ -1,10 +1,10 @@
-"""Training steps, which train.py compares.
+"""Training steps, which train.py and gpu.py time.
 
-python benchmarks/steps.py WAY DATASET [OPTIONS OF lenet_train.py]
+python benchmarks/steps.py WAY DATASET BATCH [OPTIONS OF lenet_train.py]
 
-WAY is ours (on every rank that the launcher starts), loader (the time of a step
-that it takes) or pytorch. Timed after WARM_UP steps. Prints a JSON line,
-{"images": …, "seconds": …}.
+WAY is ours (on every rank that the launcher starts), parts (what a step's parts
+take) or pytorch; BATCH is the images of a step, of all ranks together. Timed after
+WARM_UP steps. Prints a JSON line, {"images": …, "seconds": …}.
 """
 
 import json
@@ -13,17 +13,16 @@ import sys
 import time
 
 WARM_UP, SECONDS = 8, 10
-BATCH = 64  # of all ranks together
 
 
-def ours(dataset: str, options: list[str]) -> None:
+def ours(dataset: str, batch_size: int, options: list[str]) -> None:
     """Time lenet_train.py's reader, decoders and step."""
-    learner, next_batch, step = make_training(dataset, options)
+    training = make_training(dataset, batch_size, options)
     from lenet import ranks
 
     def train(num_steps):
         for _ in range(num_steps):
-            loss = step(next_batch())
+            loss = training.step(*training.next_batch())
         loss.numpy()  # OneFlow works in order: the last is done last
 
     train(WARM_UP)
@@ -32,15 +31,16 @@ def ours(dataset: str, options: list[str]) -> None:
         train(10)
         num_steps += 10
     seconds = time.perf_counter() - start
-    learner.close()
+    training.learner.close()
     if ranks.RANK == 0:
-        print(json.dumps({"images": num_steps * BATCH, "seconds": seconds}), flush=True)
+        print(json.dumps({"images": num_steps * batch_size, "seconds": seconds}), flush=True)
+    leave()
 
 
-def loader(dataset: str, options: list[str]) -> None:
-    """Time the step, the step with a batch in memory, and the loader alone, in milliseconds."""
-    _, next_batch, step = make_training(dataset, options)
-    batch = next_batch()
+def parts(dataset: str, batch_size: int, options: list[str]) -> None:
+    """Time a step and its parts by themselves, in milliseconds."""
+    training = make_training(dataset, batch_size, options)
+    images, labels = training.next_batch()
 
     def milliseconds(function, calls=30):
         function().numpy()
@@ -51,38 +51,72 @@ def loader(dataset: str, options: list[str]) -> None:
         return 1000 * (time.perf_counter() - start) / calls
 
     times = {
-        "whole": milliseconds(lambda: step(next_batch())),
-        "without": milliseconds(lambda: step(batch)),
-        "loader": milliseconds(lambda: next_batch()[0]),
+        "a whole step": milliseconds(lambda: training.step(*training.next_batch())),
+        "with a batch in memory": milliseconds(lambda: training.step(images, labels)),
+        "without random numbers too": milliseconds(lambda: training.learn(images, labels)),
+        "fetching each loss": milliseconds(lambda: fetched(training.learn(images, labels))),
+        "the loader alone": milliseconds(lambda: training.next_batch()[0]),
     }
-    print(json.dumps(times))
+    print(json.dumps(times), flush=True)
+    leave()
 
 
-def make_training(folder: str, options: list[str]) -> tuple:
-    """Return what a training step needs: the learner, and functions that read a batch and take a step."""
+def fetched(loss):
+    loss.numpy()
+    return loss
+
+
+def leave() -> None:
+    """End as the scripts do: OneFlow 0.8.0 cannot shut down."""
+    from runtime.cli import run_main
+
+    run_main(lambda: None)
+
+
+class Training:
+    """What lenet_train.py makes: a reader of batches and a learner that takes steps."""
+
+    def __init__(self, folder: str, batch_size: int, options: list[str]):
+        import numpy as np
+
+        import lenet_train as script
+        from lenet.config import parse_config
+
+        options = ["--batch_size", str(batch_size), "--init", "he", *options]
+        self.script, (self.config, _) = script, parse_config(options)
+        dataset = script.open_dataset(folder)
+        self.device = script.choose_device(self.config.device)
+        spec = script.ModelSpec.from_dataset(dataset, None)
+        self.batch_per_rank = batch_size // script.WORLD_SIZE
+        buffer = self.config.shuffle_buffer
+        reader = script.ImageReader(dataset, spec, self.batch_per_rank, buffer)
+        model = script.LeNet(spec).init_weights(self.config.init, 0).to(self.device)
+        self.learner = script.make_learner(model, self.config, 1000, self.config.amp)
+        self.reader = reader
+        self.next_batch, self.rng = reader.next_batch, np.random.default_rng(0)
+        self.mask = self.make_mask()
+
+    def make_mask(self):
+        make = self.script.make_dropout_mask
+        return make(self.rng, self.batch_per_rank, self.config.dropout).to(self.device)
+
+    def step(self, images, labels):
+        """Take the script's step; return its loss, still on the device."""
+        images, labels = images.to(self.device), labels.to(self.device)
+        images = self.script.augment(images, self.config, self.rng)
+        return self.learner.step(images, labels, self.make_mask())
+
+    def learn(self, images, labels):
+        """Take a step without drawing anything for it."""
+        return self.learner.step(images.to(self.device), labels.to(self.device), self.mask)
+
+
+def make_training(folder: str, batch_size: int, options: list[str]) -> Training:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    import numpy as np
-
-    import lenet_train as script
-    from lenet.config import parse_config
-
-    config, _ = parse_config(["--batch_size", str(BATCH), "--init", "he", *options])
-    dataset, device = script.open_dataset(folder), script.choose_device(config.device)
-    spec, batch_per_rank = script.ModelSpec.from_dataset(dataset, None), BATCH // script.WORLD_SIZE
-    reader = script.ImageReader(dataset, spec, batch_per_rank, config.shuffle_buffer)
-    model = script.LeNet(spec).init_weights(config.init, 0).to(device)
-    learner = script.make_learner(model, config, 1000, config.amp)
-    rng = np.random.default_rng(0)
-
-    def step(batch):
-        images, labels = (tensor.to(device) for tensor in batch)
-        mask = script.make_dropout_mask(rng, batch_per_rank, config.dropout).to(device)
-        return learner.step(script.augment(images, config, rng), labels, mask)
-
-    return learner, reader.next_batch, step
+    return Training(folder, batch_size, options)
 
 
-def pytorch(dataset: str, options: list[str]) -> None:
+def pytorch(dataset: str, batch_size: int, options: list[str]) -> None:
     """Time the same network, batch size, dropout and optimizer in PyTorch.
 
     Its batch is in memory: nothing is loaded or augmented.
@@ -105,7 +139,10 @@ def pytorch(dataset: str, options: list[str]) -> None:
         nn.Linear(512, 10),
     ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    images, labels = torch.randn(BATCH, 1, 28, 28).to(device), (torch.arange(BATCH) % 10).to(device)
+    images, labels = (
+        torch.randn(batch_size, 1, 28, 28).to(device),
+        (torch.arange(batch_size) % 10).to(device),
+    )
 
     def train(num_steps):
         for _ in range(num_steps):
@@ -123,7 +160,7 @@ def pytorch(dataset: str, options: list[str]) -> None:
     print(
         json.dumps(
             {
-                "images": num_steps * BATCH,
+                "images": num_steps * batch_size,
                 "seconds": time.perf_counter() - start,
                 "threads": torch.get_num_threads(),
             }
@@ -132,4 +169,5 @@ def pytorch(dataset: str, options: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    {"ours": ours, "loader": loader, "pytorch": pytorch}[sys.argv[1]](sys.argv[2], sys.argv[3:])
+    ways = {"ours": ours, "parts": parts, "pytorch": pytorch}
+    ways[sys.argv[1]](sys.argv[2], int(sys.argv[3]), sys.argv[4:])

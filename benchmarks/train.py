@@ -14,6 +14,7 @@ from pathlib import Path
 from convert import make_small
 from sides import PROJECT, check, convert_command, last_line, parse_options, speed_table, workspace
 
+BATCH = 64  # images, of all ranks together
 STEPS = PROJECT / "benchmarks" / "steps.py"
 LAUNCH = [sys.executable, "-m", "oneflow.distributed.launch", "--nproc_per_node", "2"]
 
@@ -40,21 +41,19 @@ def main() -> None:
         probe = "import json; from lenet.device import probe_gpu; print(json.dumps(probe_gpu()))"
         gpu, name, _ = last_line([sys.executable, "-c", probe], PYTHONPATH=str(PROJECT))
         print(
-            f"{name if gpu else 'On the CPU'}; batches of 64, dropout and random crops on, "
+            f"{name if gpu else 'On the CPU'}; batches of {BATCH}, dropout and random crops on, "
             "MNIST's network; images/s\n"
         )
         if args.only in (None, "ways"):
             speed_table(ways(dataset, gpu, args), args.rounds)
             if not gpu:
-                took = last_line([sys.executable, STEPS, "loader", dataset])
-                print(
-                    f"Of a step of {took['whole']:.0f} ms "
-                    f"the loader takes {took['loader']:.1f} ms; "
-                    f"with a batch in memory the step takes {took['without']:.0f} ms.\n"
-                )
+                took = last_line([sys.executable, STEPS, "parts", dataset, BATCH])
+                print("What a step's parts take by themselves, in milliseconds:\n")
+                print("| | ms |\n|---|---|")
+                print("".join(f"| {name} | {ms:.1f} |\n" for name, ms in took.items()))
         if args.only in (None, "switches"):
             print("OneFlow's switches:\n")
-            step = [sys.executable, STEPS, "ours", dataset]
+            step = [sys.executable, STEPS, "ours", dataset, BATCH]
             switches = GPU_SWITCHES if gpu else SWITCHES
             commands = {name: (step, environment) for name, environment in switches.items()}
             speed_table({"default": (step, {}), **commands}, args.rounds)
@@ -62,7 +61,7 @@ def main() -> None:
 
 def ways(dataset: Path, gpu: bool, args: Namespace) -> dict[str, tuple[list, dict[str, str]]]:
     """Return the ways to train, {name: (command, environment)}."""
-    ours = [STEPS, "ours", dataset]
+    ours = [STEPS, "ours", dataset, BATCH]
     one_thread = {"OMP_NUM_THREADS": "1"}  # otherwise the launcher prints that it sets it
     ways = {
         "op by op": ([sys.executable, *ours], {}),
@@ -73,7 +72,7 @@ def ways(dataset: Path, gpu: bool, args: Namespace) -> dict[str, tuple[list, dic
     if gpu:
         ways["as a graph, in mixed precision"] = ([sys.executable, *ours, "--graph", "--amp"], {})
     if args.peers_python:
-        ways["PyTorch"] = ([args.peers_python, STEPS, "pytorch", "-"], {})
+        ways["PyTorch"] = ([args.peers_python, STEPS, "pytorch", "-", BATCH], {})
     else:
         print("(no --peers_python: PyTorch is skipped)\n")
     return ways

@@ -9,14 +9,14 @@ The rest of the project knows the device only as the string that choose_device
 returns: tensors are made on that device or moved ``.to`` it.
 """
 
-import json
+import ctypes
 import os
-import shutil
 import subprocess
 import sys
 from typing import NamedTuple
 
 from runtime.cli import InputError, count, log
+from runtime.versions import installed_build
 
 from .engine import flow
 from .ranks import LOCAL_RANK, WORLD_SIZE, gather
@@ -24,11 +24,8 @@ from .ranks import LOCAL_RANK, WORLD_SIZE, gather
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROBE_SECONDS = 120  # the first CUDA call on a large machine can take half a minute
 
-# What the wheel's CUDA kernels are compiled for; it contains no PTX, so no newer
-# GPU can run them. Read from the wheel's binaries with cuobjdump.
-SUPPORTED = "compute capability 6.0 to 8.9: GTX 10 to RTX 40 series, P100, V100, T4, A100, L4"
-
-NEWER = "newer GPUs need OneFlow 1.0, which is not on the package index: see the README"
+# Attributes of a device, and the text lengths, of the CUDA driver's API (cuda.h).
+CAPABILITY_MAJOR, CAPABILITY_MINOR, NAME_LENGTH = 75, 76, 256
 
 # The variables that OneFlow's launcher sets: with them the probe's process would
 # start as a rank.
@@ -72,15 +69,15 @@ def choose_device(setting: str) -> str:
 
 def probe_gpu(index: int = 0) -> Probe:
     """Run one training step on a GPU, in a separate process."""
+    name, build = name_from_driver(index), installed_build()
     if not flow.cuda.is_available():
-        name = name_from_driver()
         if name is None:
             return Probe(False, None, "no NVIDIA GPU or driver found")
         return Probe(
             False,
             name,
-            f"OneFlow cannot use the {name}: its driver is older than CUDA 11.7 requires (515), "
-            "or CUDA_VISIBLE_DEVICES hides it",
+            f"OneFlow cannot use the {name}: its driver is older than "
+            f"CUDA {build.cuda} requires ({build.driver})",
         )
     if index >= flow.cuda.device_count():
         gpus = count(flow.cuda.device_count(), "GPU")
@@ -91,71 +88,58 @@ def probe_gpu(index: int = 0) -> Probe:
             [sys.executable, "-m", __name__, str(index)],
             cwd=PROJECT,  # a lenet/ in the user's folder is not ours
             capture_output=True,
-            text=True,
             timeout=PROBE_SECONDS,
             env=environment,
         )
         printed, ended = process.stdout, f"exited with code {process.returncode}"
     except subprocess.TimeoutExpired as error:
-        printed, ended = error.stdout or "", f"timed out after {PROBE_SECONDS} s"
-        if isinstance(printed, bytes):
-            printed = printed.decode()
-    return read_probe(printed, ended)
+        printed, ended = error.stdout or b"", f"timed out after {PROBE_SECONDS} s"
+    return read_probe(name or "GPU", printed.decode(errors="replace"), ended)
 
 
-def read_probe(printed: str, ended: str) -> Probe:
+def read_probe(name: str, printed: str, ended: str) -> Probe:
     """Return the Probe for what the separate process printed and how it ended.
 
-    The process prints a JSON line about the GPU before it first uses it and the
-    line ``works`` after a step, so that missing lines tell how far it came.
-    ``ended`` is for messages: ``"exited with code 1"``.
+    The process prints the line ``works`` after a step. ``ended`` is for
+    messages: ``"exited with code 1"``.
     """
-    lines = printed.splitlines()
-    try:
-        gpu = json.loads(lines[0])
-    except (IndexError, ValueError):
-        return Probe(
-            False,
-            name_from_driver(),
-            f"OneFlow cannot initialize CUDA (the test process {ended})",
-        )
-    capability = ".".join(str(number) for number in gpu["capability"])
-    title = f"{gpu['name']} (compute capability {capability})"
-    if "works" in lines[1:]:
-        return Probe(True, title, None)
+    if "works" in printed.splitlines():
+        return Probe(True, name, None)
+    build = installed_build()
     return Probe(
         False,
-        title,
-        f"OneFlow 0.9.0 cannot run on the {title} (a test step {ended}); "
-        f"it has kernels for {SUPPORTED}; {NEWER}",
+        name,
+        f"OneFlow {build.name} cannot run on the {name} (a test step {ended}); it is for "
+        f"{build.gpus}; docs/gpu.md has builds for others",
     )
 
 
-def name_from_driver() -> str | None:
-    """Return the first GPU's name from the NVIDIA driver, or None."""
-    if not shutil.which("nvidia-smi"):
-        return None
+def name_from_driver(index: int) -> str | None:
+    """Return a GPU's name and compute capability from the CUDA driver, or None without it.
+
+    OneFlow 0.8.0 has no functions for them, and 0.9.0's may abort.
+    """
     try:
-        printed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=PROBE_SECONDS,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
         return None
-    return printed.splitlines()[0].strip() if printed.strip() else None
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(NAME_LENGTH)
+    failed = (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGet(ctypes.byref(device), index)
+        or cuda.cuDeviceGetName(name, NAME_LENGTH, device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, device)
+        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, device)
+    )
+    if failed:
+        return None
+    return f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
 
 
 def run_probe(index: int) -> None:
     """Run one step with the kinds of kernels that LeNet needs: cuDNN, cuBLAS, OneFlow's own."""
     device = f"cuda:{index}"
-    gpu = {
-        "name": flow.cuda.get_device_name(index),
-        "capability": list(flow.cuda.get_device_capability(index)),
-    }
-    print(json.dumps(gpu), flush=True)
     weight = flow.ones(4, 1, 5, 5, device=device, requires_grad=True)
     images = flow.ones(2, 1, 8, 8, device=device)
     convolved = flow.nn.functional.conv2d(images, weight, padding=2)

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 
-from runtime.cli import EXIT_BAD_INPUT, log
+from runtime.cli import EXIT_BAD_INPUT, InputError, log, skip_shutdown
 from runtime.environment import REMEDY
 from runtime.guard import launched_ranks
+from runtime.versions import installed_version
 
 # Environment variables that OneFlow reads while it is imported; those that are set
 # already are kept. `make bench-train BENCH="--only switches"` measures what each gains.
@@ -96,4 +97,46 @@ def import_oneflow():
     return oneflow
 
 
+# -- what differs between OneFlow's versions ----------------------------------------
+
+IS_0_8 = (installed_version("oneflow") or "").startswith("0.8.")
+
+
+def check_graphs_work() -> None:
+    """Raise InputError where this OneFlow cannot train as a graph."""
+    if IS_0_8:
+        raise InputError("graph: OneFlow 0.8.0 hangs in graphs: train without --graph")
+
+
+def repair_0_8() -> None:
+    """Go around what ends the process in OneFlow 0.8.0: ranks, its shutdown, reading while it computes."""
+    if launched_ranks() > 1:
+        log("OneFlow 0.8.0 hangs with several ranks: start one process", "error")
+        raise SystemExit(EXIT_BAD_INPUT)
+    skip_shutdown()  # in which it ends with SIGSEGV
+    nn = flow.nn
+    for module in (nn.OFRecordReader, nn.OFRecordBytesDecoder, nn.OFRecordImageDecoder):
+        module.forward = alone(module.forward)
+    for module in (nn.image.decode, nn.image.Resize):
+        module.forward = alone(module.forward)
+
+
+def alone(forward):
+    """Return a module's ``forward`` that runs while nothing else does.
+
+    0.8.0 ends with SIGSEGV where records are read while a step is computed, or
+    dropped before they are decoded.
+    """
+
+    def forward_alone(*arguments):
+        flow._oneflow_internal.eager.Sync()
+        result = forward(*arguments)
+        flow._oneflow_internal.eager.Sync()
+        return result
+
+    return forward_alone
+
+
 flow = import_oneflow()
+if IS_0_8:
+    repair_0_8()

@@ -18,7 +18,7 @@ import numpy as np
 
 from .checkpoint import Layout
 from .config import TrainConfig
-from .engine import flow
+from .engine import check_graphs_work, flow
 from .model import LeNet
 from .ranks import WORLD_SIZE
 
@@ -34,6 +34,7 @@ def make_learner(
 ) -> "EagerLearner | GraphLearner":
     """Return the learner that ``config`` asks for; ``amp``: in mixed precision."""
     if config.graph:
+        check_graphs_work()
         return GraphLearner(model, config, num_steps, amp)
     return EagerLearner(model, config, num_steps)
 

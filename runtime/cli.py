@@ -21,6 +21,7 @@ SHOWN_PROBLEMS = 20
 RANK_SECONDS = 3
 
 _ranks = types.SimpleNamespace(rank=0, world_size=1)  # see become_rank
+_shutdown = types.SimpleNamespace(skipped=False)  # see skip_shutdown
 
 
 class InputError(Exception):
@@ -93,6 +94,11 @@ def become_rank(rank: int, world_size: int) -> None:
     Rank 0 alone prints results and messages; each rank prints its errors.
     """
     _ranks.rank, _ranks.world_size = rank, world_size
+
+
+def skip_shutdown() -> None:
+    """Make run_main() end the process at once, without the shutdown of Python and its libraries."""
+    _shutdown.skipped = True
 
 
 def output(*lines: object, flush: bool = False) -> None:
@@ -217,8 +223,9 @@ def run_main(main: Callable[[], object]) -> NoReturn:
             sys.stdout.flush()
     except OSError:  # it has been reported, or stdout was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if _ranks.world_size > 1 and code:
-        os._exit(code)  # skips OneFlow's shutdown, which waits for the other ranks
+    # With several ranks OneFlow's shutdown waits for the others.
+    if _shutdown.skipped or (_ranks.world_size > 1 and code):
+        os._exit(code or 0)
     sys.exit(code)
 
 

@@ -7,8 +7,11 @@ therefore run under Python 3.6: annotations newer than that are strings here.
 
 import glob
 import os
+import re
 import signal
 import sys
+
+from .versions import installed_build, installed_version
 
 # The newest that OneFlow 0.9.0 has a wheel for; constraints.txt is for this one alone.
 PYTHON = (3, 10)
@@ -31,7 +34,7 @@ PACKAGES = {
     "tqdm": "tqdm",
     "matplotlib": "matplotlib",
 }
-LIMITS = {"numpy": 2, "protobuf": 4}  # major versions that OneFlow 0.9.0 cannot use
+PROTOBUF_LIMIT = "4"  # OneFlow's generated record_pb2 is refused by it
 
 
 def check_environment(module: str) -> None:
@@ -76,14 +79,25 @@ def find_problem() -> "str | None":
             "the oneflow installed here is a stub without an engine, "
             f"which pip gives to Pythons that OneFlow has no wheel for: {REMEDY}"
         )
-    for package, limit in LIMITS.items():
+    build = installed_build()
+    for package, limit in (("numpy", build.numpy_limit), ("protobuf", PROTOBUF_LIMIT)):
         found = installed_version(package)
-        if found and int(found.split(".")[0]) >= limit:
+        if found and numbers(found) >= numbers(limit):
             return (
-                f"{package} {found} is too new for OneFlow 0.9.0, "
+                f"{package} {found} is too new for OneFlow {build.name}, "
                 f"which needs {package} below {limit}: {REMEDY}"
             )
+    if not build.tried:
+        sys.stderr.write(
+            f"{os.path.basename(sys.argv[0])}: warning: OneFlow {build.name} was never tried with "
+            "this project: see docs/gpu.md\n"
+        )
     return None
+
+
+def numbers(version: str) -> "list[int]":
+    """Return a version's numbers, ``[1, 24]`` for ``"1.24rc1"``, to compare it with another's."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def is_installed(module: str) -> bool:
@@ -94,16 +108,6 @@ def is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except ImportError:  # the parent package is missing
         return False
-
-
-def installed_version(package: str) -> "str | None":
-    """Return a package's version, or None if it was not installed from a wheel."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def oneflow_folder() -> str:

@@ -3,8 +3,6 @@
 `make gpu` runs the tests marked gpu, on a machine that has one.
 """
 
-import json
-
 import pytest
 from helpers import (
     PROJECT,
@@ -17,8 +15,13 @@ from helpers import (
     train,
 )
 
+from runtime.versions import installed_build
+
 ON_GPU = ["--device", "cuda"]
-H100 = json.dumps({"name": "NVIDIA H100 PCIe", "capability": [9, 0]}) + "\n"
+no_graphs = pytest.mark.skipif(
+    installed_build().name.startswith("0.8."), reason="OneFlow 0.8.0 hangs in graphs and ranks"
+)
+H100 = "NVIDIA H100 PCIe (compute capability 9.0)"
 
 
 # -- the only inner names of this module ------------------------------------------------
@@ -32,33 +35,31 @@ def probe():
 
 
 def read(output, ended):
-    """What is made of the output of a probe's process, and of how it ended."""
+    """What is made of the output of an H100's probe process, and of how it ended."""
     from lenet.device import read_probe
 
-    return tuple(read_probe(output, ended))
+    return tuple(read_probe(H100, output, ended))
 
 
 # -- the probe --------------------------------------------------------------------------
 
 
 def test_a_gpu_that_ran_the_step_works():
-    works, name, reason = read(H100 + "works\n", "exited with code 0")
-    assert works and name == "NVIDIA H100 PCIe (compute capability 9.0)" and reason is None
+    assert read("loaded library: libibverbs.so.1\nworks\n", "exited with code 0") == (
+        True,
+        H100,
+        None,
+    )
 
 
+@pytest.mark.parametrize("printed", ["", "F20260101 Check failed: cudaGetDevice\n"])
 @pytest.mark.parametrize("ended", ["exited with code -6", "timed out after 120 s"])
-def test_a_gpu_that_did_not_is_named_with_the_remedy(ended):
-    """What a GPU without kernels looks like: its name, then an abort."""
-    works, name, reason = read(H100, ended)
-    assert not works and "H100" in name
-    for text in ("H100", ended, "compute capability 6.0 to 8.9", "OneFlow 1.0"):
+def test_a_gpu_that_did_not_is_named_with_the_remedy(printed, ended):
+    """What a GPU without kernels looks like: an abort."""
+    works, name, reason = read(printed, ended)
+    assert not works and name == H100
+    for text in (H100, ended, "OneFlow 0.9.0 cannot", "compute capability 6.0 to 8.9", "docs/gpu"):
         assert text in reason
-
-
-@pytest.mark.parametrize("output", ["", "F20260101 Check failed: cudaGetDevice\n"])
-def test_cuda_that_does_not_start(output):
-    works, _, reason = read(output, "exited with code -6")
-    assert not works and "cannot initialize CUDA" in reason and "-6" in reason
 
 
 def test_auto_says_which_device_and_why(converted):
@@ -90,6 +91,7 @@ def test_the_gpu_computes_what_the_cpu_does(gpu, converted):
 
 
 @pytest.mark.gpu
+@no_graphs
 @pytest.mark.parametrize("mode", [["--graph"], ["--graph", "--amp"]], ids=["graph", "amp"])
 def test_graphs_on_the_gpu(gpu, converted, tmp_path, mode):
     """They learn the digits, and go on from a checkpoint, with the gradient scaler's state, as if never stopped."""
@@ -113,6 +115,7 @@ def test_graphs_on_the_gpu(gpu, converted, tmp_path, mode):
 
 
 @pytest.mark.gpu
+@no_graphs
 def test_two_gpus(gpu, tmp_path):
     """Each rank takes one; with one GPU alone, the second rank is told so."""
     assert convert("--part_num", 2, "--save_dir", tmp_path / "dataset").code == 0
@@ -128,11 +131,12 @@ def test_two_gpus(gpu, tmp_path):
 def test_the_probe_is_ours_in_any_folder(tmp_path):
     """A lenet/ in the user's folder is not run, and ours is found. (No GPU is needed: CUDA fails to start.)"""
     (tmp_path / "lenet").mkdir()
-    (tmp_path / "lenet" / "device.py").write_text("print('not JSON')\nprint('works')")
+    (tmp_path / "lenet" / "device.py").write_text("print('works')")
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from lenet import device; "
         "device.flow.cuda.is_available = lambda: True; device.flow.cuda.device_count = lambda: 1; "
-        "device.json.loads = lambda line: sys.exit(f'read {line}'); print(device.probe_gpu())"
+        "print(device.probe_gpu())"
     )
     result = run_python("-c", code, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
-    assert result.code == 0 and "cannot initialize CUDA (the test process" in result.out, result
+    assert result.code == 0 and "works=False" in result.out, result
+    assert "cannot run on the GPU (a test step exited with code" in result.out, result

@@ -1,0 +1,68 @@
+"""The builds of OneFlow that this project is written for, and what is known of each.
+
+docs/gpu.md has this table with the commands that install them. This file must
+run under Python 3.6, as environment.py imports it.
+"""
+
+from typing import NamedTuple
+
+
+class Build(NamedTuple):
+    """A build of OneFlow."""
+
+    name: str  # its version, as pip names it
+    cuda: str  # that it was built with
+    driver: str  # the oldest NVIDIA driver for it, by NVIDIA's CUDA compatibility guide
+    gpus: str  # those that it has machine code for
+    numpy_limit: str  # the first NumPy that it cannot use
+    tried: bool  # whether this project was run on it
+
+
+# 0.8.0's and 0.9.0's machine code was read from the wheels with cuobjdump; the
+# others' is what their build files list.
+BUILDS = (
+    Build(
+        "0.8.0",
+        "10.2",
+        "440.33",
+        "compute capability 5.2 to 7.5, and newer GPUs where the driver compiles its PTX",
+        "1.24",
+        True,
+    ),
+    Build(
+        "0.9.0",
+        "11.7",
+        "450.80",
+        "compute capability 6.0 to 8.9: GTX 10 to RTX 40 series, P100, V100, T4, A100, L4",
+        "2",
+        True,
+    ),
+    Build(
+        "0.9.0+cu118",
+        "11.8",
+        "450.80",
+        "compute capability 6.0 to 9.0: GTX 10 to RTX 40 series, V100, T4, A100, L4, H100, H200",
+        "2",
+        False,
+    ),
+    Build("1.0.0", "11.8 or 12", "450.80", "compute capability 6.0 to 9.0", "2", False),
+)
+
+
+def installed_version(package: str) -> "str | None":
+    """Return a package's version, or None if it was not installed from a wheel."""
+    from importlib.metadata import PackageNotFoundError, version  # since Python 3.8
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def installed_build() -> Build:
+    """Return the installed build of OneFlow; for one that is not in the table, what is certain."""
+    name = installed_version("oneflow") or "of unknown version"
+    for build in BUILDS:
+        if name == build.name:
+            return build
+    return Build(name, "of its build", "see there", "the GPUs of its build", "2", False)
