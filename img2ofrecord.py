@@ -155,7 +155,7 @@ def encode_img_file(
         pixels = resize(pixels, options.size)
     if reason:
         data = encode(pixels, ext, options.quality)
-    return EncodedImage(data, pixels, reason)
+    return EncodedImage(data, pixels, reason, header.several)
 
 
 # -- pack -----------------------------------------------------------------------
@@ -186,7 +186,7 @@ def pack_chunk(options: ConvertOptions, samples: list[tuple[str, int]]) -> Chunk
     packed, saved, problems, statistics, digests = io.BytesIO(), [], [], ImageStatistics(), []
     ext, image_options = options.img_format, options.image_options
     folder = os.path.join(options.image_root, "")  # ends in a slash
-    with decoder_messages():
+    with decoder_messages:
         for name, label in samples:
             try:
                 image = encode_img_file(folder + name, ext, image_options)

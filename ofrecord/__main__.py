@@ -141,7 +141,7 @@ CHECK = "`python -m ofrecord check {}` lists all problems"
 def decode_samples(samples, folder: str):
     """Return the sampled images' pixels, gray or RGB, by label. Raises InputError."""
     pixels = {}
-    with decoder_messages():
+    with decoder_messages:
         for label, encoded in samples.items():
             try:
                 images = [decode(data, read_image(data)[0]) for data in encoded]

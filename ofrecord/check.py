@@ -78,7 +78,7 @@ def check_part(folder: str, features: Features, manifest: Manifest | None, file:
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     try:
         report = report._replace(num_bytes=os.path.getsize(path), sha256=sha256_of(path))
-        with decoder_messages():
+        with decoder_messages:
             for index, serialized in split_part(path):
                 try:
                     data, label, label_type = read_record(serialized, index, *features)

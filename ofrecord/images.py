@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .headers import BadImage, Header, open_with_pillow
+from .headers import PILLOW_KINDS, BadImage, Header, open_with_pillow
 
 # What images can be encoded as in a record, by file extension. Each was seen to
 # come out of OneFlow's decoder as it went in. OpenCV writes more (.hdr, .pfm,
@@ -35,24 +35,10 @@ FORMATS = {
 }
 
 # Extensions that OpenCV can read, for folders that are searched for images.
-IMAGE_EXTENSIONS = {
-    *FORMATS,
-    ".pgm",
-    ".ppm",
-    ".pbm",
-    ".pam",
-    ".jp2",
-    ".ras",
-    ".sr",
-    ".avif",
-    ".gif",
-}
+IMAGE_EXTENSIONS = {*FORMATS, *".pgm .ppm .pbm .pam .jp2 .ras .sr .avif .gif".split()}
 
 # Formats whose plain files are stored unchanged.
 STORED_UNCHANGED = {"PNG", "JPEG"}
-
-# Formats that OpenCV does not turn as their EXIF data says, or does not read.
-PILLOW_KINDS = {"WebP", "GIF", "AVIF"}
 
 DEFAULT_QUALITY = 95  # OpenCV's own for JPEG, 0 to 100
 DEFAULT_BACKGROUND = "white"
@@ -77,6 +63,7 @@ class EncodedImage(NamedTuple):
     data: bytes
     pixels: np.ndarray  # uint8, gray (height, width) or B G R (height, width, 3)
     reencode_reason: str | None  # None where the file's bytes are stored unchanged
+    several: bool = False  # the file holds more pictures, of which this is the first
 
     @property
     def width(self) -> int:
@@ -106,7 +93,7 @@ def decode(data: bytes, header: Header, options: ImageOptions | None = None) -> 
     flag = FLAGS[gray]
     if options.max_value:
         flag |= cv2.IMREAD_ANYDEPTH
-    with decoder_messages() as messages:
+    with decoder_messages as messages:
         if header.kind == "TIFF":
             with _libtiff_messages():
                 pixels = _imdecode(data, flag)
@@ -174,10 +161,10 @@ def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
 
 
 class DecoderMessages:
-    """What the C libraries print to stderr while they decode.
+    """Sends what C libraries print to stderr while they decode to a file in memory.
 
-    libjpeg accepts damaged data and only prints a warning, the one sign that
-    the pixels are wrong.
+    libjpeg accepts damaged data and only prints a warning, the one sign that the pixels are
+    wrong. An outer ``with`` around many images saves the time that switching takes for each.
     """
 
     # Parts of messages about images whose pixels are right all the same.
@@ -186,18 +173,37 @@ class DecoderMessages:
         "|JFIF|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
     )
 
-    def __init__(self, file: int):
-        self.file, self._taken = file, 0
+    _depth = 0  # of the contexts that are open
+
+    def __enter__(self) -> "DecoderMessages":
+        if not self._depth:
+            self._file, self._stderr = os.memfd_create("decoder-messages"), os.dup(2)
+            self._taken = 0
+            os.dup2(self._file, 2)
+        self._depth += 1
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            os.dup2(self._stderr, 2)
+            os.close(self._stderr)
+            os.close(self._file)
+        elif kind:  # so that the next image is not blamed for what was printed
+            self.take()
 
     def take(self) -> str | None:
         """Return the first message since the last call that means wrong pixels, or None."""
-        size = os.lseek(self.file, 0, os.SEEK_CUR)
+        size = os.lseek(self._file, 0, os.SEEK_CUR)
         if size == self._taken:
             return None
-        text = os.pread(self.file, size - self._taken, self._taken).decode("utf-8", "replace")
+        text = os.pread(self._file, size - self._taken, self._taken).decode("utf-8", "replace")
         self._taken = size
         lines = (line.strip() for line in text.splitlines())
         return next((line for line in lines if line and not self.HARMLESS.search(line)), None)
+
+
+decoder_messages = DecoderMessages()  # of this process
 
 
 @contextmanager
@@ -211,32 +217,3 @@ def _libtiff_messages() -> Iterator[None]:
         os.dup2(stdout, 1)
         os.close(stdout)
         cv2.setLogLevel(level)
-
-
-class decoder_messages:
-    """Sends the process's stderr to a file in memory, unless an outer ``with`` does so already.
-
-    Around many images it saves the time that switching takes for each.
-    """
-
-    _open: DecoderMessages | None = None
-    _depth, _stderr = 0, -1
-
-    def __enter__(self) -> DecoderMessages:
-        cls = type(self)
-        if not cls._depth:
-            file, cls._stderr = os.memfd_create("decoder-messages"), os.dup(2)
-            os.dup2(file, 2)
-            cls._open = DecoderMessages(file)
-        cls._depth += 1
-        return cls._open
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        cls = type(self)
-        cls._depth -= 1
-        if not cls._depth:
-            os.dup2(cls._stderr, 2)
-            os.close(cls._stderr)
-            os.close(cls._open.file)
-        elif kind:  # so that the next image is not blamed for what was printed
-            cls._open.take()

@@ -152,7 +152,7 @@ def is_hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file name is an image's, by its extension; hidden files are none."""
-    return not is_hidden(name) and "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+    return "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not is_hidden(name)
 
 
 def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:
@@ -172,15 +172,14 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 for entry in entries:
-                    name = folder + entry.name
-                    if is_hidden(entry.name):
-                        continue
-                    if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                        folders.append(name + "/")
+                    name, link = folder + entry.name, entry.is_symlink()
+                    if os.path.isdir(entry.path) if link else entry.is_dir():
+                        if not is_hidden(entry.name):
+                            folders.append(name + "/")
                     elif is_image(entry.name):
                         path = f"{real}/{entry.name}"
-                        images[name] = os.path.realpath(path) if entry.is_symlink() else path
-                    else:
+                        images[name] = os.path.realpath(path) if link else path
+                    elif not is_hidden(entry.name):
                         others.append(name)
         except OSError as error:
             path = os.path.join(root, folder)

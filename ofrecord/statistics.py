@@ -3,21 +3,22 @@
 from collections import Counter
 from typing import Any
 
+import cv2
 import numpy as np
 
 from .images import EncodedImage
 
-BLOCK = 2**20  # values that are counted at once, as that takes 8 bytes for each
+BLOCK = 2**20  # pixels that are counted at once: calcHist's float32 is exact up to 2**24
 
 
 class ImageStatistics:
     """Sizes, colours and pixel values of images that are added one by one."""
 
     def __init__(self):
-        self.sizes: set[tuple[int, int]] = (
-            set()
-        )  # (width, height), at most two: enough to know that they vary
+        # (width, height), at most two: enough to know that they vary
+        self.sizes: set[tuple[int, int]] = set()
         self.num_gray = 0
+        self.num_several = 0  # images of files that hold more pictures
         self.brightest = 0  # 8-bit level in 16-bit images
         self.reencode_reasons: Counter[str | None] = Counter()  # None: stored unchanged
         self._histogram = np.zeros((4, 256), np.int64)  # gray images', then B, G, R of colour ones
@@ -35,26 +36,28 @@ class ImageStatistics:
         return 1 if self.num_gray == self.num_images else 3
 
     def add(self, image: EncodedImage) -> None:
-        pixels, channels = image.pixels, image.channels
+        pixels = image.pixels
+        channels = 1 if pixels.ndim == 2 else 3
         self.num_gray += channels == 1
+        self.num_several += image.several
         self.reencode_reasons[image.reencode_reason] += 1
         if image.reencode_reason == "16-bit":
             self.brightest = max(self.brightest, int(pixels.max()))
         if len(self.sizes) < 2:
-            self.sizes.add((image.width, image.height))
-        self._waiting[channels].append(pixels.reshape(-1, channels))
+            self.sizes.add(pixels.shape[1::-1])
+        self._waiting[channels].append(pixels.reshape(-1, 1, channels))
         self._num_waiting += pixels.size
         if self._num_waiting > BLOCK:
             self._count()
 
     def _count(self) -> None:
         for channels, waiting in self._waiting.items():
-            if not waiting:
-                continue
-            pixels = np.concatenate(waiting)
+            pixels = np.concatenate(waiting) if waiting else ()
             for first in range(0, len(pixels), BLOCK):
-                for row, values in enumerate(pixels[first : first + BLOCK].T, channels == 3):
-                    self._histogram[row] += np.bincount(values, minlength=256)
+                for channel in range(channels):
+                    block = [pixels[first : first + BLOCK]], [channel], None, [256], [0, 256]
+                    row = self._histogram[channel + (channels == 3)]
+                    row += cv2.calcHist(*block)[:, 0].astype(np.int64)
         self._waiting, self._num_waiting = {1: [], 3: []}, 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class ImageStatistics:
     def merge(self, other: "ImageStatistics") -> None:
         other._count()
         self.num_gray += other.num_gray
+        self.num_several += other.num_several
         self.brightest = max(self.brightest, other.brightest)
         self.reencode_reasons += other.reencode_reasons
         self._histogram += other._histogram
