@@ -9,7 +9,16 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from runtime.cli import ArgumentParser, InputError, InputErrors, count, output, run_main
+from runtime.cli import (
+    ArgumentParser,
+    InputError,
+    InputErrors,
+    count,
+    os_errors,
+    output,
+    run_main,
+)
+from runtime.workers import NUM_CPUS
 
 from .check import Features, check_parts, compare_totals, index_parts, read_image
 from .dataset import dataset_in_use
@@ -61,7 +70,7 @@ def check(args) -> None:
     if manifest:
         features = Features(manifest.image_feature, manifest.label_feature)
     reports, problems = [], []
-    for report in check_parts(args.folder, features, manifest, num_workers()):
+    for report in check_parts(args.folder, features, manifest, NUM_CPUS):
         reports.append(report)
         problems += report.problems
         state = count(len(report.problems), "problem") if report.problems else "valid"
@@ -80,13 +89,8 @@ def check(args) -> None:
 def index(args) -> None:
     """Write the manifest and print what it says."""
     features = Features(args.image_feature, args.label_feature)
-    manifest = index_parts(args.folder, features, num_workers())
+    manifest = index_parts(args.folder, features, NUM_CPUS)
     output(f"{args.folder}: {describe(manifest)}")
-
-
-def num_workers() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def describe(manifest) -> str:
@@ -106,17 +110,17 @@ def show(args) -> None:
     from .sheet import Sampler, draw_sheet  # matplotlib takes a second to import
 
     manifest = load_manifest(args.folder)
+    features = manifest.image_feature, manifest.label_feature
     labels, sampler = Counter(), Sampler()
     for part in tqdm(manifest.parts, unit="part", disable=None, leave=False):
         path = os.path.join(args.folder, part.file)
         try:
-            for _, data, label in read_part(path, manifest.image_feature, manifest.label_feature):
-                labels[label] += 1
-                sampler.add(label, data)
+            with os_errors("read", path):
+                for _, data, label in read_part(path, *features):
+                    labels[label] += 1
+                    sampler.add(label, data)
         except BadRecord as error:
             raise InputError(f"{path}, {error}; {CHECK.format(args.folder)}") from None
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
     samples = decode_samples(sampler.samples, args.folder)
     known = dict(enumerate(manifest.class_names or []))
     names = {label: known.get(label, str(label)) for label in labels}
@@ -127,11 +131,8 @@ def show(args) -> None:
         output(f"skipped: {count(len(manifest.skipped), 'image')}, listed in {MANIFEST_NAME}")
     print_histogram(labels, names)
     sheet = args.sheet or args.folder.rstrip("/") + "_sheet.png"
-    title = f"{describe(manifest)}"
-    try:
-        draw_sheet(sheet, title, samples, names, labels)
-    except OSError as error:
-        raise InputError(f"cannot write the contact sheet {sheet}: {error.strerror}") from None
+    with os_errors("write the contact sheet", sheet):
+        draw_sheet(sheet, describe(manifest), samples, names, labels)
     output(f"contact sheet: {sheet}")
 
 

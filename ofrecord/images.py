@@ -109,6 +109,12 @@ def decode(data: bytes, header: Header, options: ImageOptions | None = None) -> 
     return pixels
 
 
+def largest_value(data: bytes) -> int:
+    """Return the largest value in a 16-bit image, or 0 for others. Raises BadImage."""
+    pixels = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    return int(pixels.max()) if pixels is not None and pixels.dtype == np.uint16 else 0
+
+
 def _imdecode(data: bytes, flag: int) -> np.ndarray | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flag)

@@ -7,7 +7,7 @@ import re
 from array import array
 from collections import Counter
 
-from runtime.cli import InputError, InputErrors, count
+from runtime.cli import InputError, InputErrors, count, os_errors
 
 from .labels import Samples, natural_key
 from .record import INT32_MAX, INT32_MIN
@@ -26,20 +26,19 @@ def read_label_file(path: str) -> Samples:
     is not an int32, a duplicate name, or a name outside of the image root.
     """
     reader = _LabelFile(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
+    if not os.path.exists(path):
+        raise InputError(f"the label file {path} does not exist; specify it with --label_dir")
+    if not os.path.isfile(path):  # a pipe may never end
         raise InputError(f"the label file {path} is not a regular file")
     try:
         # newline="" is what the csv module asks for; json does not mind.
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with (
+            os_errors("read the label file", path),
+            open(path, encoding="utf-8-sig", newline="") as file,
+        ):
             (_read_csv if path.lower().endswith(".csv") else _read_json_lines)(file, reader)
-    except FileNotFoundError:
-        raise InputError(
-            f"the label file {path} does not exist; specify it with --label_dir"
-        ) from None
     except UnicodeDecodeError:
         raise InputError(f"the label file {path} is not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"cannot read the label file {path}: {error.strerror}") from error
     return reader.samples()
 
 

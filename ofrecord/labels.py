@@ -7,7 +7,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterable
 
-from runtime.cli import InputError, InputErrors, count, first_few, log
+from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors
 
 from .images import IMAGE_EXTENSIONS
 
@@ -39,6 +39,9 @@ class Samples:
     def __getitem__(self, index: slice) -> list[tuple[str, int]]:
         """Return the (name, label) pairs of a slice."""
         return list(zip(self.names[index], self.labels[index], strict=True))
+
+    def class_name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else str(label)
 
     def take(self, indices: list[int]) -> "Samples":
         """Return the Samples at these indices, in their order."""
@@ -77,8 +80,7 @@ def split_by_class(
                 wanted -= len(group)
     single = [label for label, groups in sorted(by_class.items()) if len(groups) == 1]
     if single:
-        names = samples.class_names or [str(label) for label in range(max(single) + 1)]
-        few = first_few(names[label] for label in single)
+        few = first_few(map(samples.class_name, single))
         log(f"classes with a single image, kept in the training set: {few}", "warning")
     if not chosen:
         raise InputError("--val_fraction: no class has two images, so none can be held out")
@@ -169,21 +171,18 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
         if real in seen:
             continue
         seen.add(real)
-        try:
-            with os.scandir(os.path.join(root, folder)) as entries:
-                for entry in entries:
-                    name, link = folder + entry.name, entry.is_symlink()
-                    if os.path.isdir(entry.path) if link else entry.is_dir():
-                        if not is_hidden(entry.name):
-                            folders.append(name + "/")
-                    elif is_image(entry.name):
-                        path = f"{real}/{entry.name}"
-                        images[name] = os.path.realpath(path) if link else path
-                    elif not is_hidden(entry.name):
-                        others.append(name)
-        except OSError as error:
-            path = os.path.join(root, folder)
-            raise InputError(f"cannot list {path}: {error.strerror}") from error
+        path = os.path.join(root, folder)
+        with os_errors("list", path), os.scandir(path) as entries:
+            for entry in entries:
+                name, link = folder + entry.name, entry.is_symlink()
+                if os.path.isdir(entry.path) if link else entry.is_dir():
+                    if not is_hidden(entry.name):
+                        folders.append(name + "/")
+                elif is_image(entry.name):
+                    path = f"{real}/{entry.name}"
+                    images[name] = os.path.realpath(path) if link else path
+                elif not is_hidden(entry.name):
+                    others.append(name)
     return images, others
 
 
@@ -198,6 +197,8 @@ def doubts(samples: Samples) -> list[str]:
         for group in alike.values()
         if len(group) > 1
     ]
+    if min(samples.labels) < 0:
+        lines.append("there are negative labels: lenet_train.py only accepts labels from 0")
     if len(set(samples.labels)) == 1:
         lines.append("all images are of a single class: there is nothing to learn")
     if names and SPLITS.issuperset(alike):

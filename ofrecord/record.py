@@ -98,18 +98,19 @@ def split_part(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 def is_tfrecord(content: mmap.mmap) -> bool:
-    """Whether lengths and checksums lie as in TensorFlow's record files, for the first records."""
+    """Whether a file's first record ends where it would in TensorFlow's framing.
+
+    That is a length, its checksum, the data, its checksum; then the next length or the file's end.
+    """
     position, size = 0, len(content)
-    for _ in range(100):
+    for _ in range(2):
         if position + LENGTH.size > size:
-            break
-        (length,) = LENGTH.unpack_from(content, position)
-        if not 0 <= length < size:
             return False
-        position += LENGTH.size + 4 + length + 4  # length, its checksum, data, its checksum
-        if position == size:
-            return True
-    return position < size
+        (length,) = LENGTH.unpack_from(content, position)
+        position += LENGTH.size + 4 + length + 4
+        if not 0 < length < size or position >= size:
+            return position == size
+    return True
 
 
 def read_part(

@@ -52,6 +52,25 @@ class InputErrors(InputError):
         ]
 
 
+@contextmanager
+def os_errors(action: str, path: str, hint: str = "") -> Iterator[None]:
+    """Make an OSError of the block an InputError: ``cannot ACTION PATH: reason; hint``."""
+    try:
+        yield
+    except BrokenPipeError:  # of stdout
+        raise
+    except OSError as error:
+        reason = f"{error.strerror or error}; {hint}" if hint else error.strerror or error
+        raise InputError(f"cannot {action} {path}: {reason}") from error
+
+
+def why_no_folder(path: str) -> str | None:
+    """Return "does not exist" or "is not a folder", or None for a folder."""
+    if os.path.isdir(path):
+        return None
+    return "is not a folder" if os.path.lexists(path) else "does not exist"
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser without abbreviated options and with one-line errors."""
 
