@@ -102,7 +102,9 @@ def survey(
     warnings = [f"skipped: {line}" for line in lines[:SHOWN_PROBLEMS]]
     if problems:
         warnings.append(f"skipped {len(problems):,} of {count(len(samples), 'image')}")
-    warnings += [f"class {samples.class_name(label)} has no image left" for label in lost]
+    if len(stored):
+        names = map(samples.class_name, lost[:SHOWN_PROBLEMS])
+        warnings += [f"--skip_bad left no image of class {name}" for name in names]
     for line in warnings:
         log(line, "warning")
     if not len(stored):

@@ -112,6 +112,20 @@ def test_images_that_are_all_alike_are_warned_of(images):
     assert result.code == 0 and "all pixels of all images have the same value" in result.err
 
 
+@pytest.mark.parametrize("more", [[], ["--val_fraction", 0.3]])
+def test_classes_that_skip_bad_left_nothing_of_are_named(classes, more):
+    for folder in ("a", "c"):
+        for path in (classes / "in" / folder).glob("*.png"):
+            path.write_bytes(b"no image")
+    result = convert_in(classes, "--class_folders", "--skip_bad", *more)
+    assert result.code == 0, result
+    lines = [line for line in result.err.splitlines() if "left no image" in line]
+    assert [line.split(": ")[-1] for line in lines] == [
+        f"--skip_bad left no image of class {name}" for name in "ac"
+    ]
+    assert read_manifest(classes / "d")["class_names"] == ["a", "b", "c"]
+
+
 def test_skipped_files_are_counted_by_kind(classes):
     for index in range(5):
         (classes / "in/a" / f"{index}.heic").touch()
