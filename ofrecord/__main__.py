@@ -18,7 +18,7 @@ from runtime.cli import (
     output,
     run_main,
 )
-from runtime.workers import NUM_CPUS
+from runtime.workers import num_cpus
 
 from .check import Features, check_parts, compare_totals, index_parts, read_image
 from .dataset import dataset_in_use
@@ -70,7 +70,7 @@ def check(args) -> None:
     if manifest:
         features = Features(manifest.image_feature, manifest.label_feature)
     reports, problems = [], []
-    for report in check_parts(args.folder, features, manifest, NUM_CPUS):
+    for report in check_parts(args.folder, features, manifest, num_cpus()):
         reports.append(report)
         problems += report.problems
         state = count(len(report.problems), "problem") if report.problems else "valid"
@@ -89,7 +89,7 @@ def check(args) -> None:
 def index(args) -> None:
     """Write the manifest and print what it says."""
     features = Features(args.image_feature, args.label_feature)
-    manifest = index_parts(args.folder, features, NUM_CPUS)
+    manifest = index_parts(args.folder, features, num_cpus())
     output(f"{args.folder}: {describe(manifest)}")
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from runtime.cli import ArgumentParser, why_no_folder
-from runtime.workers import NUM_CPUS
+from runtime.workers import num_cpus
 
 from .images import DEFAULT_BACKGROUND, DEFAULT_QUALITY, FORMATS, ImageOptions
 from .settings import Name, StrictModel, given_options, parse_settings
@@ -83,7 +83,7 @@ class ConvertOptions(StrictModel):
     progress: Literal["auto", "lines", "bar", "none"] = option(
         "auto", f"a line for each image, or a bar; auto: lines for up to {MOST_LINES:,} images"
     )
-    workers: int = option(NUM_CPUS, "processes that read and encode images", "N", ge=1, le=1024)
+    workers: int = option(num_cpus(), "processes that read and encode images", "N", ge=1, le=1024)
 
     @field_validator("img_format")
     @classmethod

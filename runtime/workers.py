@@ -14,11 +14,14 @@ from .cli import InputError, uninterrupted
 # none is idle, few enough that results do not pile up in memory.
 JOBS_AHEAD = 3
 
-NUM_CPUS = len(os.sched_getaffinity(0))  # that this process may use
-
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 KILLED = "a worker process was killed, perhaps out of memory: try --workers 1"
+
+
+def num_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def ordered_map(function: Callable, jobs: Iterable, workers: int) -> Generator:
