@@ -26,7 +26,6 @@ import io
 import os
 import random
 import time
-from collections import Counter
 from contextlib import closing
 from functools import partial
 from typing import Any, BinaryIO
@@ -44,7 +43,7 @@ from ofrecord.images import (
     resize,
 )
 from ofrecord.label_file import read_label_file
-from ofrecord.labels import Samples, doubts, list_images, read_class_folders, split_by_class
+from ofrecord.labels import Samples, doubts, kinds_of, read_class_folders, split_by_class
 from ofrecord.manifest import digest_of, part_sizes
 from ofrecord.options import ConvertOptions, parse_options
 from ofrecord.packing import (
@@ -107,15 +106,12 @@ def read_samples(options: ConvertOptions) -> Samples:
         samples, unused = read_class_folders(options.image_root)
         kind = "file", "without an image's extension"
     else:
-        samples = read_label_file(options.label_dir)
-        unused = list_images(options.image_root)[0].keys() - set(samples.names)
+        samples, unused = read_label_file(options.label_dir, options.image_root)
         kind = "image", "without a label"
     if unused:
         number = f"{count(len(unused), kind[0])} {kind[1]}"
-        endings = Counter(os.path.splitext(name)[1].lower() for name in unused).most_common(3)
-        kinds = ", ".join(f"{number:,} {ending or 'without one'}" for ending, number in endings)
-        few = first_few(unused)
-        log(f"skipped {number} in {options.image_root} ({kinds}): {few}", "warning")
+        where = f"{options.image_root} ({kinds_of(unused)})"
+        log(f"skipped {number} in {where}: {first_few(unused)}", "warning")
     for doubt in doubts(samples):
         log(doubt, "warning")
     if options.shuffle:
@@ -215,7 +211,10 @@ def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fiel
         num_parts = min(num_parts, len(samples))
     if num_parts > len(samples):
         images = count(len(samples), "image")
-        raise InputError(f"--part_num {num_parts} is more than {images}: every part needs one")
+        held_out = " that --val_fraction leaves" if options.val_fraction else ""
+        raise InputError(
+            f"--part_num {num_parts} is more than the {images}{held_out}: every part needs one"
+        )
     sizes = part_sizes(len(samples), num_parts)
     start, problems, statistics = time.perf_counter(), [], ImageStatistics()
     digits, dry_run = options.part_name_suffix_length, options.dry_run

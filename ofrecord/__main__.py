@@ -14,6 +14,7 @@ from runtime.cli import (
     InputError,
     InputErrors,
     count,
+    one_line,
     os_errors,
     output,
     run_main,
@@ -123,7 +124,7 @@ def show(args) -> None:
             raise InputError(f"{path}, {error}; {CHECK.format(args.folder)}") from None
     samples = decode_samples(sampler.samples, args.folder)
     known = dict(enumerate(manifest.class_names or []))
-    names = {label: known.get(label, str(label)) for label in labels}
+    names = {label: one_line(known.get(label, label)) for label in labels}
     output(f"{args.folder}: {describe(manifest)}")
     figures = [" ".join(f"{value:.1f}" for value in each) for each in (manifest.mean, manifest.std)]
     output(f"pixels: mean {figures[0]}, standard deviation {figures[1]} (0 to 255)")

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from runtime.atomic import folder_lock
-from runtime.cli import InputError, os_errors, why_no_folder
+from runtime.cli import InputError, first_few, os_errors, why_no_folder
 
 from .manifest import (
     CONVERT,
@@ -99,7 +99,9 @@ def find_parts(folder: str) -> list[str]:
     """
     if reason := why_no_folder(folder):
         raise InputError(f"no dataset: {folder} {reason}")
-    names = [name for name in os.listdir(folder) if PART_PATTERN.fullmatch(name)]
+    found = os.listdir(folder)
+    names = [name for name in found if PART_PATTERN.fullmatch(name)]
     if not names:
-        raise InputError(f"no dataset: there are no part files in {folder}")
+        others = f", but {first_few(found)}" if found else ""
+        raise InputError(f"no dataset: there are no part files in {folder}{others}")
     return sorted(names, key=lambda name: (int(name[len(PART_PREFIX) :]), name))

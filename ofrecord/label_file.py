@@ -9,7 +9,7 @@ from collections import Counter
 
 from runtime.cli import InputError, InputErrors, count, os_errors
 
-from .labels import Samples, natural_key
+from .labels import Samples, list_images, natural_key
 from .record import INT32_MAX, INT32_MIN
 
 # Accepted column names of a CSV header, compared in lower case.
@@ -19,9 +19,10 @@ LABEL_COLUMNS = ("label", "class", "class_name", "target")
 INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
 
 
-def read_label_file(path: str) -> Samples:
+def read_label_file(path: str, image_root: str) -> tuple[Samples, set[str]]:
     """Return the Samples of a label file: CSV where its name ends in .csv, else JSON lines.
 
+    Returns the names of all images without a label, too.
     Raises InputErrors with every invalid line: a syntax error, a label that
     is not an int32, a duplicate name, or a name outside of the image root.
     """
@@ -39,7 +40,8 @@ def read_label_file(path: str) -> Samples:
             (_read_csv if path.lower().endswith(".csv") else _read_json_lines)(file, reader)
     except UnicodeDecodeError:
         raise InputError(f"the label file {path} is not UTF-8 text") from None
-    return reader.samples()
+    samples = reader.samples()
+    return samples, list_images(image_root)[0].keys() - set(samples.names)
 
 
 def _read_json_lines(file, reader):

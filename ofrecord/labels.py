@@ -5,6 +5,7 @@ import random
 import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 
 from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors
@@ -117,7 +118,8 @@ def read_class_folders(root: str) -> tuple[Samples, list[str]]:
         images, more = list_images(root, folder + "/")
         others += more
         if not images:
-            problems.append(f"the class folder {os.path.join(root, folder)} has no images")
+            found = f", but {kinds_of(more)}" if more else ""
+            problems.append(f"the class folder {os.path.join(root, folder)} has no images{found}")
         for name, path in sorted(images.items()):
             first = owners.setdefault(path, name)
             if first == name:
@@ -155,6 +157,12 @@ def is_hidden(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file name is an image's, by its extension; hidden files are none."""
     return "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not is_hidden(name)
+
+
+def kinds_of(names: Iterable[str]) -> str:
+    """Return how many files have which extension, for the three most frequent ones."""
+    endings = Counter(os.path.splitext(name)[1].lower() for name in names).most_common(3)
+    return ", ".join(f"{number:,} {ending or 'without one'}" for ending, number in endings)
 
 
 def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:

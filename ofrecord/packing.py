@@ -150,11 +150,13 @@ def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[s
 
 
 def similar_file(path: str) -> str | None:
-    """Return a file beside a missing one whose name differs in case, spaces or form only."""
+    """Return a file beside a missing one whose name differs in case, spaces or extension only."""
     folder, name = os.path.split(path.replace("\\", "/"))
     if os.path.lexists(path) or not os.path.isdir(folder):
         return None
-    return next((each for each in sorted(os.listdir(folder)) if fold(each) == fold(name)), None)
+    alike = {fold(name), fold(os.path.splitext(name)[0])}
+    names = (each for each in os.listdir(folder) if fold(os.path.splitext(each)[0]) in alike)
+    return min(names, default=None)
 
 
 class ConversionProgress:
@@ -192,6 +194,7 @@ def report(folder: str, manifest: Manifest, statistics: ImageStatistics, seconds
     wide = count(reasons["16-bit"], "16-bit image")
     doubts = {
         f"{folder}: all pixels of all images have the same value": max(manifest.std) == 0,
+        f"{folder}: all images are the same": len(statistics.contents) < 2 < manifest.num_records,
         f"{wide} reach only {statistics.brightest} of 255: give the largest value in them, such as "
         "--max_value 4095, or --max_value auto": reasons["16-bit"] and statistics.brightest < DARK,
         f"{count(statistics.num_several, 'file')} with several pictures (an animation, or pages): "

@@ -1,5 +1,6 @@
 """What is counted over the images of a dataset, exactly and whatever the order they come in."""
 
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -15,8 +16,9 @@ class ImageStatistics:
     """Sizes, colours and pixel values of images that are added one by one."""
 
     def __init__(self):
-        # (width, height), at most two: enough to know that they vary
+        # (width, height) and CRC-32, at most two of each: enough to know that they vary
         self.sizes: set[tuple[int, int]] = set()
+        self.contents: set[int] = set()
         self.num_gray = 0
         self.num_several = 0  # images of files that hold more pictures
         self.brightest = 0  # 8-bit level in 16-bit images
@@ -45,6 +47,8 @@ class ImageStatistics:
             self.brightest = max(self.brightest, int(pixels.max()))
         if len(self.sizes) < 2:
             self.sizes.add(pixels.shape[1::-1])
+        if len(self.contents) < 2:
+            self.contents.add(zlib.crc32(image.data))
         self._waiting[channels].append(pixels.reshape(-1, 1, channels))
         self._num_waiting += pixels.size
         if self._num_waiting > BLOCK:
@@ -71,8 +75,8 @@ class ImageStatistics:
         self.brightest = max(self.brightest, other.brightest)
         self.reencode_reasons += other.reencode_reasons
         self._histogram += other._histogram
-        for size in sorted(other.sizes - self.sizes)[: 2 - len(self.sizes)]:
-            self.sizes.add(size)
+        for ours, theirs in (self.sizes, other.sizes), (self.contents, other.contents):
+            ours.update(sorted(theirs - ours)[: 2 - len(ours)])
 
     def manifest_fields(self, channels: int | None = None) -> dict[str, Any]:
         """Return the fields of a Manifest that follow from the images, or from ``channels``."""

@@ -24,7 +24,7 @@ from runtime.atomic import (
     folder_lock,
     read_small_file,
 )
-from runtime.cli import InputError, first_few, os_errors, uninterrupted
+from runtime.cli import InputError, first_few, os_errors, uninterrupted, why_no_folder
 
 from .images import FORMATS
 from .manifest import (
@@ -191,9 +191,8 @@ def _check_locked_target(folder: str) -> None:
     """Raise InputError as check_target does, for a caller that holds the folder_lock."""
     if not os.path.lexists(folder):
         return
-    if not os.path.isdir(folder):
-        what = "a file" if os.path.exists(folder) else "a link to nothing"
-        raise InputError(f"{folder} is {what}: choose another folder")
+    if reason := why_no_folder(folder):
+        raise InputError(f"{folder} {reason}: choose another folder")
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
     staging, ours, strangers = os.path.join(folder, STAGING_NAME), [], []
     begun = os.path.lexists(staging)

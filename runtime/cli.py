@@ -65,10 +65,12 @@ def os_errors(action: str, path: str, hint: str = "") -> Iterator[None]:
 
 
 def why_no_folder(path: str) -> str | None:
-    """Return "does not exist" or "is not a folder", or None for a folder."""
+    """Return why a path is no folder, such as "does not exist", or None for a folder."""
     if os.path.isdir(path):
         return None
-    return "is not a folder" if os.path.lexists(path) else "does not exist"
+    if os.path.exists(path):
+        return "is not a folder"
+    return "is a link to nothing" if os.path.islink(path) else "does not exist"
 
 
 class ArgumentParser(argparse.ArgumentParser):

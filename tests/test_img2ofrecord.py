@@ -387,7 +387,7 @@ BAD_ARGUMENTS = [
     (["--label_dir", "nowhere.txt"], ["nowhere.txt", "does not exist"]),
     (["--label_dir", "."], ["label file", "not a regular file"]),
     (["--image_root", "nowhere/"], ["nowhere", "does not exist"]),
-    (["--save_dir", "README"], ["README", "is a file"]),
+    (["--save_dir", "README"], ["README", "is not a folder"]),
     (["--save_dir", "README/deeper"], ["README"]),
     (["--save_dir", "/proc/dataset"], ["cannot write to", "/proc/dataset"]),
     (["--save", "elsewhere"], ["--save"]),  # abbreviated
