@@ -42,17 +42,16 @@ class Features(NamedTuple):
     label: str
 
 
-class PartReport(NamedTuple):
+class PartReport:
     """What was found in one part file."""
 
-    file: str
-    num_bytes: int
-    sha256: str
-    labels: Counter  # {label: records}
-    label_types: Counter  # of "int32" and "int64"
-    kinds: Counter  # of (image format, whether its header says gray), such as ("PNG", False)
-    statistics: ImageStatistics  # whose reencode_reasons are why OneFlow may misread an image
-    problems: list[str]  # lines with file, record and reason
+    def __init__(self, file: str):
+        self.file, self.num_bytes, self.sha256 = file, 0, ""
+        self.labels = Counter()  # {label: records}
+        self.label_types = set()  # of "int32" and "int64"
+        self.kinds = set()  # (image format, whether its header says gray), such as ("PNG", False)
+        self.statistics = ImageStatistics()  # reencode_reasons: why OneFlow may misread an image
+        self.problems: list[str] = []  # lines with file, record and reason
 
     @property
     def num_records(self) -> int:
@@ -72,22 +71,21 @@ def check_parts(
 
 def check_part(folder: str, features: Features, manifest: Manifest | None, file: str) -> PartReport:
     """Check one part file: framing, sum, records and images, against the manifest if any."""
-    path = os.path.join(folder, file)
-    labels, types, kinds, statistics = Counter(), Counter(), Counter(), ImageStatistics()
-    digest, num_bytes, problems = hashlib.sha256(), 0, []
+    path, report, digest = os.path.join(folder, file), PartReport(file), hashlib.sha256()
+    problems = report.problems
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     try:
         with decoder_messages:
             for index, serialized in split_part(path):
                 digest.update(LENGTH.pack(len(serialized)) + serialized)
-                num_bytes += LENGTH.size + len(serialized)
+                report.num_bytes += LENGTH.size + len(serialized)
                 try:
                     data, label, label_type = read_record(serialized, index, *features)
-                    labels[label] += 1
-                    types[label_type] += 1
+                    report.labels[label] += 1
+                    report.label_types.add(label_type)
                     header, image = read_image(data)
-                    kinds[header.kind, header.gray] += 1
-                    statistics.add(image)
+                    report.kinds.add((header.kind, header.gray))
+                    report.statistics.add(image)
                     _compare(header, image, manifest)
                 except BadRecord as error:
                     problems.append(f"{path}, {error}")
@@ -97,11 +95,11 @@ def check_part(folder: str, features: Features, manifest: Manifest | None, file:
         problems.append(f"{path}, {error}")
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
-    sha256 = digest.hexdigest()
+    report.sha256 = digest.hexdigest()
     for part in manifest.parts if manifest else ():
-        if part.file == file and (num_bytes, sha256) != (part.bytes, part.sha256):
+        if part.file == file and part.sha256 != report.sha256:
             problems.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
-    return PartReport(file, num_bytes, sha256, labels, types, kinds, statistics, problems)
+    return report
 
 
 def read_image(data: bytes) -> tuple[Header, EncodedImage]:
@@ -200,7 +198,7 @@ def _make_manifest(
     folder: str, features: Features, reports: list[PartReport], label_type: str
 ) -> Manifest:
     labels = sum((report.labels for report in reports), Counter())
-    kinds = sum((report.kinds for report in reports), Counter())
+    kinds = set().union(*(report.kinds for report in reports))
     statistics = ImageStatistics()
     for report in reports:
         statistics.merge(report.statistics)
@@ -223,7 +221,7 @@ def _make_manifest(
         class_names=None,
         label_counts={str(label): labels[label] for label in sorted(labels)},
         image_format=extensions[formats.pop()] if len(formats) == 1 else None,
-        plain_jpeg=set(kinds) == {("JPEG", False)} and statistics.channels == 3 and not reasons,
+        plain_jpeg=kinds == {("JPEG", False)} and statistics.channels == 3 and not reasons,
         image_feature=features.image,
         label_feature=features.label,
         label_type=label_type,

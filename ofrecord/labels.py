@@ -105,15 +105,20 @@ def read_class_folders(root: str) -> tuple[Samples, list[str]]:
     InputErrors for images outside of any class folder, for files that links
     put into two classes, and for class folders without images.
     """
-    with os.scandir(root) as entries:
-        folders = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
-    if not folders:
+    with os_errors("list", root), os.scandir(root) as entries:
+        found = {entry.name: os.path.isdir(entry.path) for entry in entries}
+    class_names = sorted(
+        (name for name, is_folder in found.items() if is_folder and not is_hidden(name)),
+        key=natural_key,
+    )
+    if not class_names:
         raise InputError(
             f"no class folders in {root}: --class_folders expects one folder for each class"
         )
-    names, labels, others, problems = [], [], [], []
+    stray = [name for name in sorted(found) if is_image(name) and name not in class_names]
+    problems = [f"{os.path.join(root, name)} is not in a class folder" for name in stray]
+    names, labels, others = [], [], []
     owners: dict[str, str] = {}  # the first name of each file, by its real path
-    class_names = sorted(folders, key=natural_key)
     for label, folder in enumerate(class_names):
         images, more = list_images(root, folder + "/")
         others += more
@@ -127,11 +132,6 @@ def read_class_folders(root: str) -> tuple[Samples, list[str]]:
                 labels.append(label)
             elif not first.startswith(folder + "/"):
                 problems.append(f"{name} and {first} in {root} are the same file in two classes")
-    with os.scandir(root) as entries:
-        stray = sorted(
-            entry.name for entry in entries if entry.name not in folders and is_image(entry.name)
-        )
-    problems += [f"{os.path.join(root, name)} is not in a class folder" for name in stray]
     if problems:
         raise InputErrors(
             problems, f"{count(len(problems), 'problem')} in {root}; nothing was written"

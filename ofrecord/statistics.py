@@ -100,11 +100,11 @@ class ImageStatistics:
 
 def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the mean and the standard deviation of each row of a histogram, in 0 to 255."""
-    means, stds = [], []
-    for row in counts.tolist():  # Python's integers: exact for any number of pixels
-        total = sum(row)
-        first = sum(level * count for level, count in enumerate(row))
-        second = sum(level * level * count for level, count in enumerate(row))
-        means.append(round(first / total, 6))
-        stds.append(round(((second * total - first * first) ** 0.5) / total, 6))
-    return means, stds
+    counts, levels = (
+        counts.astype(object),
+        np.arange(256).astype(object),
+    )  # Python's integers: exact
+    sums = zip(counts.sum(axis=1), counts @ levels, counts @ levels**2, strict=True)
+    figures = [(one / n, (two * n - one * one) ** 0.5 / n) for n, one, two in sums]
+    means, stds = zip(*figures, strict=True)
+    return [round(mean, 6) for mean in means], [round(std, 6) for std in stds]
