@@ -168,7 +168,7 @@ def ndarray2ofrecords(
     # deterministic: a protobuf map has no order of its own, and the same
     # images should give the same bytes every time.
     serialized = record.SerializeToString(deterministic=True)
-    return dsfile.write(LENGTH.pack(len(serialized))) + dsfile.write(serialized)
+    return dsfile.write(LENGTH.pack(len(serialized)) + serialized)
 
 
 def pack_chunk(options: ConvertOptions, samples: list[tuple[str, int]]) -> Chunk:

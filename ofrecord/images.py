@@ -9,9 +9,9 @@ decoded here and encoded again, plainly.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -116,15 +116,10 @@ def largest_value(data: bytes) -> int:
 
 
 def _imdecode(data: bytes, flag: int) -> np.ndarray | None:
-    return _opencv("read it", cv2.imdecode, np.frombuffer(data, np.uint8), flag)
-
-
-def _opencv(action: str, function: Callable, *arguments: Any) -> Any:
-    """Call one of OpenCV's functions. Raises BadImage, also where memory is short."""
     try:
-        return function(*arguments)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
-        raise BadImage(f"OpenCV cannot {action}: {error.err or error}") from None
+        raise BadImage(f"OpenCV cannot read it: {error.err or error}") from None
 
 
 def _decode_with_pillow(data: bytes, gray: bool | None, background: str) -> np.ndarray:
@@ -149,16 +144,22 @@ def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the pixels resized to ``size``, (width, height). Raises BadImage."""
     fewer = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
     interpolation = cv2.INTER_AREA if fewer else cv2.INTER_CUBIC
-    return _opencv("resize it", cv2.resize, pixels, size, None, 0, 0, interpolation)
+    try:
+        return cv2.resize(pixels, size, interpolation=interpolation)
+    except cv2.error as error:  # out of memory
+        raise BadImage(f"OpenCV cannot resize it: {error.err or error}") from None
 
 
 def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
     """Return the pixels, uint8 gray or BGR, encoded as ``ext``. Raises BadImage."""
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if FORMATS[ext] == "JPEG" else []
-    action = f"encode its {pixels.shape[1]}x{pixels.shape[0]} pixels as {ext}"
-    done, encoded = _opencv(action, cv2.imencode, ext, pixels, parameters)
+    try:
+        done, encoded = cv2.imencode(ext, pixels, parameters)
+    except cv2.error:  # out of memory
+        done = False
     if not done:
-        raise BadImage(f"OpenCV cannot {action}")
+        height, width = pixels.shape[:2]
+        raise BadImage(f"OpenCV cannot encode its {width}x{height} pixels as {ext}")
     return encoded.tobytes()
 
 
