@@ -53,7 +53,6 @@ from ofrecord.packing import (
     find_max_value,
     pack_all,
     report,
-    summary,
     survey,
 )
 from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, reused_record
@@ -239,7 +238,7 @@ def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fiel
         manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
     report(folder, manifest, statistics, time.perf_counter() - start)
     if dry_run:
-        output(f"Dry run: {folder} would hold {summary(manifest)}; nothing was written")
+        output(f"Dry run: {folder} would hold {manifest.summary}; nothing was written")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from runtime.workers import num_cpus
 from .check import Features, check_parts, compare_totals, index_parts, read_image
 from .dataset import dataset_in_use
 from .headers import BadImage
-from .images import FORMATS, decode, decoder_messages
+from .images import decode, decoder_messages
 from .manifest import MANIFEST_NAME, load_manifest
 from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_part
 
@@ -91,19 +91,7 @@ def index(args) -> None:
     """Write the manifest and print what it says."""
     features = Features(args.image_feature, args.label_feature)
     manifest = index_parts(args.folder, features, num_cpus())
-    output(f"{args.folder}: {describe(manifest)}")
-
-
-def describe(manifest) -> str:
-    """Return what is in a dataset, in one line."""
-    kind = f"{manifest.color_name} "
-    kind += f"{FORMATS[manifest.image_format]} image" if manifest.image_format else "image"
-    size = f"{manifest.width}x{manifest.height}" if manifest.width else "of different sizes"
-    return (
-        f"{count(manifest.num_records, kind)} {size}, "
-        f"{len(manifest.label_counts):,} classes, in {count(len(manifest.parts), 'part')}, "
-        f"{manifest.num_bytes:,} bytes"
-    )
+    output(f"{args.folder}: {manifest.summary}")
 
 
 def show(args) -> None:
@@ -125,7 +113,7 @@ def show(args) -> None:
     samples = decode_samples(sampler.samples, args.folder)
     known = dict(enumerate(manifest.class_names or []))
     names = {label: one_line(known.get(label, label)) for label in labels}
-    output(f"{args.folder}: {describe(manifest)}")
+    output(f"{args.folder}: {manifest.summary}")
     figures = [" ".join(f"{value:.1f}" for value in each) for each in (manifest.mean, manifest.std)]
     output(f"pixels: mean {figures[0]}, standard deviation {figures[1]} (0 to 255)")
     if manifest.skipped:
@@ -133,7 +121,7 @@ def show(args) -> None:
     print_histogram(labels, names)
     sheet = args.sheet or args.folder.rstrip("/") + "_sheet.png"
     with os_errors("write the contact sheet", sheet):
-        draw_sheet(sheet, describe(manifest), samples, names, labels)
+        draw_sheet(sheet, manifest.summary, samples, names, labels)
     output(f"contact sheet: {sheet}")
 
 

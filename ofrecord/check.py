@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 
 from runtime.atomic import replace_file
-from runtime.cli import InputError, InputErrors, count, log, os_errors
+from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors, why_no_folder
 from runtime.workers import ordered_map
 
-from .dataset import find_parts
 from .headers import BadImage, Header, read_header
 from .images import FORMATS, EncodedImage, decode, decoder_messages
 from .manifest import (
     CONVERT,
     MANIFEST_NAME,
+    PART_PATTERN,
     PART_PREFIX,
     STAGING_NAME,
     Manifest,
@@ -65,8 +65,15 @@ def check_parts(
 
     Raises InputError where there is none.
     """
-    job = partial(check_part, folder, features, manifest)
-    return ordered_map(job, find_parts(folder), workers)
+    if reason := why_no_folder(folder):
+        raise InputError(f"no dataset: {folder} {reason}")
+    found = os.listdir(folder)
+    names = [name for name in found if PART_PATTERN.fullmatch(name)]
+    if not names:
+        others = f", but {first_few(found)}" if found else ""
+        raise InputError(f"no dataset: there are no part files in {folder}{others}")
+    names.sort(key=lambda name: (int(name[len(PART_PREFIX) :]), name))
+    return ordered_map(partial(check_part, folder, features, manifest), names, workers)
 
 
 def check_part(folder: str, features: Features, manifest: Manifest | None, file: str) -> PartReport:

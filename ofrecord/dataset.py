@@ -6,13 +6,12 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from runtime.atomic import folder_lock
-from runtime.cli import InputError, first_few, os_errors, why_no_folder
+from runtime.cli import InputError, os_errors
 
 from .manifest import (
     CONVERT,
     MANIFEST_NAME,
     PART_PATTERN,
-    PART_PREFIX,
     Manifest,
     Part,
     load_manifest,
@@ -90,18 +89,3 @@ def sha256_of(path: str) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def find_parts(folder: str) -> list[str]:
-    """Return the names of the part files in a folder, by number.
-
-    Raises InputError where there are none.
-    """
-    if reason := why_no_folder(folder):
-        raise InputError(f"no dataset: {folder} {reason}")
-    found = os.listdir(folder)
-    names = [name for name in found if PART_PATTERN.fullmatch(name)]
-    if not names:
-        others = f", but {first_few(found)}" if found else ""
-        raise InputError(f"no dataset: there are no part files in {folder}{others}")
-    return sorted(names, key=lambda name: (int(name[len(PART_PREFIX) :]), name))

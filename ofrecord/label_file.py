@@ -82,7 +82,8 @@ def _problem_of(name: str, label: int) -> str | None:
 
 def _read_json_lines(file: TextIO, problems: Problems) -> Iterator[Row]:
     """Yield what JSON objects ``{"image name": label}`` hold, one a line, as in the tutorial."""
-    decode = json.JSONDecoder(object_pairs_hook=_Pairs).decode
+    # An object as its (name, value) pairs, as a dict would hide duplicate names.
+    decode = json.JSONDecoder(object_pairs_hook=tuple).decode
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -90,7 +91,7 @@ def _read_json_lines(file: TextIO, problems: Problems) -> Iterator[Row]:
             pairs = decode(line)
         except (ValueError, RecursionError):
             pairs = None
-        if not isinstance(pairs, _Pairs) or not pairs:
+        if not isinstance(pairs, tuple) or not pairs:
             example = '{"00000030_3.png": 3}'
             problems.append(
                 (number, f"not a JSON object of image name and label, such as {example}")
@@ -101,10 +102,6 @@ def _read_json_lines(file: TextIO, problems: Problems) -> Iterator[Row]:
                 yield number, name, int(label)
             else:
                 problems.append((number, f"the label of {name!r} is not an integer"))
-
-
-class _Pairs(list):
-    """A JSON object as its (name, value) pairs: a dict would hide duplicate names."""
 
 
 def _read_csv(file: TextIO, problems: Problems) -> tuple[list[Row], list[str] | None]:

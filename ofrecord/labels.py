@@ -50,11 +50,6 @@ class Samples:
             (self.names[i] for i in indices), (self.labels[i] for i in indices), self.class_names
         )
 
-    def without(self, names: Iterable[str]) -> "Samples":
-        """Return the Samples except those of these names."""
-        names = set(names)
-        return self.take([index for index, name in enumerate(self.names) if name not in names])
-
 
 def split_by_class(
     samples: Samples, digests: list[bytes], val_fraction: float, seed: int

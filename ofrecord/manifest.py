@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from runtime.atomic import read_small_file
-from runtime.cli import InputError, os_errors, why_no_folder
+from runtime.cli import InputError, count, os_errors, why_no_folder
 
 from .images import DEFAULT_BACKGROUND, FORMATS
 from .record import IMAGE_FEATURE, LABEL_FEATURE
@@ -115,6 +115,17 @@ class Manifest(StrictModel):
     @property
     def color_name(self) -> str:
         return "gray" if self.channels == 1 else "colour"
+
+    @property
+    def summary(self) -> str:
+        """What is in the dataset, in one line."""
+        kind = f"{self.color_name} "
+        kind += f"{FORMATS[self.image_format]} image" if self.image_format else "image"
+        size = f"{self.width}x{self.height}" if self.width else "of different sizes"
+        return (
+            f"{count(self.num_records, kind)} {size}, {len(self.label_counts):,} classes, "
+            f"in {count(len(self.parts), 'part')}, {self.num_bytes:,} bytes"
+        )
 
     @property
     def num_bytes(self) -> int:

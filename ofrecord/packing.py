@@ -97,7 +97,8 @@ def survey(
     lines = describe(problems, options)
     if problems and not options.skip_bad:
         raise InputErrors(lines, f"{count(len(lines), 'invalid image')}; nothing was written")
-    stored = samples.without(name for name, _ in problems)
+    invalid = {name for name, _ in problems}
+    stored = samples.take([i for i, name in enumerate(samples.names) if name not in invalid])
     lost = sorted(set(samples.labels).difference(stored.labels))
     warnings = [f"skipped: {line}" for line in lines[:SHOWN_PROBLEMS]]
     if problems:
@@ -203,13 +204,3 @@ def report(folder: str, manifest: Manifest, statistics: ImageStatistics, seconds
     for text, holds in doubts.items():
         if holds:
             log(text, "warning")
-
-
-def summary(manifest: Manifest) -> str:
-    """Return what is in a dataset, and how large its parts are."""
-    sizes = " or ".join(map(str, sorted({part.num_records for part in manifest.parts})))
-    return (
-        f"{count(manifest.num_records, f'{manifest.color_name} image')} in "
-        f"{len(manifest.label_counts):,} classes, {manifest.num_bytes:,} bytes, "
-        f"{sizes} in each of {len(manifest.parts):,} parts"
-    )
