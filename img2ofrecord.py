@@ -238,7 +238,9 @@ def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fiel
         manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
     report(folder, manifest, statistics, time.perf_counter() - start)
     if dry_run:
-        output(f"Dry run: {folder} would hold {manifest.summary}; nothing was written")
+        each = " or ".join(map(str, sorted(set(sizes))))
+        what = f"{manifest.summary}, {each} in each part"
+        output(f"Dry run: {folder} would hold {what}; nothing was written")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from runtime.workers import ordered_map
 
 from .headers import BadImage
 from .images import MAX_FILE_SIZE, decoder_messages, largest_value
-from .labels import Samples, fold, printable
+from .labels import Samples, fold, list_images, printable
 from .manifest import Manifest, SkippedImage
 from .options import MOST_LINES, ConvertOptions
 from .statistics import ImageStatistics
@@ -141,23 +141,35 @@ def _largest_value(image_root: str, samples: list[tuple[str, int]]) -> int:
 
 def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[str]:
     """Return a line for each problem of an image."""
-    lines = []
+    root, lines = options.image_root, []
+    shown = [name for name, _ in problems[:SHOWN_PROBLEMS]]
+    similar = similar_names(root, [n for n in shown if not os.path.lexists(os.path.join(root, n))])
     for name, reason in problems:
-        path = os.path.join(options.image_root, name)
-        similar = similar_file(path) if len(lines) < SHOWN_PROBLEMS else None
-        hint = f"; did you mean {similar}?" if similar else ""
-        lines.append(f"{path}: {reason}{hint}")
+        hint = f"; did you mean {similar[name]}?" if similar.get(name) else ""
+        lines.append(f"{os.path.join(root, name)}: {reason}{hint}")
     return lines
 
 
-def similar_file(path: str) -> str | None:
-    """Return a file beside a missing one whose name differs in case, spaces or extension only."""
-    folder, name = os.path.split(path.replace("\\", "/"))
-    if os.path.lexists(path) or not os.path.isdir(folder):
-        return None
-    alike = {fold(name), fold(os.path.splitext(name)[0])}
-    names = (each for each in os.listdir(folder) if fold(os.path.splitext(each)[0]) in alike)
-    return min(names, default=None)
+def similar_names(image_root: str, missing: list[str]) -> dict[str, str | None]:
+    """Return, for each missing image, the one whose name is another in case, spaces and ending only.
+
+    It may also lie in another folder, if there is only one of its name.
+    """
+    if not missing:
+        return {}
+    names: dict[str, str | None] = {}
+    for name in list_images(image_root)[0]:
+        whole = fold(name)
+        stem = os.path.splitext(whole)[0]
+        for key in {whole, stem, os.path.basename(stem)}:
+            names[key] = None if key in names else name
+    similar = {}
+    for name in missing:
+        whole = fold(name.replace("\\", "/"))
+        stem = os.path.splitext(whole)[0]
+        keys = whole, stem, os.path.basename(whole), os.path.basename(stem)
+        similar[name] = next(filter(None, map(names.get, keys)), None)
+    return similar
 
 
 class ConversionProgress:

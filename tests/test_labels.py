@@ -97,6 +97,10 @@ def test_classes_that_look_wrong_are_warned_of(images, names, text):
         ("cat.jpg", "cat.png"),
         ("cat", "cat.png"),
         ("3.14", "3.14.png"),
+        ("cat.png", "sub/cat.png"),
+        ("in/cat.png", "cat.png"),
+        ("SUB/cat.png", "sub/cat.png"),
+        ("Train/Cat.jpeg", "sub/cat.png"),
     ],
 )
 def test_a_name_that_is_nearly_a_files(images, listed, there):
@@ -104,8 +108,17 @@ def test_a_name_that_is_nearly_a_files(images, listed, there):
     (images / "in" / "0.png").rename(images / "in" / there)
     (images / "labels.csv").write_text(f"image,label\n{listed},0\n1.png,1\n", encoding="utf-8")
     result = convert_in(images, "--label_dir", images / "labels.csv")
-    similar = there.rpartition("/")[2]
-    assert_one_error(result, "missing", f"did you mean {similar}?", started=True)
+    assert_one_error(result, "missing", f"did you mean {there}?", started=True)
+
+
+def test_of_several_names_that_are_near_none_is_proposed(images):
+    for folder in ("a", "b"):
+        (images / "in" / folder).mkdir()
+        (images / "in" / folder / "cat.png").write_bytes((images / "in/0.png").read_bytes())
+    (images / "labels.csv").write_text("image,label\ncat.png,0\n1.png,1\n")
+    result = convert_in(images, "--label_dir", images / "labels.csv")
+    assert_one_error(result, "in/cat.png: missing", started=True)
+    assert "did you mean" not in result.err
 
 
 def test_images_that_are_all_alike_are_warned_of(images):
