@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from runtime.atomic import replace_file
 from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors, why_no_folder
@@ -117,11 +116,8 @@ def read_image(data: bytes) -> tuple[Header, EncodedImage]:
     header = read_header(data)
     pixels = decode(data, header)
     reason = header.reencode_reason
-    if header.gray is None:  # a format whose header is not read
-        depth = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).dtype.itemsize
-        reason = "16-bit" if depth > 1 else None
-        if header.kind not in FORMATS.values():
-            reason = "rare format"
+    if header.kind not in FORMATS.values():
+        reason = "rare format"
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
     return header, EncodedImage(data, pixels, reason)

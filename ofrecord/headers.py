@@ -4,6 +4,7 @@ Decoders accept truncated files silently, so wholeness is looked at here.
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -56,7 +57,8 @@ def read_header(data: bytes) -> Header:
     kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
     avif = data[4:12] in (b"ftypavif", b"ftypavis")
     kind = "AVIF" if avif else next(kinds, "another format")
-    return Header(kind, None, None, several=kind in PILLOW_KINDS and _is_animated(data))
+    several = kind in PILLOW_KINDS and _is_animated(data)
+    return Header(kind, None, "16-bit" if _is_deep(data) else None, several=several)
 
 
 _MAGIC = {b"BM": "BMP", b"RIFF": "WebP", b"GIF8": "GIF"}
@@ -152,6 +154,16 @@ def _is_rotated(exif: bytes) -> bool:
         return tags.get(0x0112, 1) != 1  # 1: upright
     except Exception:  # damaged: the pixels are decided here, not by OneFlow
         return True
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether a PNM, PAM or JPEG 2000 file has more than 8 bits a value."""
+    text = re.sub(rb"#[^\n]*", b"", data[:1000])  # without comments
+    match = re.match(rb"P[2356]\s+\d+\s+\d+\s+(\d+)\s|P7\s.*?MAXVAL\s+(\d+)\s", text, re.DOTALL)
+    if match:
+        return int(match[1] or match[2]) > 255
+    start = data.find(b"ihdr", 0, 100)  # JPEG 2000's box of sizes; then, 10 bytes on, the depth - 1
+    return start > 0 and data[start + 14] & 0x7F > 7
 
 
 def _is_animated(data: bytes) -> bool:
