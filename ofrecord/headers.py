@@ -163,7 +163,7 @@ def _is_deep(data: bytes) -> bool:
     if match:
         return int(match[1] or match[2]) > 255
     start = data.find(b"ihdr", 0, 100)  # JPEG 2000's box of sizes; then, 10 bytes on, the depth - 1
-    return start > 0 and data[start + 14] & 0x7F > 7
+    return start > 0 and int.from_bytes(data[start + 14 : start + 15], "big") & 0x7F > 7
 
 
 def _is_animated(data: bytes) -> bool:

@@ -184,6 +184,19 @@ def test_twelve_bits_in_sixteen(tmp_path, kind):
     assert read_manifest(tmp_path / "d")["max_value"] == 4095
 
 
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_header_that_ends_anywhere(kind):
+    """Nothing but BadImage, whatever of a file is there."""
+    from ofrecord.headers import BadImage, read_header
+
+    data = DEEP[kind]()
+    for size in range(200):
+        try:
+            read_header(data[:size])
+        except BadImage:
+            pass
+
+
 def test_all_sixteen_bits(tmp_path):
     sixteen = np.linspace(0, 65535, 32 * 24).reshape(24, 32).astype(np.uint16)
     result = convert_one(tmp_path, "a.png", cv2.imencode(".png", sixteen)[1].tobytes())
