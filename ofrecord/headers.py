@@ -53,7 +53,8 @@ def read_header(data: bytes) -> Header:
         if data.startswith(b"RIFF") and len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
             raise BadImage("the WebP is truncated")
     except (struct.error, IndexError):
-        raise BadImage("the file is truncated") from None
+        png = data.startswith(b"\x89PNG")
+        raise BadImage("the PNG is truncated" if png else "the file is truncated") from None
     kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
     avif = data[4:12] in (b"ftypavif", b"ftypavis")
     kind = "AVIF" if avif else next(kinds, "another format")
