@@ -86,20 +86,22 @@ def decode(data: bytes, header: Header, options: ImageOptions | None = None) -> 
 
     Raises BadImage, also where the decoder only warns that data is damaged.
     """
+    if not decoder_messages.is_open:
+        with decoder_messages:
+            return decode(data, header, options)
     options = options or ImageOptions()
     gray = header.gray if options.color == "auto" else options.color == "gray"
-    if header.transparent or header.kind in PILLOW_KINDS:
-        return _decode_with_pillow(data, gray, options.background)
-    flag = FLAGS[gray]
-    if options.max_value:
-        flag |= cv2.IMREAD_ANYDEPTH
-    with decoder_messages as messages:
+    flag = FLAGS[gray] | cv2.IMREAD_ANYDEPTH if options.max_value else FLAGS[gray]
+    try:
+        if header.transparent or header.kind in PILLOW_KINDS:
+            return _decode_with_pillow(data, gray, options.background)
         if header.kind == "TIFF":
             with _libtiff_messages():
                 pixels = _imdecode(data, flag)
         else:
             pixels = _imdecode(data, flag)
-        complaint = messages.take()
+    finally:  # so that the next image is not blamed for what was printed
+        complaint = decoder_messages.take()
     if pixels is None:
         raise BadImage("OpenCV cannot read it as an image")
     if complaint:
@@ -170,7 +172,7 @@ class DecoderMessages:
     """Sends what C libraries print to stderr while they decode to a file in memory.
 
     libjpeg accepts damaged data and only prints a warning, the one sign that the pixels are
-    wrong. An outer ``with`` around many images saves the time that switching takes for each.
+    wrong. One context around many images saves the time that switching takes for each.
     """
 
     # Parts of messages about images whose pixels are right all the same.
@@ -179,24 +181,19 @@ class DecoderMessages:
         "|JFIF|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
     )
 
-    _depth = 0  # of the contexts that are open
+    is_open = False
 
-    def __enter__(self) -> "DecoderMessages":
-        if not self._depth:
-            self._file, self._stderr = os.memfd_create("decoder-messages"), os.dup(2)
-            self._taken = 0
-            os.dup2(self._file, 2)
-        self._depth += 1
-        return self
+    def __enter__(self) -> None:
+        self._file, self._stderr = os.memfd_create("decoder-messages"), os.dup(2)
+        self._taken = 0
+        os.dup2(self._file, 2)
+        self.is_open = True
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        self._depth -= 1
-        if not self._depth:
-            os.dup2(self._stderr, 2)
-            os.close(self._stderr)
-            os.close(self._file)
-        elif kind:  # so that the next image is not blamed for what was printed
-            self.take()
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self._stderr, 2)
+        self.is_open = False
+        os.close(self._stderr)
+        os.close(self._file)
 
     def take(self) -> str | None:
         """Return the first message since the last call that means wrong pixels, or None."""
