@@ -25,12 +25,11 @@ import hashlib
 import io
 import os
 import random
-from collections import Counter
+import time
 from contextlib import closing
 from functools import partial
 from typing import Any, BinaryIO
 
-from ofrecord.commit import check_target
 from ofrecord.headers import BadImage, read_header
 from ofrecord.images import (
     FORMATS,
@@ -44,26 +43,21 @@ from ofrecord.images import (
     resize,
 )
 from ofrecord.label_file import read_label_file
-from ofrecord.labels import (
-    Samples,
-    doubts,
-    list_images,
-    read_class_folders,
-    split_by_class,
-)
+from ofrecord.labels import Samples, doubts, kinds_of, read_class_folders, split_by_class
 from ofrecord.manifest import digest_of, part_sizes
 from ofrecord.options import ConvertOptions, parse_options
-from ofrecord.packing import Chunk, Progress, describe, pack_all, survey
-from ofrecord.record import (
-    IMAGE_FEATURE,
-    INT32_MAX,
-    INT32_MIN,
-    LABEL_FEATURE,
-    LENGTH,
-    reused_record,
+from ofrecord.packing import (
+    Chunk,
+    ConversionProgress,
+    describe,
+    find_max_value,
+    pack_all,
+    report,
+    survey,
 )
+from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, reused_record
 from ofrecord.statistics import ImageStatistics
-from ofrecord.writer import DatasetWriter
+from ofrecord.writer import DatasetWriter, check_target
 from runtime.atomic import read_small_file
 from runtime.cli import InputError, InputErrors, count, first_few, log, output, run_main
 
@@ -74,6 +68,8 @@ def main() -> None:
     samples, fields = read_samples(options), {}
     for folder in options.folders:
         check_target(folder)
+    if options.max_value == "auto":
+        options = find_max_value(samples, options)
     if options.skip_bad or options.val_fraction:
         # Every image is looked at before the first is written, and encoded twice.
         samples, digests, fields = survey(partial(pack_chunk, options), samples, options)
@@ -109,17 +105,12 @@ def read_samples(options: ConvertOptions) -> Samples:
         samples, unused = read_class_folders(options.image_root)
         kind = "file", "without an image's extension"
     else:
-        samples = read_label_file(options.label_dir)
-        unused = list_images(options.image_root)[0].keys() - set(samples.names)
+        samples, unused = read_label_file(options.label_dir, options.image_root)
         kind = "image", "without a label"
     if unused:
-        root = options.image_root
         number = f"{count(len(unused), kind[0])} {kind[1]}"
-        endings = Counter(os.path.splitext(name)[1].lower() for name in unused).most_common(3)
-        kinds = ", ".join(f"{number:,} {ending or 'without one'}" for ending, number in endings)
-        log(f"skipped {number} in {root} ({kinds}): {first_few(unused)}", "warning")
-    if min(samples.labels) < 0:
-        log("there are negative labels: lenet_train.py only accepts labels from 0", "warning")
+        where = f"{options.image_root} ({kinds_of(unused)})"
+        log(f"skipped {number} in {where}: {first_few(unused)}", "warning")
     for doubt in doubts(samples):
         log(doubt, "warning")
     if options.shuffle:
@@ -155,7 +146,7 @@ def encode_img_file(
         pixels = resize(pixels, options.size)
     if reason:
         data = encode(pixels, ext, options.quality)
-    return EncodedImage(data, pixels, reason)
+    return EncodedImage(data, pixels, reason, header.several)
 
 
 # -- pack -----------------------------------------------------------------------
@@ -171,14 +162,12 @@ def ndarray2ofrecords(
     little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises
     ValueError for a label that does not fit in int32.
     """
-    if not INT32_MIN <= encoded_label <= INT32_MAX:
-        raise ValueError(f"label {encoded_label} does not fit in int32")
     record, images, labels = reused_record(dataname, labelname)
     images[0], labels[0] = encoded_data, encoded_label
     # deterministic: a protobuf map has no order of its own, and the same
     # images should give the same bytes every time.
     serialized = record.SerializeToString(deterministic=True)
-    return dsfile.write(LENGTH.pack(len(serialized))) + dsfile.write(serialized)
+    return dsfile.write(LENGTH.pack(len(serialized)) + serialized)
 
 
 def pack_chunk(options: ConvertOptions, samples: list[tuple[str, int]]) -> Chunk:
@@ -186,7 +175,7 @@ def pack_chunk(options: ConvertOptions, samples: list[tuple[str, int]]) -> Chunk
     packed, saved, problems, statistics, digests = io.BytesIO(), [], [], ImageStatistics(), []
     ext, image_options = options.img_format, options.image_options
     folder = os.path.join(options.image_root, "")  # ends in a slash
-    with decoder_messages():
+    with decoder_messages:
         for name, label in samples:
             try:
                 image = encode_img_file(folder + name, ext, image_options)
@@ -215,32 +204,43 @@ def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fiel
 
     Raises InputErrors with every image that is missing or invalid, after looking at all.
     """
+    # The validation set may have fewer images than parts.
     num_parts = options.part_num
-    if folder != options.save_dir:  # the validation set may have fewer images than parts
+    if folder != options.save_dir:
         num_parts = min(num_parts, len(samples))
     if num_parts > len(samples):
         images = count(len(samples), "image")
-        raise InputError(f"--part_num {num_parts} is more than {images}: every part needs one")
+        held_out = " that --val_fraction leaves" if options.val_fraction else ""
+        raise InputError(
+            f"--part_num {num_parts} is more than the {images}{held_out}: every part needs one"
+        )
     sizes = part_sizes(len(samples), num_parts)
-    digits, problems, show = options.part_name_suffix_length, [], Progress(len(samples), options)
-    with DatasetWriter(folder, options.img_format, digits, options.dry_run) as writer, show:
-        chunks = pack_all(partial(pack_chunk, options), samples, sizes, options)
-        with closing(chunks):
-            for size in sizes:
-                with writer.new_part() as part:
-                    while size:
-                        chunk = next(chunks)
-                        part.write(chunk.data, chunk.statistics)
-                        problems += chunk.problems
-                        size -= chunk.num_images
-                        show.saved(chunk)
+    start, problems, statistics = time.perf_counter(), [], ImageStatistics()
+    digits, dry_run = options.part_name_suffix_length, options.dry_run
+    writer = DatasetWriter(folder, options.img_format, digits, dry_run)
+    chunks = pack_all(partial(pack_chunk, options), samples, sizes, options)
+    with writer, ConversionProgress(len(samples), options) as progress, closing(chunks):
+        for size in sizes:
+            with writer.new_part(size) as write:
+                while size:
+                    chunk = next(chunks)
+                    write(chunk.data)
+                    statistics.merge(chunk.statistics)
+                    problems += chunk.problems
+                    size -= chunk.num_images
+                    progress.saved(chunk)
         if problems:
             lines = describe(problems, options)
-            summary = f"{count(len(lines), 'invalid image')}; nothing was changed in {folder}"
-            raise InputErrors(lines, f"{summary} (--skip_bad skips them)")
-        fields.update(background=options.background, max_value=options.max_value)
-        manifest = writer.commit(samples.labels, samples.class_names, **fields)
-    show.report(folder, manifest, writer.statistics)
+            result = f"{count(len(lines), 'invalid image')}; nothing was changed in {folder}"
+            raise InputErrors(lines, f"{result} (--skip_bad skips them)")
+        fields["max_value"] = options.image_options.max_value
+        fields["background"] = options.background
+        manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
+    report(folder, manifest, statistics, time.perf_counter() - start)
+    if dry_run:
+        each = " or ".join(map(str, sorted(set(sizes))))
+        what = f"{manifest.summary}, {each} in each part"
+        output(f"Dry run: {folder} would hold {what}; nothing was written")
 
 
 if __name__ == "__main__":

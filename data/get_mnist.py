@@ -20,7 +20,6 @@ import http.client
 import json
 import os
 import shutil
-import struct
 import sys
 import time
 import urllib.error
@@ -38,7 +37,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from runtime.cli import ArgumentParser, InputError, log, output, run_main
+from runtime.cli import ArgumentParser, InputError, log, os_errors, output, run_main
 
 # Two public copies: Google's (CVDF) and PyTorch's.
 MIRRORS = (
@@ -56,6 +55,9 @@ MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 
+# What reading or downloading a file may raise. ValueError: a wrong MD5 sum, or an invalid URL.
+FAILURES = (OSError, ValueError, EOFError, zlib.error, http.client.HTTPException)
+
 # Split's name here, its name in MNIST's files, number of images.
 SPLITS = (("train", "train", 60000), ("test", "t10k", 10000))
 
@@ -69,17 +71,14 @@ def main() -> None:
     try:
         shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
         files = {name: get_file(name, args) for name in MD5}
-        try:
+        with os_errors("write", args.output, "nothing was kept"):
             os.makedirs(staging)
             for split, name, num_images in SPLITS:
-                images = read_idx(files[name + "-images-idx3-ubyte"])
-                labels = read_idx(files[name + "-labels-idx1-ubyte"])
-                assert images.shape == (num_images, 28, 28) and labels.shape == (num_images,)
-                write_images(staging, split, images, labels)
+                # Before the values lie 4 bytes of each of their dimensions, and 4 of their type.
+                images = np.frombuffer(files[name + "-images-idx3-ubyte"], np.uint8, offset=16)
+                labels = np.frombuffer(files[name + "-labels-idx1-ubyte"], np.uint8, offset=8)
+                write_images(staging, split, images.reshape(num_images, 28, 28), labels)
             os.rename(staging, args.output)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"cannot write {args.output}: {reason}; nothing was kept") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     output(f"{args.output}: 60,000 training and 10,000 test images")
@@ -151,13 +150,11 @@ def get_file(name: str, args: argparse.Namespace) -> bytes:
                 time.sleep(2**attempt)
             try:
                 return checked(name, download(url))
-            except urllib.error.HTTPError as error:  # the server's answer, so it will not change
-                reason = error
-                break
-            # ValueError: a wrong MD5 sum, or an invalid URL
-            except (OSError, ValueError, EOFError, zlib.error, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-        log(f"{url}: {getattr(reason, 'strerror', None) or reason}", "warning")
+            except FAILURES as error:
+                failure = error
+                if isinstance(error, urllib.error.HTTPError):  # the answer will not change
+                    break
+        log(f"{url}: {reason_of(failure)}", "warning")
     raise InputError(
         "could not download MNIST: get the four .gz files in another way "
         "and pass their folder as --source"
@@ -166,17 +163,23 @@ def get_file(name: str, args: argparse.Namespace) -> bytes:
 
 def read_source(name: str, folder: str) -> bytes:
     """Return the uncompressed bytes of one of MNIST's files in a folder. Raises InputError."""
-    tried = [os.path.join(folder, name + ending) for ending in (".gz", "")]
-    for path in tried:
-        try:
-            with open(path, "rb") as file:
-                return checked(name, file.read())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: {reason}") from error
-    raise InputError(f"--source: neither {tried[0]} nor {tried[1]} exists")
+    paths = [os.path.join(folder, name + ending) for ending in (".gz", "")]
+    path = next(filter(os.path.exists, paths), None)
+    if path is None:
+        raise InputError(f"--source: neither {paths[0]} nor {paths[1]} exists")
+    try:
+        with open(path, "rb") as file:
+            return checked(name, file.read())
+    except FAILURES as error:
+        raise InputError(f"{path}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> object:
+    """Return what an error of FAILURES says, without its number."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error
+    error = getattr(error, "reason", error)
+    return getattr(error, "strerror", None) or error
 
 
 def download(url: str) -> bytes:
@@ -196,18 +199,6 @@ def checked(name: str, content: bytes) -> bytes:
     if found != MD5[name]:
         raise ValueError(f"not MNIST's {name}: the MD5 sum is {found} instead of {MD5[name]}")
     return content
-
-
-def read_idx(content: bytes) -> np.ndarray:
-    """Return the uint8 array in an IDX file, MNIST's format.
-
-    It begins with two zero bytes, the type (8: uint8) and the number of
-    dimensions; then follow the dimensions, big-endian uint32, and the values.
-    """
-    zeros, kind, dimensions = struct.unpack_from(">HBB", content)
-    assert zeros == 0 and kind == 8
-    shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def write_images(folder: str, split: str, images: np.ndarray, labels: np.ndarray) -> None:

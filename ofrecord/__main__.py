@@ -9,12 +9,22 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from runtime.cli import ArgumentParser, InputError, InputErrors, count, output, run_main
+from runtime.cli import (
+    ArgumentParser,
+    InputError,
+    InputErrors,
+    count,
+    one_line,
+    os_errors,
+    output,
+    run_main,
+)
+from runtime.workers import num_cpus
 
 from .check import Features, check_parts, compare_totals, index_parts, read_image
 from .dataset import dataset_in_use
 from .headers import BadImage
-from .images import FORMATS, decode, decoder_messages
+from .images import decode, decoder_messages
 from .manifest import MANIFEST_NAME, load_manifest
 from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_part
 
@@ -61,7 +71,7 @@ def check(args) -> None:
     if manifest:
         features = Features(manifest.image_feature, manifest.label_feature)
     reports, problems = [], []
-    for report in check_parts(args.folder, features, manifest, num_workers()):
+    for report in check_parts(args.folder, features, manifest, num_cpus()):
         reports.append(report)
         problems += report.problems
         state = count(len(report.problems), "problem") if report.problems else "valid"
@@ -80,25 +90,8 @@ def check(args) -> None:
 def index(args) -> None:
     """Write the manifest and print what it says."""
     features = Features(args.image_feature, args.label_feature)
-    manifest = index_parts(args.folder, features, num_workers())
-    output(f"{args.folder}: {describe(manifest)}")
-
-
-def num_workers() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def describe(manifest) -> str:
-    """Return what is in a dataset, in one line."""
-    kind = f"{manifest.color_name} "
-    kind += f"{FORMATS[manifest.image_format]} image" if manifest.image_format else "image"
-    size = f"{manifest.width}x{manifest.height}" if manifest.width else "of different sizes"
-    return (
-        f"{count(manifest.num_records, kind)} {size}, "
-        f"{len(manifest.label_counts):,} classes, in {count(len(manifest.parts), 'part')}, "
-        f"{manifest.num_bytes:,} bytes"
-    )
+    manifest = index_parts(args.folder, features, num_cpus())
+    output(f"{args.folder}: {manifest.summary}")
 
 
 def show(args) -> None:
@@ -106,32 +99,29 @@ def show(args) -> None:
     from .sheet import Sampler, draw_sheet  # matplotlib takes a second to import
 
     manifest = load_manifest(args.folder)
+    features = manifest.image_feature, manifest.label_feature
     labels, sampler = Counter(), Sampler()
     for part in tqdm(manifest.parts, unit="part", disable=None, leave=False):
         path = os.path.join(args.folder, part.file)
         try:
-            for _, data, label in read_part(path, manifest.image_feature, manifest.label_feature):
-                labels[label] += 1
-                sampler.add(label, data)
+            with os_errors("read", path):
+                for _, data, label in read_part(path, *features):
+                    labels[label] += 1
+                    sampler.add(label, data)
         except BadRecord as error:
             raise InputError(f"{path}, {error}; {CHECK.format(args.folder)}") from None
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
     samples = decode_samples(sampler.samples, args.folder)
     known = dict(enumerate(manifest.class_names or []))
-    names = {label: known.get(label, str(label)) for label in labels}
-    output(f"{args.folder}: {describe(manifest)}")
+    names = {label: one_line(known.get(label, label)) for label in labels}
+    output(f"{args.folder}: {manifest.summary}")
     figures = [" ".join(f"{value:.1f}" for value in each) for each in (manifest.mean, manifest.std)]
     output(f"pixels: mean {figures[0]}, standard deviation {figures[1]} (0 to 255)")
     if manifest.skipped:
         output(f"skipped: {count(len(manifest.skipped), 'image')}, listed in {MANIFEST_NAME}")
     print_histogram(labels, names)
     sheet = args.sheet or args.folder.rstrip("/") + "_sheet.png"
-    title = f"{describe(manifest)}"
-    try:
-        draw_sheet(sheet, title, samples, names, labels)
-    except OSError as error:
-        raise InputError(f"cannot write the contact sheet {sheet}: {error.strerror}") from None
+    with os_errors("write the contact sheet", sheet):
+        draw_sheet(sheet, manifest.summary, samples, names, labels)
     output(f"contact sheet: {sheet}")
 
 
@@ -141,7 +131,7 @@ CHECK = "`python -m ofrecord check {}` lists all problems"
 def decode_samples(samples, folder: str):
     """Return the sampled images' pixels, gray or RGB, by label. Raises InputError."""
     pixels = {}
-    with decoder_messages():
+    with decoder_messages:
         for label, encoded in samples.items():
             try:
                 images = [decode(data, read_image(data)[0]) for data in encoded]

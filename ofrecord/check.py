@@ -1,5 +1,6 @@
 """Reading every byte of a dataset: what is wrong with it; a manifest for others' parts."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -7,18 +8,17 @@ from functools import partial
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from runtime.atomic import replace_file
-from runtime.cli import InputError, InputErrors, count, log
+from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors, why_no_folder
 from runtime.workers import ordered_map
 
-from .dataset import find_parts, sha256_of
 from .headers import BadImage, Header, read_header
 from .images import FORMATS, EncodedImage, decode, decoder_messages
 from .manifest import (
     CONVERT,
     MANIFEST_NAME,
+    PART_PATTERN,
     PART_PREFIX,
     STAGING_NAME,
     Manifest,
@@ -26,7 +26,7 @@ from .manifest import (
     load_manifest,
     part_name,
 )
-from .record import BadRecord, read_record, split_part
+from .record import LENGTH, BadRecord, read_record, split_part
 from .statistics import ImageStatistics
 
 # Why OneFlow turns an image into other pixels than OpenCV without a word. (Of
@@ -41,17 +41,16 @@ class Features(NamedTuple):
     label: str
 
 
-class PartReport(NamedTuple):
+class PartReport:
     """What was found in one part file."""
 
-    file: str
-    num_bytes: int
-    sha256: str
-    labels: Counter  # {label: records}
-    label_types: Counter  # of "int32" and "int64"
-    kinds: Counter  # of (image format, whether its header says gray), such as ("PNG", False)
-    statistics: ImageStatistics  # whose reencode_reasons are why OneFlow may misread an image
-    problems: list[str]  # lines with file, record and reason
+    def __init__(self, file: str):
+        self.file, self.num_bytes, self.sha256 = file, 0, ""
+        self.labels = Counter()  # {label: records}
+        self.label_types = set()  # of "int32" and "int64"
+        self.kinds = set()  # (image format, whether its header says gray), such as ("PNG", False)
+        self.statistics = ImageStatistics()  # reencode_reasons: why OneFlow may misread an image
+        self.problems: list[str] = []  # lines with file, record and reason
 
     @property
     def num_records(self) -> int:
@@ -65,27 +64,33 @@ def check_parts(
 
     Raises InputError where there is none.
     """
-    job = partial(check_part, folder, features, manifest)
-    return ordered_map(job, find_parts(folder), workers)
+    if reason := why_no_folder(folder):
+        raise InputError(f"no dataset: {folder} {reason}")
+    found = os.listdir(folder)
+    names = [name for name in found if PART_PATTERN.fullmatch(name)]
+    if not names:
+        others = f", but {first_few(found)}" if found else ""
+        raise InputError(f"no dataset: there are no part files in {folder}{others}")
+    names.sort(key=lambda name: (int(name[len(PART_PREFIX) :]), name))
+    return ordered_map(partial(check_part, folder, features, manifest), names, workers)
 
 
 def check_part(folder: str, features: Features, manifest: Manifest | None, file: str) -> PartReport:
     """Check one part file: framing, sum, records and images, against the manifest if any."""
-    path = os.path.join(folder, file)
-    report = PartReport(
-        file, 0, "", Counter(), Counter(), Counter(), ImageStatistics(), problems := []
-    )
+    path, report, digest = os.path.join(folder, file), PartReport(file), hashlib.sha256()
+    problems = report.problems
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     try:
-        report = report._replace(num_bytes=os.path.getsize(path), sha256=sha256_of(path))
-        with decoder_messages():
+        with decoder_messages:
             for index, serialized in split_part(path):
+                digest.update(LENGTH.pack(len(serialized)) + serialized)
+                report.num_bytes += LENGTH.size + len(serialized)
                 try:
                     data, label, label_type = read_record(serialized, index, *features)
                     report.labels[label] += 1
-                    report.label_types[label_type] += 1
+                    report.label_types.add(label_type)
                     header, image = read_image(data)
-                    report.kinds[header.kind, header.gray] += 1
+                    report.kinds.add((header.kind, header.gray))
                     report.statistics.add(image)
                     _compare(header, image, manifest)
                 except BadRecord as error:
@@ -96,9 +101,10 @@ def check_part(folder: str, features: Features, manifest: Manifest | None, file:
         problems.append(f"{path}, {error}")
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
-    entry = next((part for part in manifest.parts if part.file == file), None) if manifest else None
-    if entry and (report.num_bytes, report.sha256) != (entry.bytes, entry.sha256):
-        problems.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
+    report.sha256 = digest.hexdigest()
+    for part in manifest.parts if manifest else ():
+        if part.file == file and part.sha256 != report.sha256:
+            problems.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
     return report
 
 
@@ -110,11 +116,8 @@ def read_image(data: bytes) -> tuple[Header, EncodedImage]:
     header = read_header(data)
     pixels = decode(data, header)
     reason = header.reencode_reason
-    if header.gray is None:  # a format whose header is not read
-        depth = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).dtype.itemsize
-        reason = "16-bit" if depth > 1 else None
-        if header.kind not in FORMATS.values():
-            reason = "rare format"
+    if header.kind not in FORMATS.values():
+        reason = "rare format"
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
     return header, EncodedImage(data, pixels, reason)
@@ -133,42 +136,32 @@ def _compare(header: Header, image: EncodedImage, manifest: Manifest | None) -> 
 
 def compare_totals(folder: str, reports: list[PartReport], manifest: Manifest | None) -> list[str]:
     """Return what is wrong with a dataset as a whole, a line each."""
-    labels = sum((report.labels for report in reports), Counter())
     found = [report.file for report in reports]
-    names = [part.file for part in manifest.parts] if manifest else _expected_names(found)
+    if manifest:
+        names = manifest.part_names
+    else:  # from part-0 to the last, unless most are missing
+        digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
+        names = [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
     missing = [name for name in names if name not in found]
+    strangers = [name for name in found if name not in names]
     problems = [f"{os.path.join(folder, name)} is missing" for name in missing[:3]]
     problems += [
-        f"{os.path.join(folder, name)} does not belong to this dataset"
-        for name in found
-        if name not in names
+        f"{os.path.join(folder, name)} does not belong to this dataset" for name in strangers
     ]
-    problems += [
-        f"{folder}: invalid label {label}: labels start at 0"
-        for label in sorted(labels)
-        if label < 0
-    ]
-    if manifest:
-        problems += [
-            f"{folder}: label {label} is out of range for {manifest.num_classes} classes"
-            for label in sorted(labels)
-            if label >= manifest.num_classes
-        ]
-        listed = {int(label): number for label, number in manifest.label_counts.items()}
-        for label in sorted(set(labels) | set(listed)):
-            if labels[label] != listed.get(label, 0):
-                problems.append(
-                    f"{folder}: label {label} has {count(labels[label], 'record')}, "
-                    f"but {MANIFEST_NAME} lists {listed.get(label, 0)}"
-                )
-                break
+    labels = sum((report.labels for report in reports), Counter())
+    listed = manifest.label_counts if manifest else labels
+    for label in sorted({*labels, *map(int, listed)}):
+        expected = labels[label] if manifest is None else listed.get(str(label), 0)
+        if label < 0:
+            problems.append(f"{folder}: invalid label {label}: labels start at 0")
+        elif manifest and label >= manifest.num_classes:
+            classes = count(manifest.num_classes, "class")
+            problems.append(f"{folder}: label {label} is out of range for {classes}")
+        elif labels[label] != expected:
+            records = count(labels[label], "record")
+            listing = f"{MANIFEST_NAME} lists {expected}"
+            problems.append(f"{folder}: label {label} has {records}, but {listing}")
     return problems
-
-
-def _expected_names(found: list[str]) -> list[str]:
-    """The names of parts from 0 to the last, unless most are missing."""
-    digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
-    return [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
 
 
 # -- a manifest for parts of another converter --------------------------------------------
@@ -198,11 +191,9 @@ def index_parts(folder: str, features: Features, workers: int) -> Manifest:
     if len(label_types) > 1:
         raise InputError(f"{folder}: some labels are int32 and some int64")
     manifest = _make_manifest(folder, features, reports, label_types.pop())
-    try:
-        with replace_file(os.path.join(folder, MANIFEST_NAME), "w") as file:
-            file.write(manifest.to_json())
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    path = os.path.join(folder, MANIFEST_NAME)
+    with os_errors("write", path), replace_file(path, "w") as file:
+        file.write(manifest.to_json())
     return manifest
 
 
@@ -210,7 +201,7 @@ def _make_manifest(
     folder: str, features: Features, reports: list[PartReport], label_type: str
 ) -> Manifest:
     labels = sum((report.labels for report in reports), Counter())
-    kinds = sum((report.kinds for report in reports), Counter())
+    kinds = set().union(*(report.kinds for report in reports))
     statistics = ImageStatistics()
     for report in reports:
         statistics.merge(report.statistics)
@@ -233,7 +224,7 @@ def _make_manifest(
         class_names=None,
         label_counts={str(label): labels[label] for label in sorted(labels)},
         image_format=extensions[formats.pop()] if len(formats) == 1 else None,
-        plain_jpeg=set(kinds) == {("JPEG", False)} and statistics.channels == 3 and not reasons,
+        plain_jpeg=kinds == {("JPEG", False)} and statistics.channels == 3 and not reasons,
         image_feature=features.image,
         label_feature=features.label,
         label_type=label_type,

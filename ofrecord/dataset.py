@@ -6,13 +6,12 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from runtime.atomic import folder_lock
-from runtime.cli import InputError
+from runtime.cli import InputError, os_errors
 
 from .manifest import (
     CONVERT,
     MANIFEST_NAME,
     PART_PATTERN,
-    PART_PREFIX,
     Manifest,
     Part,
     load_manifest,
@@ -63,7 +62,9 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
             )
     for part in manifest.parts:
         path = os.path.join(folder, part.file)
-        try:
+        if not os.path.lexists(path):
+            raise InputError(f"{path} is missing; {CONVERT}")
+        with os_errors("read", path):
             status = os.stat(path)
             if status.st_size != part.bytes:
                 raise InputError(
@@ -76,10 +77,6 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
                     f"{path} was changed or damaged after it was written (SHA-256 differs); "
                     f"{CONVERT}"
                 )
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing; {CONVERT}") from None
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
     if any(label.startswith("-") for label in manifest.label_counts):
         raise InputError(f"{folder} has labels below 0, which are no classes: labels count from 0")
     return Dataset(folder, manifest)
@@ -92,17 +89,3 @@ def sha256_of(path: str) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def find_parts(folder: str) -> list[str]:
-    """Return the names of the part files in a folder, by number.
-
-    Raises InputError where there are none.
-    """
-    if not os.path.isdir(folder):
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise InputError(f"no dataset: {folder} {what}")
-    names = [name for name in os.listdir(folder) if PART_PATTERN.fullmatch(name)]
-    if not names:
-        raise InputError(f"no dataset: there are no part files in {folder}")
-    return sorted(names, key=lambda name: (int(name[len(PART_PREFIX) :]), name))

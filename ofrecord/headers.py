@@ -4,6 +4,7 @@ Decoders accept truncated files silently, so wholeness is looked at here.
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -26,6 +27,11 @@ class Header(NamedTuple):
     gray: bool | None  # None: only decoding tells
     reencode_reason: str | None  # why OneFlow may read it differently than OpenCV, or None
     transparent: bool = False
+    several: bool = False  # an animation, or pages: it holds more pictures than the first
+
+
+# Formats that OpenCV does not turn as their EXIF data says, or does not read.
+PILLOW_KINDS = {"WebP", "GIF", "AVIF"}
 
 
 def read_header(data: bytes) -> Header:
@@ -47,13 +53,13 @@ def read_header(data: bytes) -> Header:
         if data.startswith(b"RIFF") and len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
             raise BadImage("the WebP is truncated")
     except (struct.error, IndexError):
-        raise BadImage("the file is truncated in its header") from None
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return Header("AVIF", None, None)
-    kind = next(
-        (kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "another format"
-    )
-    return Header(kind, None, None)
+        png = data.startswith(b"\x89PNG")
+        raise BadImage("the PNG is truncated" if png else "the file is truncated") from None
+    kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
+    avif = data[4:12] in (b"ftypavif", b"ftypavis")
+    kind = "AVIF" if avif else next(kinds, "another format")
+    several = kind in PILLOW_KINDS and _is_animated(data)
+    return Header(kind, None, "16-bit" if _is_deep(data) else None, several=several)
 
 
 _MAGIC = {b"BM": "BMP", b"RIFF": "WebP", b"GIF8": "GIF"}
@@ -62,36 +68,35 @@ _MAGIC.update({b"P%d" % kind: "PNM" for kind in range(1, 7)})
 
 def _png_header(data: bytes) -> Header:
     """Walk all chunks, down to IEND: their lengths and checksums must be right."""
-    position, chunks = 8, set()
-    while True:
-        if position + 8 > len(data):
-            raise BadImage("the PNG is truncated")
+    position, chunks, kind = 8, set(), None
+    while kind != b"IEND":
         length, kind = _PNG_CHUNK.unpack_from(data, position)
         end = position + 8 + length
-        if end + 4 > len(data):
-            raise BadImage("the PNG is truncated")
-        if zlib.crc32(data[position + 4 : end]) != _PNG_SUM.unpack_from(data, end)[0]:
+        if _PNG_SUM.unpack_from(data, end)[0] != zlib.crc32(data[position + 4 : end]):
             raise BadImage(f"the PNG is damaged (wrong checksum of chunk {kind.decode('latin-1')})")
         chunks.add(kind)
-        if kind == b"IEND":
-            break
         position = end + 4
     depth, color_type = data[24], data[25]
+    if depth == 8 and color_type in _PNG_PLAIN and chunks.isdisjoint(_PNG_SPECIAL):
+        return _PNG_PLAIN[color_type]
     transparent = color_type in (4, 6) or b"tRNS" in chunks
-    reasons = {
-        "16-bit": depth == 16,
-        "palette": color_type == 3,
-        "alpha": transparent,
-        f"{depth}-bit": depth != 8,
-        "EXIF": b"eXIf" in chunks,
-        "animation": b"acTL" in chunks,
-    }
-    reason = next((reason for reason, holds in reasons.items() if holds), None)
-    return Header("PNG", color_type in (0, 4), reason, transparent)
+    if depth == 16:
+        reason = "16-bit"
+    elif color_type == 3:
+        reason = "palette"
+    elif transparent:
+        reason = "alpha"
+    elif depth != 8:
+        reason = f"{depth}-bit"
+    else:
+        reason = "EXIF" if b"eXIf" in chunks else "animation"
+    return Header("PNG", color_type in (0, 4), reason, transparent, b"acTL" in chunks)
 
 
 # A chunk's length and type; and after its data the checksum.
 _PNG_CHUNK, _PNG_SUM = struct.Struct(">I4s"), struct.Struct(">I")
+_PNG_SPECIAL = {b"tRNS", b"eXIf", b"acTL"}  # transparency, EXIF data, animation
+_PNG_PLAIN = {0: Header("PNG", True, None), 2: Header("PNG", False, None)}  # by color type
 
 # Markers of a JPEG frame: baseline, extended and progressive Huffman; and others.
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2}
@@ -152,11 +157,30 @@ def _is_rotated(exif: bytes) -> bool:
         return True
 
 
+def _is_deep(data: bytes) -> bool:
+    """Whether a PNM, PAM or JPEG 2000 file has more than 8 bits a value."""
+    text = re.sub(rb"#[^\n]*", b"", data[:1000])  # without comments
+    match = re.match(rb"P[2356]\s+\d+\s+\d+\s+(\d+)\s|P7\s.*?MAXVAL\s+(\d+)\s", text, re.DOTALL)
+    if match:
+        return int(match[1] or match[2]) > 255
+    start = data.find(b"ihdr", 0, 100)  # JPEG 2000's box of sizes; then, 10 bytes on, the depth - 1
+    return start > 0 and int.from_bytes(data[start + 14 : start + 15], "big") & 0x7F > 7
+
+
+def _is_animated(data: bytes) -> bool:
+    try:
+        with open_with_pillow(data) as image:
+            return image.is_animated
+    except Exception:  # the decoder tells what is wrong with it
+        return False
+
+
 def _tiff_header(data: bytes) -> Header:
     """Look for transparency, and at the checksums of deflated data, which decoders ignore."""
     try:
         with open_with_pillow(data) as image:
             tags, transparent = image.tag_v2, image.has_transparency_data
+            several = image.is_animated
         depth = max(tags.get(_TIFF_BITS, (1,)))
         spans = []
         if tags.get(_TIFF_COMPRESSION) in _TIFF_DEFLATE:
@@ -169,7 +193,7 @@ def _tiff_header(data: bytes) -> Header:
             zlib.decompress(data[start : start + length])
         except zlib.error as error:
             raise BadImage(f"the TIFF is damaged ({error})") from None
-    return Header("TIFF", None, "16-bit" if depth == 16 else None, transparent)
+    return Header("TIFF", None, "16-bit" if depth == 16 else None, transparent, several)
 
 
 # Tag numbers of TIFF 6.0 and its supplements; values of Compression for Deflate.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .headers import BadImage, Header, open_with_pillow
+from .headers import PILLOW_KINDS, BadImage, Header, open_with_pillow
 
 # What images can be encoded as in a record, by file extension. Each was seen to
 # come out of OneFlow's decoder as it went in. OpenCV writes more (.hdr, .pfm,
@@ -35,24 +35,10 @@ FORMATS = {
 }
 
 # Extensions that OpenCV can read, for folders that are searched for images.
-IMAGE_EXTENSIONS = {
-    *FORMATS,
-    ".pgm",
-    ".ppm",
-    ".pbm",
-    ".pam",
-    ".jp2",
-    ".ras",
-    ".sr",
-    ".avif",
-    ".gif",
-}
+IMAGE_EXTENSIONS = {*FORMATS, *".pgm .ppm .pbm .pam .jp2 .ras .sr .avif .gif".split()}
 
 # Formats whose plain files are stored unchanged.
 STORED_UNCHANGED = {"PNG", "JPEG"}
-
-# Formats that OpenCV does not turn as their EXIF data says, or does not read.
-PILLOW_KINDS = {"WebP", "GIF", "AVIF"}
 
 DEFAULT_QUALITY = 95  # OpenCV's own for JPEG, 0 to 100
 DEFAULT_BACKGROUND = "white"
@@ -77,6 +63,7 @@ class EncodedImage(NamedTuple):
     data: bytes
     pixels: np.ndarray  # uint8, gray (height, width) or B G R (height, width, 3)
     reencode_reason: str | None  # None where the file's bytes are stored unchanged
+    several: bool = False  # the file holds more pictures, of which this is the first
 
     @property
     def width(self) -> int:
@@ -99,20 +86,22 @@ def decode(data: bytes, header: Header, options: ImageOptions | None = None) -> 
 
     Raises BadImage, also where the decoder only warns that data is damaged.
     """
+    if not decoder_messages.is_open:
+        with decoder_messages:
+            return decode(data, header, options)
     options = options or ImageOptions()
     gray = header.gray if options.color == "auto" else options.color == "gray"
-    if header.transparent or header.kind in PILLOW_KINDS:
-        return _decode_with_pillow(data, gray, options.background)
-    flag = FLAGS[gray]
-    if options.max_value:
-        flag |= cv2.IMREAD_ANYDEPTH
-    with decoder_messages() as messages:
+    flag = FLAGS[gray] | cv2.IMREAD_ANYDEPTH if options.max_value else FLAGS[gray]
+    try:
+        if header.transparent or header.kind in PILLOW_KINDS:
+            return _decode_with_pillow(data, gray, options.background)
         if header.kind == "TIFF":
             with _libtiff_messages():
                 pixels = _imdecode(data, flag)
         else:
             pixels = _imdecode(data, flag)
-        complaint = messages.take()
+    finally:  # so that the next image is not blamed for what was printed
+        complaint = decoder_messages.take()
     if pixels is None:
         raise BadImage("OpenCV cannot read it as an image")
     if complaint:
@@ -120,6 +109,12 @@ def decode(data: bytes, header: Header, options: ImageOptions | None = None) -> 
     if pixels.dtype == np.uint16:
         return np.minimum(np.rint(pixels * (255 / options.max_value)), 255).astype(np.uint8)
     return pixels
+
+
+def largest_value(data: bytes) -> int:
+    """Return the largest value in a 16-bit image, or 0 for others. Raises BadImage."""
+    pixels = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    return int(pixels.max()) if pixels is not None and pixels.dtype == np.uint16 else 0
 
 
 def _imdecode(data: bytes, flag: int) -> np.ndarray | None:
@@ -162,8 +157,8 @@ def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if FORMATS[ext] == "JPEG" else []
     try:
         done, encoded = cv2.imencode(ext, pixels, parameters)
-    except cv2.error as error:
-        raise BadImage(f"OpenCV cannot encode it as {ext}: {error.err}") from None
+    except cv2.error:  # out of memory
+        done = False
     if not done:
         height, width = pixels.shape[:2]
         raise BadImage(f"OpenCV cannot encode its {width}x{height} pixels as {ext}")
@@ -174,10 +169,10 @@ def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
 
 
 class DecoderMessages:
-    """What the C libraries print to stderr while they decode.
+    """Sends what C libraries print to stderr while they decode to a file in memory.
 
-    libjpeg accepts damaged data and only prints a warning, the one sign that
-    the pixels are wrong.
+    libjpeg accepts damaged data and only prints a warning, the one sign that the pixels are
+    wrong. One context around many images saves the time that switching takes for each.
     """
 
     # Parts of messages about images whose pixels are right all the same.
@@ -186,18 +181,32 @@ class DecoderMessages:
         "|JFIF|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
     )
 
-    def __init__(self, file: int):
-        self.file, self._taken = file, 0
+    is_open = False
+
+    def __enter__(self) -> None:
+        self._file, self._stderr = os.memfd_create("decoder-messages"), os.dup(2)
+        self._taken = 0
+        os.dup2(self._file, 2)
+        self.is_open = True
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self._stderr, 2)
+        self.is_open = False
+        os.close(self._stderr)
+        os.close(self._file)
 
     def take(self) -> str | None:
         """Return the first message since the last call that means wrong pixels, or None."""
-        size = os.lseek(self.file, 0, os.SEEK_CUR)
+        size = os.lseek(self._file, 0, os.SEEK_CUR)
         if size == self._taken:
             return None
-        text = os.pread(self.file, size - self._taken, self._taken).decode("utf-8", "replace")
+        text = os.pread(self._file, size - self._taken, self._taken).decode("utf-8", "replace")
         self._taken = size
         lines = (line.strip() for line in text.splitlines())
         return next((line for line in lines if line and not self.HARMLESS.search(line)), None)
+
+
+decoder_messages = DecoderMessages()  # of this process
 
 
 @contextmanager
@@ -211,32 +220,3 @@ def _libtiff_messages() -> Iterator[None]:
         os.dup2(stdout, 1)
         os.close(stdout)
         cv2.setLogLevel(level)
-
-
-class decoder_messages:
-    """Sends the process's stderr to a file in memory, unless an outer ``with`` does so already.
-
-    Around many images it saves the time that switching takes for each.
-    """
-
-    _open: DecoderMessages | None = None
-    _depth, _stderr = 0, -1
-
-    def __enter__(self) -> DecoderMessages:
-        cls = type(self)
-        if not cls._depth:
-            file, cls._stderr = os.memfd_create("decoder-messages"), os.dup(2)
-            os.dup2(file, 2)
-            cls._open = DecoderMessages(file)
-        cls._depth += 1
-        return cls._open
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        cls = type(self)
-        cls._depth -= 1
-        if not cls._depth:
-            os.dup2(cls._stderr, 2)
-            os.close(cls._stderr)
-            os.close(cls._open.file)
-        elif kind:  # so that the next image is not blamed for what was printed
-            cls._open.take()

@@ -6,10 +6,12 @@ import os
 import re
 from array import array
 from collections import Counter
+from collections.abc import Iterator
+from typing import TextIO
 
-from runtime.cli import InputError, InputErrors, count
+from runtime.cli import InputError, InputErrors, count, os_errors
 
-from .labels import Samples, natural_key
+from .labels import Samples, list_images, natural_key
 from .record import INT32_MAX, INT32_MIN
 
 # Accepted column names of a CSV header, compared in lower case.
@@ -19,33 +21,69 @@ LABEL_COLUMNS = ("label", "class", "class_name", "target")
 INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
 
 
-def read_label_file(path: str) -> Samples:
+Row = tuple[int, str, int]  # line, image name, label
+Problems = list[tuple[int, str]]  # line, reason
+
+
+def read_label_file(path: str, image_root: str) -> tuple[Samples, set[str]]:
     """Return the Samples of a label file: CSV where its name ends in .csv, else JSON lines.
 
-    Raises InputErrors with every invalid line: a syntax error, a label that
-    is not an int32, a duplicate name, or a name outside of the image root.
+    Returns the names of all images without a label, too. Raises InputErrors with every invalid
+    line: a syntax error, a label that is not an int32, a duplicate name, or a name outside of
+    the image root.
     """
-    reader = _LabelFile(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
+    if not os.path.exists(path):
+        raise InputError(f"the label file {path} does not exist; specify it with --label_dir")
+    if not os.path.isfile(path):  # a pipe may never end
         raise InputError(f"the label file {path} is not a regular file")
+    problems, lines, labels, class_names = [], {}, array("i"), None
     try:
         # newline="" is what the csv module asks for; json does not mind.
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            (_read_csv if path.lower().endswith(".csv") else _read_json_lines)(file, reader)
-    except FileNotFoundError:
-        raise InputError(
-            f"the label file {path} does not exist; specify it with --label_dir"
-        ) from None
+        with (
+            os_errors("read the label file", path),
+            open(path, encoding="utf-8-sig", newline="") as file,
+        ):
+            if path.lower().endswith(".csv"):
+                rows, class_names = _read_csv(file, problems)
+            else:
+                rows = _read_json_lines(file, problems)
+            for line, name, label in rows:
+                if "/" in name or name[:1] in (".", ""):
+                    name = os.path.normpath(name)
+                problem = _problem_of(name, label)
+                if problem or name in lines:
+                    duplicate = f"duplicate image {name!r}, first in line {lines.get(name)}"
+                    problems.append((line, problem or duplicate))
+                else:
+                    lines[name] = line
+                    labels.append(label)
     except UnicodeDecodeError:
         raise InputError(f"the label file {path} is not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"cannot read the label file {path}: {error.strerror}") from error
-    return reader.samples()
+    if problems:
+        found = [f"{path}, line {line}: {reason}" for line, reason in sorted(problems)]
+        raise InputErrors(found, f"{count(len(found), 'problem')} in {path}; nothing was written")
+    if not labels:
+        raise InputError(f"the label file {path} lists no images")
+    return Samples(lines, labels, class_names), list_images(image_root)[0].keys() - lines.keys()
 
 
-def _read_json_lines(file, reader):
-    """Read one JSON object ``{"image name": label}`` per line, as in the tutorial."""
-    decode = json.JSONDecoder(object_pairs_hook=_Pairs).decode
+def _problem_of(name: str, label: int) -> str | None:
+    """What is wrong with an image's name or its label, or None."""
+    if not INT32_MIN <= label <= INT32_MAX:
+        return f"the label {str(label)[:20]} of {name!r} does not fit in int32"
+    if name.startswith(("/", "../")) or name in (".", ".."):
+        return f"the name {name!r} is outside of the image root"
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
+        return f"{name!r} is not a valid file name"
+    return f"{name!r} is not a valid file name" if "\0" in name else None
+
+
+def _read_json_lines(file: TextIO, problems: Problems) -> Iterator[Row]:
+    """Yield what JSON objects ``{"image name": label}`` hold, one a line, as in the tutorial."""
+    # An object as its (name, value) pairs, as a dict would hide duplicate names.
+    decode = json.JSONDecoder(object_pairs_hook=tuple).decode
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -53,24 +91,21 @@ def _read_json_lines(file, reader):
             pairs = decode(line)
         except (ValueError, RecursionError):
             pairs = None
-        if not isinstance(pairs, _Pairs) or not pairs:
-            reader.add_problem(
-                number, 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
+        if not isinstance(pairs, tuple) or not pairs:
+            example = '{"00000030_3.png": 3}'
+            problems.append(
+                (number, f"not a JSON object of image name and label, such as {example}")
             )
             continue
         for name, label in pairs:
             if type(label) is int or (type(label) is float and label.is_integer()):  # no bool
-                reader.add(number, name, int(label))
+                yield number, name, int(label)
             else:
-                reader.add_problem(number, f"the label of {name!r} is not an integer")
+                problems.append((number, f"the label of {name!r} is not an integer"))
 
 
-class _Pairs(list):
-    """A JSON object as its (name, value) pairs: a dict would hide duplicate names."""
-
-
-def _read_csv(file, reader):
-    """Read a table with an image and a label column.
+def _read_csv(file: TextIO, problems: Problems) -> tuple[list[Row], list[str] | None]:
+    """Return the rows of a table with an image and a label column, and the classes' names.
 
     The labels are integers if most of them are, which the others then must be
     too; else they are class names.
@@ -83,75 +118,26 @@ def _read_csv(file, reader):
         label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
         if image_column is None or label_column is None:
             columns = ", ".join(map(repr, header)) or "none"
-            return reader.add_problem(
-                1, f"the header must have the columns 'image' and 'label'; it has {columns}"
-            )
+            wanted = "the header must have the columns 'image' and 'label'"
+            problems.append((1, f"{wanted}; it has {columns}"))
+            return [], None
         for row in rows:
             if len(row) == len(header):
                 found.append((rows.line_num, row[image_column], row[label_column].strip()))
             elif row:
                 columns = count(len(row), "column")
-                reader.add_problem(rows.line_num, f"{columns}, but the header has {len(header)}")
+                problems.append((rows.line_num, f"{columns}, but the header has {len(header)}"))
     except csv.Error as error:
-        return reader.add_problem(rows.line_num, f"invalid CSV: {error}")
+        problems.append((rows.line_num, f"invalid CSV: {error}"))
     numbers = Counter(label for _, _, label in found)
-    labels = {text: match[1] for text in numbers if (match := INTEGER.fullmatch(text))}
-    are_names = 2 * sum(numbers[text] for text in labels) <= len(found) - numbers[""]
-    if are_names:
-        reader.class_names = sorted(filter(None, numbers), key=natural_key)
-        labels = {name: index for index, name in enumerate(reader.class_names)}
+    # What is longer than 20 digits does not fit in int32 either.
+    labels = {text: int(match[1][:20]) for text in numbers if (match := INTEGER.fullmatch(text))}
+    class_names = None
+    if 2 * sum(numbers[text] for text in labels) <= len(found) - numbers[""]:
+        class_names = sorted(filter(None, numbers), key=natural_key)
+        labels = {name: index for index, name in enumerate(class_names)}
     for line, name, text in found:
-        if text in labels:
-            reader.add(line, name, labels[text])
-        elif not text:
-            reader.add_problem(line, f"the label of {name!r} is empty")
-        else:
-            reader.add_problem(
-                line, f"the label {text[:60]!r} of {name!r} is not an integer, as most labels are"
-            )
-
-
-class _LabelFile:
-    """Collects the names and labels of a label file of any format, checking each."""
-
-    def __init__(self, path) -> None:
-        self.path = path
-        self.class_names = None
-        self._problems = []
-        self._lines = {}  # name: line
-        self._labels = array("i")
-
-    def add_problem(self, line, reason):
-        self._problems.append(f"{self.path}, line {line}: {reason}")
-
-    def add(self, line, name, label):
-        """Add an image; ``label`` is an int or the text of one."""
-        label = int(str(label)[:20])  # what is longer does not fit either
-        if not INT32_MIN <= label <= INT32_MAX:
-            return self.add_problem(line, f"the label {label} of {name!r} does not fit in int32")
-        if "/" in name or name[:1] in (".", ""):
-            name = os.path.normpath(name)
-            if name.startswith(("/", "../")) or name in (".", ".."):
-                return self.add_problem(line, f"the name {name!r} is outside of the image root")
-        if "\0" in name or not _is_file_name(name):
-            return self.add_problem(line, f"{name!r} is not a valid file name")
-        first = self._lines.setdefault(name, line)
-        if len(self._lines) == len(self._labels):
-            return self.add_problem(line, f"duplicate image {name!r}, first in line {first}")
-        self._labels.append(label)
-
-    def samples(self):
-        if self._problems:
-            problems = count(len(self._problems), "problem")
-            raise InputErrors(self._problems, f"{problems} in {self.path}; nothing was written")
-        if not self._labels:
-            raise InputError(f"the label file {self.path} lists no images")
-        return Samples(self._lines, self._labels, self.class_names)
-
-
-def _is_file_name(name):
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
-        return False
-    return True
+        if text not in labels:
+            what = f"the label {text[:60]!r} of {name!r} is not an integer, as most labels are"
+            problems.append((line, what if text else f"the label of {name!r} is empty"))
+    return [(line, name, labels[text]) for line, name, text in found if text in labels], class_names

@@ -5,9 +5,10 @@ import random
 import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 
-from runtime.cli import InputError, InputErrors, count, first_few, log
+from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors
 
 from .images import IMAGE_EXTENSIONS
 
@@ -40,16 +41,14 @@ class Samples:
         """Return the (name, label) pairs of a slice."""
         return list(zip(self.names[index], self.labels[index], strict=True))
 
+    def class_name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else str(label)
+
     def take(self, indices: list[int]) -> "Samples":
         """Return the Samples at these indices, in their order."""
         return Samples(
             (self.names[i] for i in indices), (self.labels[i] for i in indices), self.class_names
         )
-
-    def without(self, names: Iterable[str]) -> "Samples":
-        """Return the Samples except those of these names."""
-        names = set(names)
-        return self.take([index for index, name in enumerate(self.names) if name not in names])
 
 
 def split_by_class(
@@ -77,8 +76,7 @@ def split_by_class(
                 wanted -= len(group)
     single = [label for label, groups in sorted(by_class.items()) if len(groups) == 1]
     if single:
-        names = samples.class_names or [str(label) for label in range(max(single) + 1)]
-        few = first_few(names[label] for label in single)
+        few = first_few(map(samples.class_name, single))
         log(f"classes with a single image, kept in the training set: {few}", "warning")
     if not chosen:
         raise InputError("--val_fraction: no class has two images, so none can be held out")
@@ -102,20 +100,26 @@ def read_class_folders(root: str) -> tuple[Samples, list[str]]:
     InputErrors for images outside of any class folder, for files that links
     put into two classes, and for class folders without images.
     """
-    with os.scandir(root) as entries:
-        folders = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
-    if not folders:
+    with os_errors("list", root), os.scandir(root) as entries:
+        found = {entry.name: os.path.isdir(entry.path) for entry in entries}
+    class_names = sorted(
+        (name for name, is_folder in found.items() if is_folder and not is_hidden(name)),
+        key=natural_key,
+    )
+    if not class_names:
         raise InputError(
             f"no class folders in {root}: --class_folders expects one folder for each class"
         )
-    names, labels, others, problems = [], [], [], []
+    stray = [name for name in sorted(found) if is_image(name) and name not in class_names]
+    problems = [f"{os.path.join(root, name)} is not in a class folder" for name in stray]
+    names, labels, others = [], [], []
     owners: dict[str, str] = {}  # the first name of each file, by its real path
-    class_names = sorted(folders, key=natural_key)
     for label, folder in enumerate(class_names):
         images, more = list_images(root, folder + "/")
         others += more
         if not images:
-            problems.append(f"the class folder {os.path.join(root, folder)} has no images")
+            found = f", but {kinds_of(more)}" if more else ""
+            problems.append(f"the class folder {os.path.join(root, folder)} has no images{found}")
         for name, path in sorted(images.items()):
             first = owners.setdefault(path, name)
             if first == name:
@@ -123,11 +127,6 @@ def read_class_folders(root: str) -> tuple[Samples, list[str]]:
                 labels.append(label)
             elif not first.startswith(folder + "/"):
                 problems.append(f"{name} and {first} in {root} are the same file in two classes")
-    with os.scandir(root) as entries:
-        stray = sorted(
-            entry.name for entry in entries if entry.name not in folders and is_image(entry.name)
-        )
-    problems += [f"{os.path.join(root, name)} is not in a class folder" for name in stray]
     if problems:
         raise InputErrors(
             problems, f"{count(len(problems), 'problem')} in {root}; nothing was written"
@@ -152,7 +151,13 @@ def is_hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file name is an image's, by its extension; hidden files are none."""
-    return not is_hidden(name) and "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+    return "." + name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not is_hidden(name)
+
+
+def kinds_of(names: Iterable[str]) -> str:
+    """Return how many files have which extension, for the three most frequent ones."""
+    endings = Counter(os.path.splitext(name)[1].lower() for name in names).most_common(3)
+    return ", ".join(f"{number:,} {ending or 'without one'}" for ending, number in endings)
 
 
 def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:
@@ -169,22 +174,18 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
         if real in seen:
             continue
         seen.add(real)
-        try:
-            with os.scandir(os.path.join(root, folder)) as entries:
-                for entry in entries:
-                    name = folder + entry.name
-                    if is_hidden(entry.name):
-                        continue
-                    if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+        path = os.path.join(root, folder)
+        with os_errors("list", path), os.scandir(path) as entries:
+            for entry in entries:
+                name, link = folder + entry.name, entry.is_symlink()
+                if os.path.isdir(entry.path) if link else entry.is_dir():
+                    if not is_hidden(entry.name):
                         folders.append(name + "/")
-                    elif is_image(entry.name):
-                        path = f"{real}/{entry.name}"
-                        images[name] = os.path.realpath(path) if entry.is_symlink() else path
-                    else:
-                        others.append(name)
-        except OSError as error:
-            path = os.path.join(root, folder)
-            raise InputError(f"cannot list {path}: {error.strerror}") from error
+                elif is_image(entry.name):
+                    path = f"{real}/{entry.name}"
+                    images[name] = os.path.realpath(path) if link else path
+                elif not is_hidden(entry.name):
+                    others.append(name)
     return images, others
 
 
@@ -199,6 +200,8 @@ def doubts(samples: Samples) -> list[str]:
         for group in alike.values()
         if len(group) > 1
     ]
+    if min(samples.labels) < 0:
+        lines.append("there are negative labels: lenet_train.py only accepts labels from 0")
     if len(set(samples.labels)) == 1:
         lines.append("all images are of a single class: there is nothing to learn")
     if names and SPLITS.issuperset(alike):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from runtime.atomic import read_small_file
-from runtime.cli import InputError
+from runtime.cli import InputError, count, os_errors, why_no_folder
 
 from .images import DEFAULT_BACKGROUND, FORMATS
 from .record import IMAGE_FEATURE, LABEL_FEATURE
@@ -117,6 +117,17 @@ class Manifest(StrictModel):
         return "gray" if self.channels == 1 else "colour"
 
     @property
+    def summary(self) -> str:
+        """What is in the dataset, in one line."""
+        kind = f"{self.color_name} "
+        kind += f"{FORMATS[self.image_format]} image" if self.image_format else "image"
+        size = f"{self.width}x{self.height}" if self.width else "of different sizes"
+        return (
+            f"{count(self.num_records, kind)} {size}, {len(self.label_counts):,} classes, "
+            f"in {count(len(self.parts), 'part')}, {self.num_bytes:,} bytes"
+        )
+
+    @property
     def num_bytes(self) -> int:
         return sum(part.bytes for part in self.parts)
 
@@ -167,21 +178,19 @@ def part_sizes(num_records: int, num_parts: int) -> list[int]:
 def load_manifest(folder: str) -> Manifest:
     """Return the manifest of a finished dataset. Raises InputError where there is none."""
     path = os.path.join(folder, MANIFEST_NAME)
-    if not os.path.isdir(folder):
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise InputError(f"no dataset: {folder} {what}; make one first with img2ofrecord.py")
-    try:
-        return parse_manifest(read_small_file(path))
-    except FileNotFoundError:
+    if reason := why_no_folder(folder):
+        raise InputError(f"no dataset: {folder} {reason}; make one first with img2ofrecord.py")
+    if not os.path.lexists(path):
         if os.path.isdir(os.path.join(folder, STAGING_NAME)):
             reason = f"its conversion was interrupted or is still running; {CONVERT}"
         elif any(PART_PATTERN.fullmatch(name) for name in os.listdir(folder)):
             reason = f"it has part files but no {MANIFEST_NAME}: {INDEX.format(folder)}"
         else:
             reason = f"there is no {MANIFEST_NAME} in it; make one first with img2ofrecord.py"
-        raise InputError(f"{folder} is not a finished dataset: {reason}") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(f"{folder} is not a finished dataset: {reason}")
+    try:
+        with os_errors("read", path):
+            return parse_manifest(read_small_file(path))
     except ValueError as error:
         raise InputError(
             f"{path}: {error}; remove the folder and {CONVERT}, or write a new manifest: "

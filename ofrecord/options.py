@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from runtime.cli import ArgumentParser
+from runtime.cli import ArgumentParser, why_no_folder
+from runtime.workers import num_cpus
 
 from .images import DEFAULT_BACKGROUND, DEFAULT_QUALITY, FORMATS, ImageOptions
 from .settings import Name, StrictModel, given_options, parse_settings
@@ -63,12 +64,11 @@ class ConvertOptions(StrictModel):
     background: str = option(
         DEFAULT_BACKGROUND, "color behind transparent images: a name or #rrggbb", "COLOR"
     )
-    max_value: int | None = option(
+    max_value: str | None = option(
         None,
-        "largest value in 16-bit images, such as 4095 if 12 bits are used; null: 65535",
+        "largest value in 16-bit images, such as 4095 if 12 bits are used; auto: of the bit depth "
+        "that they use, for which all are read first; null: 65535",
         "N",
-        ge=1,
-        le=65535,
     )
     quality: int | None = option(
         None, f"JPEG quality of re-encoded images; null: {DEFAULT_QUALITY}", "Q", ge=1, le=100
@@ -83,15 +83,21 @@ class ConvertOptions(StrictModel):
     progress: Literal["auto", "lines", "bar", "none"] = option(
         "auto", f"a line for each image, or a bar; auto: lines for up to {MOST_LINES:,} images"
     )
-    workers: int = option(
-        len(os.sched_getaffinity(0)), "processes that read and encode images", "N", ge=1, le=1024
-    )
+    workers: int = option(num_cpus(), "processes that read and encode images", "N", ge=1, le=1024)
 
     @field_validator("img_format")
     @classmethod
     def _is_known(cls, value):
         if value not in FORMATS:
             raise ValueError(f"it should be one of {' '.join(FORMATS)}")
+        return value
+
+    @field_validator("max_value")
+    @classmethod
+    def _is_a_value(cls, value):
+        number = re.fullmatch("[0-9]{1,5}", value or "1")
+        if value != "auto" and not (number and 1 <= int(number[0]) <= 65535):
+            raise ValueError("it should be a number from 1 to 65535, or auto")
         return value
 
     @field_validator("size")
@@ -118,7 +124,7 @@ class ConvertOptions(StrictModel):
     @model_validator(mode="after")
     def _go_together(self):
         same = os.path.realpath(self.val_folder) == os.path.realpath(self.save_dir)
-        what = "is not a folder" if os.path.lexists(self.image_root) else "does not exist"
+        no_root = why_no_folder(self.image_root)
         problems = {
             f"--quality is for JPEG, and --img_format is {self.img_format}": (
                 self.quality is not None and FORMATS[self.img_format] != "JPEG"
@@ -137,7 +143,7 @@ class ConvertOptions(StrictModel):
                 self.class_folders
                 and any(is_inside(each, self.image_root) for each in self.folders)
             ),
-            f"--image_root {self.image_root} {what}": not os.path.isdir(self.image_root),
+            f"--image_root {self.image_root} {no_root}": no_root,
         }
         if any(problems.values()):
             raise ValueError("\n".join(text for text, holds in problems.items() if holds))
@@ -158,7 +164,8 @@ class ConvertOptions(StrictModel):
         """How the images are stored."""
         size = tuple(map(int, self.size.split("x"))) if self.size else None
         quality = self.quality or DEFAULT_QUALITY
-        return ImageOptions(self.color, size, quality, self.background, self.max_value)
+        max_value = int(self.max_value) if self.max_value else None
+        return ImageOptions(self.color, size, quality, self.background, max_value)
 
 
 def is_inside(path: str, folder: str) -> bool:

@@ -1,19 +1,22 @@
 """Packing many images on several processes, and what is shown meanwhile."""
 
 import os
-import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import cv2
 from tqdm import tqdm
 
+from runtime.atomic import read_small_file
 from runtime.cli import SHOWN_PROBLEMS, InputError, InputErrors, count, log, one_line, output
 from runtime.workers import ordered_map
 
-from .labels import Samples, fold, printable
+from .headers import BadImage
+from .images import MAX_FILE_SIZE, decoder_messages, largest_value
+from .labels import Samples, fold, list_images, printable
 from .manifest import Manifest, SkippedImage
 from .options import MOST_LINES, ConvertOptions
 from .statistics import ImageStatistics
@@ -37,15 +40,16 @@ class Chunk(NamedTuple):
 # enough that their bytes fit in memory many times.
 CHUNK_IMAGES, CHUNK_BYTES = 256, 4 * 2**20
 
+BIT_DEPTHS = 8, 10, 12, 14, 16  # of --max_value auto: those that cameras and scanners have
 DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
 
 
 def pack_all(
-    pack: Callable[[list[tuple[str, int]]], Chunk],
+    pack: Callable[[list[tuple[str, int]]], Any],
     samples: Samples,
     sizes: list[int],
     options: ConvertOptions,
-) -> Generator[Chunk, None, None]:
+) -> Generator[Any, None, None]:
     """Yield ``pack([(name, label), ...])`` for all images, in order, from several processes.
 
     ``sizes`` are the parts' numbers of records: no chunk crosses from one part into the next.
@@ -73,72 +77,110 @@ def _mean_file_size(samples: Samples, image_root: str) -> float:
     return max(sum(sizes) / max(len(sizes), 1), 1)
 
 
-class Survey(NamedTuple):
-    """What looking at every image found."""
-
-    samples: Samples  # those that are stored
-    digests: list[bytes]  # of the stored images, to find copies
-    fields: dict[str, Any]  # for DatasetWriter.commit
-
-
 def survey(
     pack: Callable[[list[tuple[str, int]]], Chunk], samples: Samples, options: ConvertOptions
-) -> Survey:
+) -> tuple[Samples, list[bytes], dict[str, Any]]:
     """Look at every image before anything is written.
 
-    Raises InputErrors for invalid images, and with ``--skip_bad`` InputError where none is valid.
+    Returns the Samples that are stored, the digests of their images, to find copies, and fields
+    for DatasetWriter.commit. Raises InputErrors for invalid images, and with ``--skip_bad``
+    InputError where none is valid.
     """
     problems, digests, statistics = [], [], ImageStatistics()
     chunks = pack_all(pack, samples, [len(samples)], options)
-    with closing(chunks), Progress(len(samples), options, lines=False) as show:
+    with closing(chunks), ConversionProgress(len(samples), options, lines=False) as progress:
         for chunk in chunks:
             problems += chunk.problems
             digests += chunk.digests
             statistics.merge(chunk.statistics)
-            show.saved(chunk)
+            progress.saved(chunk)
     lines = describe(problems, options)
     if problems and not options.skip_bad:
         raise InputErrors(lines, f"{count(len(lines), 'invalid image')}; nothing was written")
-    for line in lines[:SHOWN_PROBLEMS]:
-        log(f"skipped: {line}", "warning")
+    invalid = {name for name, _ in problems}
+    stored = samples.take([i for i, name in enumerate(samples.names) if name not in invalid])
+    lost = sorted(set(samples.labels).difference(stored.labels))
+    warnings = [f"skipped: {line}" for line in lines[:SHOWN_PROBLEMS]]
     if problems:
-        log(f"skipped {len(problems):,} of {count(len(samples), 'image')}", "warning")
-    if len(problems) == len(samples):
+        warnings.append(f"skipped {len(problems):,} of {count(len(samples), 'image')}")
+    if len(stored):
+        names = map(samples.class_name, lost[:SHOWN_PROBLEMS])
+        warnings += [f"--skip_bad left no image of class {name}" for name in names]
+    for line in warnings:
+        log(line, "warning")
+    if not len(stored):
         raise InputError(f"no valid image among the {len(samples):,} in {options.image_root}")
     skipped = [SkippedImage(file=printable(name), reason=reason) for name, reason in problems]
-    fields = {"skipped": skipped, "channels": statistics.channels}
-    return Survey(samples.without(name for name, _ in problems), digests, fields)
+    return stored, digests, {"skipped": skipped, "channels": statistics.channels}
+
+
+def find_max_value(samples: Samples, options: ConvertOptions) -> ConvertOptions:
+    """Return the options with the largest value of the bit depth that the 16-bit images use."""
+    find = partial(_largest_value, options.image_root)
+    with closing(pack_all(find, samples, [len(samples)], options)) as chunks:
+        largest = max(chunks)
+    depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)
+    if largest:
+        text = f"{2**depth - 1}, as the largest value in 16-bit images is {largest}"
+    else:
+        text = "there are no 16-bit images"
+    log(f"--max_value auto: {text}", None if largest else "warning")
+    return options.model_copy(update={"max_value": str(2**depth - 1) if largest else None})
+
+
+def _largest_value(image_root: str, samples: list[tuple[str, int]]) -> int:
+    """The largest value in those of some images that have 16 bits, or 0."""
+    largest = 0
+    with decoder_messages:
+        for name, _ in samples:
+            with suppress(OSError, BadImage, MemoryError):  # reported when it is converted
+                data = read_small_file(os.path.join(image_root, name), MAX_FILE_SIZE)
+                largest = max(largest, largest_value(data))
+    return largest
 
 
 def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[str]:
     """Return a line for each problem of an image."""
-    lines = []
+    root, lines = options.image_root, []
+    shown = [name for name, _ in problems[:SHOWN_PROBLEMS]]
+    similar = similar_names(root, [n for n in shown if not os.path.lexists(os.path.join(root, n))])
     for name, reason in problems:
-        path = os.path.join(options.image_root, name)
-        similar = similar_file(path) if len(lines) < SHOWN_PROBLEMS else None
-        hint = f"; did you mean {similar}?" if similar else ""
-        lines.append(f"{path}: {reason}{hint}")
+        hint = f"; did you mean {similar[name]}?" if similar.get(name) else ""
+        lines.append(f"{os.path.join(root, name)}: {reason}{hint}")
     return lines
 
 
-def similar_file(path: str) -> str | None:
-    """Return a file beside a missing one whose name differs in case, spaces or form only."""
-    folder, name = os.path.split(path.replace("\\", "/"))
-    if os.path.lexists(path) or not os.path.isdir(folder):
-        return None
-    return next((each for each in sorted(os.listdir(folder)) if fold(each) == fold(name)), None)
+def similar_names(image_root: str, missing: list[str]) -> dict[str, str | None]:
+    """Return, for each missing image, the one whose name is another in case, spaces and ending only.
+
+    It may also lie in another folder, if there is only one of its name.
+    """
+    if not missing:
+        return {}
+    names: dict[str, str | None] = {}
+    for name in list_images(image_root)[0]:
+        whole = fold(name)
+        stem = os.path.splitext(whole)[0]
+        for key in {whole, stem, os.path.basename(stem)}:
+            names[key] = None if key in names else name
+    similar = {}
+    for name in missing:
+        whole = fold(name.replace("\\", "/"))
+        stem = os.path.splitext(whole)[0]
+        keys = whole, stem, os.path.basename(whole), os.path.basename(stem)
+        similar[name] = next(filter(None, map(names.get, keys)), None)
+    return similar
 
 
-class Progress:
+class ConversionProgress:
     """The tutorial's line for each image on stdout, or a bar on stderr where that is a terminal."""
 
     def __init__(self, num_images: int, options: ConvertOptions, lines: bool = True):
-        self._options, self._start = options, time.perf_counter()
         few = lines and num_images <= MOST_LINES
         kind = ("lines" if few else "bar") if options.progress == "auto" else options.progress
         self._lines = lines and kind == "lines" and not options.dry_run
-        shown = None if kind == "bar" else True
-        self._bar = tqdm(total=num_images, unit="image", disable=shown)
+        self._image_root = options.image_root
+        self._bar = tqdm(total=num_images, unit="image", disable=None if kind == "bar" else True)
 
     def __enter__(self):
         return self
@@ -150,32 +192,27 @@ class Progress:
         """Show that a chunk is done."""
         self._bar.update(chunk.num_images)
         if self._lines:
-            root = self._options.image_root
-            paths = (one_line(os.path.join(root, name)) for name in chunk.saved)
+            paths = (one_line(os.path.join(self._image_root, name)) for name in chunk.saved)
             output(*(f"{path} feature saved" for path in paths))
 
-    def report(self, folder: str, manifest: Manifest, statistics: ImageStatistics) -> None:
-        """Log how many images are stored unchanged and why others are not."""
-        seconds = time.perf_counter() - self._start
-        reasons = statistics.reencode_reasons.copy()
-        text = f"{count(reasons.pop(None, 0), 'image')} stored unchanged"
-        if reasons:
-            text += "; re-encoded: "
-            text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-        log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
-        if max(manifest.std) == 0:
-            log(f"{folder}: all pixels of all images have the same value", "warning")
-        if reasons["16-bit"] and statistics.brightest < DARK:
-            log(
-                f"{count(reasons['16-bit'], '16-bit image')} reach only {statistics.brightest} of "
-                "255: give the largest value in them, such as --max_value 4095",
-                "warning",
-            )
-        if self._options.dry_run:
-            kind = f"{manifest.color_name} image"
-            sizes = " or ".join(map(str, sorted({part.num_records for part in manifest.parts})))
-            output(
-                f"Dry run: {folder} would hold {count(manifest.num_records, kind)} in "
-                f"{len(manifest.label_counts):,} classes, {manifest.num_bytes:,} bytes, "
-                f"{sizes} in each of {len(manifest.parts):,} parts; nothing was written"
-            )
+
+def report(folder: str, manifest: Manifest, statistics: ImageStatistics, seconds: float) -> None:
+    """Log how many images are stored unchanged, why others are not, and what looks wrong."""
+    reasons = statistics.reencode_reasons.copy()
+    text = f"{count(reasons.pop(None, 0), 'image')} stored unchanged"
+    if reasons:
+        text += "; re-encoded: "
+        text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
+    wide = count(reasons["16-bit"], "16-bit image")
+    doubts = {
+        f"{folder}: all pixels of all images have the same value": max(manifest.std) == 0,
+        f"{folder}: all images are the same": len(statistics.contents) < 2 < manifest.num_records,
+        f"{wide} reach only {statistics.brightest} of 255: give the largest value in them, such as "
+        "--max_value 4095, or --max_value auto": reasons["16-bit"] and statistics.brightest < DARK,
+        f"{count(statistics.num_several, 'file')} with several pictures (an animation, or pages): "
+        "only the first is stored": statistics.num_several,
+    }
+    for text, holds in doubts.items():
+        if holds:
+            log(text, "warning")

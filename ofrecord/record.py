@@ -58,13 +58,11 @@ def reused_record(dataname: str, labelname: str) -> tuple[OFRecord, list[bytes],
 class BadRecord(Exception):
     """The bytes of a part file are not the records that they should be.
 
-    The message says what is wrong with which record, ``index`` is its number
-    from 0, and ``framed`` whether the records after it can still be read.
+    The message says what is wrong with which record, numbered from 0.
     """
 
-    def __init__(self, index: int, reason: str, framed: bool = True):
+    def __init__(self, index: int, reason: str):
         super().__init__(f"record {index}: {reason}")
-        self.index, self.framed = index, framed
 
 
 def split_part(path: str) -> Iterator[tuple[int, bytes]]:
@@ -75,41 +73,42 @@ def split_part(path: str) -> Iterator[tuple[int, bytes]]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
-            raise BadRecord(0, "the part file is empty", framed=False)
+            raise BadRecord(0, "the part file is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if is_tfrecord(content):
-                raise BadRecord(0, "TFRecord, which OneFlow does not read", framed=False)
+                raise BadRecord(0, "TFRecord, which OneFlow does not read")
             position = index = 0
             while position < size:
                 start = position + LENGTH.size
                 if start > size:
-                    raise BadRecord(index, "the file ends inside its length field", framed=False)
+                    raise BadRecord(index, "the file ends inside its length field")
                 (length,) = LENGTH.unpack_from(content, position)
                 if length <= 0:
-                    raise BadRecord(index, f"invalid length {length}", framed=False)
+                    raise BadRecord(index, f"invalid length {length}")
                 if length > size - start:
                     reason = (
                         f"it should have {length:,} bytes and the file ends after {size - start:,}"
                     )
-                    raise BadRecord(index, reason, framed=False)
+                    raise BadRecord(index, reason)
                 position = start + length
                 yield index, content[start:position]
                 index += 1
 
 
 def is_tfrecord(content: mmap.mmap) -> bool:
-    """Whether lengths and checksums lie as in TensorFlow's record files, for the first records."""
+    """Whether a file's first record ends where it would in TensorFlow's framing.
+
+    That is a length, its checksum, the data, its checksum; then the next length or the file's end.
+    """
     position, size = 0, len(content)
-    for _ in range(100):
+    for _ in range(2):
         if position + LENGTH.size > size:
-            break
-        (length,) = LENGTH.unpack_from(content, position)
-        if not 0 <= length < size:
             return False
-        position += LENGTH.size + 4 + length + 4  # length, its checksum, data, its checksum
-        if position == size:
-            return True
-    return position < size
+        (length,) = LENGTH.unpack_from(content, position)
+        position += LENGTH.size + 4 + length + 4
+        if not 0 < length < size or position >= size:
+            return position == size
+    return True
 
 
 def read_part(

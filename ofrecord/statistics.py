@@ -1,23 +1,26 @@
 """What is counted over the images of a dataset, exactly and whatever the order they come in."""
 
+import zlib
 from collections import Counter
 from typing import Any
 
+import cv2
 import numpy as np
 
 from .images import EncodedImage
 
-BLOCK = 2**20  # values that are counted at once, as that takes 8 bytes for each
+BLOCK = 2**20  # pixels that are counted at once: calcHist's float32 is exact up to 2**24
 
 
 class ImageStatistics:
     """Sizes, colours and pixel values of images that are added one by one."""
 
     def __init__(self):
-        self.sizes: set[tuple[int, int]] = (
-            set()
-        )  # (width, height), at most two: enough to know that they vary
+        # (width, height) and CRC-32, at most two of each: enough to know that they vary
+        self.sizes: set[tuple[int, int]] = set()
+        self.contents: set[int] = set()
         self.num_gray = 0
+        self.num_several = 0  # images of files that hold more pictures
         self.brightest = 0  # 8-bit level in 16-bit images
         self.reencode_reasons: Counter[str | None] = Counter()  # None: stored unchanged
         self._histogram = np.zeros((4, 256), np.int64)  # gray images', then B, G, R of colour ones
@@ -35,26 +38,30 @@ class ImageStatistics:
         return 1 if self.num_gray == self.num_images else 3
 
     def add(self, image: EncodedImage) -> None:
-        pixels, channels = image.pixels, image.channels
+        pixels = image.pixels
+        channels = 1 if pixels.ndim == 2 else 3
         self.num_gray += channels == 1
+        self.num_several += image.several
         self.reencode_reasons[image.reencode_reason] += 1
         if image.reencode_reason == "16-bit":
             self.brightest = max(self.brightest, int(pixels.max()))
         if len(self.sizes) < 2:
-            self.sizes.add((image.width, image.height))
-        self._waiting[channels].append(pixels.reshape(-1, channels))
+            self.sizes.add(pixels.shape[1::-1])
+        if len(self.contents) < 2:
+            self.contents.add(zlib.crc32(image.data))
+        self._waiting[channels].append(pixels.reshape(-1, 1, channels))
         self._num_waiting += pixels.size
         if self._num_waiting > BLOCK:
             self._count()
 
     def _count(self) -> None:
         for channels, waiting in self._waiting.items():
-            if not waiting:
-                continue
-            pixels = np.concatenate(waiting)
+            pixels = np.concatenate(waiting) if waiting else ()
             for first in range(0, len(pixels), BLOCK):
-                for row, values in enumerate(pixels[first : first + BLOCK].T, channels == 3):
-                    self._histogram[row] += np.bincount(values, minlength=256)
+                for channel in range(channels):
+                    block = [pixels[first : first + BLOCK]], [channel], None, [256], [0, 256]
+                    row = self._histogram[channel + (channels == 3)]
+                    row += cv2.calcHist(*block)[:, 0].astype(np.int64)
         self._waiting, self._num_waiting = {1: [], 3: []}, 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,11 +71,12 @@ class ImageStatistics:
     def merge(self, other: "ImageStatistics") -> None:
         other._count()
         self.num_gray += other.num_gray
+        self.num_several += other.num_several
         self.brightest = max(self.brightest, other.brightest)
         self.reencode_reasons += other.reencode_reasons
         self._histogram += other._histogram
-        for size in sorted(other.sizes - self.sizes)[: 2 - len(self.sizes)]:
-            self.sizes.add(size)
+        for ours, theirs in (self.sizes, other.sizes), (self.contents, other.contents):
+            ours.update(sorted(theirs - ours)[: 2 - len(ours)])
 
     def manifest_fields(self, channels: int | None = None) -> dict[str, Any]:
         """Return the fields of a Manifest that follow from the images, or from ``channels``."""
@@ -92,11 +100,11 @@ class ImageStatistics:
 
 def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the mean and the standard deviation of each row of a histogram, in 0 to 255."""
-    means, stds = [], []
-    for row in counts.tolist():  # Python's integers: exact for any number of pixels
-        total = sum(row)
-        first = sum(level * count for level, count in enumerate(row))
-        second = sum(level * level * count for level, count in enumerate(row))
-        means.append(round(first / total, 6))
-        stds.append(round(((second * total - first * first) ** 0.5) / total, 6))
-    return means, stds
+    counts, levels = (
+        counts.astype(object),
+        np.arange(256).astype(object),
+    )  # Python's integers: exact
+    sums = zip(counts.sum(axis=1), counts @ levels, counts @ levels**2, strict=True)
+    figures = [(one / n, (two * n - one * one) ** 0.5 / n) for n, one, two in sums]
+    means, stds = zip(*figures, strict=True)
+    return [round(mean, 6) for mean in means], [round(std, 6) for std in stds]

@@ -1,27 +1,45 @@
 """Writing a dataset's folder, in place of the one that is there, whole or not at all.
 
-Everything is first written to ``DIR/.img2ofrecord/`` and flushed to the disk,
-the manifest last; then it is moved into place (runtime/atomic.py). Killed
-before that, the old dataset is untouched; killed meanwhile, the folder has no
-manifest, so that nothing takes it for finished, and the next run finishes it.
+Everything is first written to ``DIR/.img2ofrecord/`` and flushed to the disk, the manifest
+last; then it is moved into place (runtime/atomic.py). Killed before that, the old dataset is
+untouched; killed meanwhile, the folder has no manifest, so that nothing takes it for finished,
+and the next run finishes it. No name is read from a manifest: part names are computed from
+their number.
 """
 
-import errno
 import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, BinaryIO
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
 
-from runtime.atomic import flush_file, folder_lock
-from runtime.cli import InputError, uninterrupted
+from runtime.atomic import (
+    commit_folder,
+    flush_file,
+    flush_folder,
+    folder_lock,
+    read_small_file,
+)
+from runtime.cli import InputError, first_few, os_errors, uninterrupted, why_no_folder
 
-from .commit import BUSY, check_locked_target, check_target, commit, recover_commit, write_manifest
 from .images import FORMATS
-from .manifest import STAGING_NAME, Manifest, Part, part_name
+from .manifest import (
+    MANIFEST_NAME,
+    PART_PATTERN,
+    STAGING_NAME,
+    Manifest,
+    Part,
+    load_manifest,
+    parse_manifest,
+    part_name,
+)
 from .statistics import ImageStatistics
+
+BUSY = "another converter, or a training, is using"
 
 
 class DatasetWriter:
@@ -36,10 +54,8 @@ class DatasetWriter:
     def __init__(self, folder: str, image_format: str, digits: int = 1, dry_run: bool = False):
         self.folder, self.image_format = folder, image_format
         self.digits, self.dry_run = digits, dry_run
-        self.statistics = ImageStatistics()
-        self._parts: list[PartWriter] = []
+        self._parts: list[Part] = []
         self._staging = os.path.join(folder, STAGING_NAME)
-        self._made: list[str] = []  # folders
         self._committing = False
         self._stack = ExitStack()
 
@@ -47,45 +63,59 @@ class DatasetWriter:
         if self.dry_run:
             check_target(self.folder)
             return self
-        with _writing_errors(self.folder), ExitStack() as stack:
-            stack.callback(self._remove_made)
-            self._make_folder()
+        with os_errors("write to", self.folder), ExitStack() as stack:
+            folder = Path(self.folder).absolute()
+            missing = takewhile(lambda path: not os.path.lexists(path), (folder, *folder.parents))
+            for path in reversed(list(missing)):
+                stack.callback(_remove_empty, path)
+                os.mkdir(path)
             stack.enter_context(folder_lock(self.folder, BUSY))
-            check_locked_target(self.folder)
-            recover_commit(self.folder)
+            _check_locked_target(self.folder)
+            _recover_commit(self.folder)
             stack.callback(self._remove_staging)
             os.mkdir(self._staging)
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind, error, trace):
-        with _writing_errors(self.folder):
-            return self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error):
+        return self._stack.__exit__(*error)
 
     @contextmanager
-    def new_part(self) -> Iterator["PartWriter"]:
-        """Open the next part file; it is on the disk at the end of the block."""
-        name = part_name(len(self._parts), self.digits)
+    def new_part(self, num_records: int) -> Iterator[Callable[[bytes], None]]:
+        """Open the next part file and yield the function that appends packed records to it.
+
+        At the end of the block the file is on the disk.
+        """
+        name, digest, num_bytes = part_name(len(self._parts), self.digits), hashlib.sha256(), 0
+
+        def write(data: bytes) -> None:
+            nonlocal num_bytes
+            file.write(data)
+            digest.update(data)
+            num_bytes += len(data)
+
         path = os.devnull if self.dry_run else os.path.join(self._staging, name)
-        with _writing_errors(self.folder), open(path, "wb") as file:
-            part = PartWriter(name, file)
-            yield part
+        hint = f"nothing was changed in {self.folder}"
+        with os_errors("write to", self.folder, hint), open(path, "wb") as file:
+            yield write
             if not self.dry_run:
                 flush_file(file)
-        self._parts.append(part)
-        self.statistics.merge(part.statistics)
+        self._parts.append(
+            Part(file=name, num_records=num_records, bytes=num_bytes, sha256=digest.hexdigest())
+        )
 
     def commit(
         self,
         labels: list[int],
         class_names: list[str] | None,
+        statistics: ImageStatistics,
         channels: int | None = None,
         **fields: Any,
     ) -> Manifest:
         """Put the parts in place of the old dataset and return their manifest.
 
-        ``labels`` are those of the records; ``channels`` is 3 to have the manifest say so where
-        all images are gray; ``fields`` are further fields of the Manifest.
+        ``labels`` and ``statistics`` are those of the records; ``channels`` is 3 to have the
+        manifest say so where all images are gray; ``fields`` are further fields of the Manifest.
         """
         counts = Counter(labels)
         manifest = Manifest(
@@ -94,87 +124,96 @@ class DatasetWriter:
             class_names=class_names,
             label_counts={str(label): counts[label] for label in sorted(counts)},
             image_format=self.image_format,
-            parts=[part.entry() for part in self._parts],
-            plain_jpeg=self._all_plain_jpeg(),
-            **self.statistics.manifest_fields(channels),
+            parts=self._parts,
+            # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
+            plain_jpeg=FORMATS[self.image_format] == "JPEG" and not statistics.num_gray,
+            **statistics.manifest_fields(channels),
             **fields,
         )
         if self.dry_run:
             return manifest
-        with _writing_errors(self.folder):
-            write_manifest(self._staging, manifest)
+        with os_errors("write to", self.folder, f"nothing was changed in {self.folder}"):
+            with open(os.path.join(self._staging, MANIFEST_NAME), "w", encoding="utf-8") as file:
+                file.write(manifest.to_json())
+                flush_file(file)
+            flush_folder(self._staging)
         self._committing = True
-        try:
+        with os_errors("replace the dataset in", self.folder, "the next conversion finishes it"):
             with uninterrupted():
-                commit(self.folder, manifest)
-        except OSError as error:
-            raise InputError(
-                f"stopped while replacing the dataset in {self.folder}: "
-                f"{error.strerror or error}; the next conversion to it finishes that"
-            ) from error
+                _commit(self.folder, manifest)
         return manifest
-
-    def _all_plain_jpeg(self) -> bool:
-        # Of JPEG, what is not plain is re-encoded; gray ones OneFlow's faster decoder misreads.
-        return FORMATS[self.image_format] == "JPEG" and not self.statistics.num_gray
-
-    def _make_folder(self) -> None:
-        missing, folder = [], os.path.abspath(self.folder)
-        while not os.path.lexists(folder):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for folder in reversed(missing):
-            self._made.append(folder)
-            os.mkdir(folder)
 
     def _remove_staging(self) -> None:
         if not self._committing:  # a commit that fails is finished by the next run
             shutil.rmtree(self._staging, ignore_errors=True)
 
-    def _remove_made(self) -> None:
-        for folder in reversed(self._made):
-            with suppress(OSError):  # there is something in it: a dataset, perhaps
-                os.rmdir(folder)
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # there is something in it: a dataset, perhaps
+        os.rmdir(folder)
 
 
-class PartWriter:
-    """One part file that is being written."""
-
-    def __init__(self, name: str, file: BinaryIO):
-        self.statistics = ImageStatistics()
-        self._name, self._file = name, file
-        self._digest, self._bytes = hashlib.sha256(), 0
-
-    def write(self, data: bytes, statistics: ImageStatistics) -> None:
-        """Append packed records, of whose images ``statistics`` are."""
-        self._file.write(data)
-        self._digest.update(data)
-        self._bytes += len(data)
-        self.statistics.merge(statistics)
-
-    def entry(self) -> Part:
-        """Return the part's entry in the manifest."""
-        return Part(
-            file=self._name,
-            num_records=self.statistics.num_images,
-            bytes=self._bytes,
-            sha256=self._digest.hexdigest(),
-        )
+def _commit(folder: str, manifest: Manifest) -> None:
+    """Put the staged parts and their manifest in place of the dataset in a folder."""
+    staging = os.path.join(folder, STAGING_NAME)
+    commit_folder(folder, staging, MANIFEST_NAME, manifest.part_names, PART_PATTERN.fullmatch)
 
 
-@contextmanager
-def _writing_errors(folder: str) -> Iterator[None]:
-    """Make an OSError of writing a dataset one line."""
-    try:
-        yield
-    except BrokenPipeError:  # of stdout
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"not enough disk space for the dataset in {folder}: nothing was changed; "
-                "free some space or choose another --save_dir"
-            ) from error
+def _recover_commit(folder: str) -> None:
+    """Finish a commit that was killed, or remove what else a killed run left. Raises OSError."""
+    staging = os.path.join(folder, STAGING_NAME)
+    manifest = _staged_manifest(folder)
+    if manifest and not os.path.exists(os.path.join(folder, MANIFEST_NAME)):
+        _commit(folder, manifest)
+    elif os.path.lexists(staging):
+        shutil.rmtree(staging)
+
+
+def _staged_manifest(folder: str) -> Manifest | None:
+    """The manifest of a run that was killed after its last part was whole, or None."""
+    path = os.path.join(folder, STAGING_NAME, MANIFEST_NAME)
+    with os_errors("read", path), suppress(FileNotFoundError, ValueError):
+        return parse_manifest(read_small_file(path))  # ValueError: killed while it wrote it
+    return None
+
+
+def check_target(folder: str) -> None:
+    """Raise InputError unless a dataset may be written to this folder, which nobody is writing to.
+
+    It may where there is no folder yet, an empty one, a dataset, or what a
+    killed run left of one. Other files beside a dataset are left alone.
+    """
+    with folder_lock(folder, BUSY, shared=True):
+        _check_locked_target(folder)
+
+
+def _check_locked_target(folder: str) -> None:
+    """Raise InputError as check_target does, for a caller that holds the folder_lock."""
+    if not os.path.lexists(folder):
+        return
+    if reason := why_no_folder(folder):
+        raise InputError(f"{folder} {reason}: choose another folder")
+    names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    staging, ours, strangers = os.path.join(folder, STAGING_NAME), [], []
+    begun = os.path.lexists(staging)
+    if begun:
+        with os_errors("read", staging, "remove it"):
+            staged = os.listdir(staging)
+        strangers = [n for n in staged if not (PART_PATTERN.fullmatch(n) or n == MANIFEST_NAME)]
+    if os.path.lexists(os.path.join(folder, MANIFEST_NAME)):
+        ours = load_manifest(folder).part_names
+    elif _staged_manifest(folder):  # a commit that was killed: old parts may still be there
+        ours = names
+    elif names and not begun:
         raise InputError(
-            f"cannot write to {error.filename or folder}: {error.strerror or error}"
-        ) from error
+            f"{folder} is not empty and contains no dataset of img2ofrecord.py "
+            f"({first_few(names)}): choose another folder or empty it"
+        )
+    parts = {name for name in names if PART_PATTERN.fullmatch(name)}
+    strangers += parts.difference(ours)
+    strangers += [name for name in parts if os.path.isdir(os.path.join(folder, name))]
+    if strangers:
+        raise InputError(
+            f"{folder} contains what does not belong to its dataset ({first_few(strangers)}): "
+            "choose another folder or move it away"
+        )

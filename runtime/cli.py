@@ -53,6 +53,27 @@ class InputErrors(InputError):
         ]
 
 
+@contextmanager
+def os_errors(action: str, path: str, hint: str = "") -> Iterator[None]:
+    """Make an OSError of the block an InputError: ``cannot ACTION PATH: reason; hint``."""
+    try:
+        yield
+    except BrokenPipeError:  # of stdout
+        raise
+    except OSError as error:
+        reason = f"{error.strerror or error}; {hint}" if hint else error.strerror or error
+        raise InputError(f"cannot {action} {path}: {reason}") from error
+
+
+def why_no_folder(path: str) -> str | None:
+    """Return why a path is no folder, such as "does not exist", or None for a folder."""
+    if os.path.isdir(path):
+        return None
+    if os.path.exists(path):
+        return "is not a folder"
+    return "is a link to nothing" if os.path.islink(path) else "does not exist"
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser without abbreviated options and with one-line errors."""
 

@@ -19,6 +19,11 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 KILLED = "a worker process was killed, perhaps out of memory: try --workers 1"
 
 
+def num_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def ordered_map(function: Callable, jobs: Iterable, workers: int) -> Generator:
     """Yield ``function(job)`` for each job, in order; with 1 worker in this process.
 

@@ -6,8 +6,11 @@ within JPEG's error where an image is encoded as JPEG.
 """
 
 import io
+import itertools
 import json
+import os
 import re
+import sys
 
 import cv2
 import numpy as np
@@ -200,3 +203,36 @@ def test_an_image_that_opencv_cannot_read_as_8_bit_is_named(tmp_path):
     options = write(tmp_path, {"float.tiff": opencv(GRAY.astype(np.float32), ".tiff")})
     result = convert(*options, "--save_dir", tmp_path / "d", "--part_num", 1)
     assert_one_error(result, "float.tiff", "cannot read it")
+
+
+def raise_at_line(number):
+    """A trace function that raises KeyboardInterrupt at the line of this number, from 0."""
+    lines = itertools.count()
+
+    def trace(frame, event, argument):
+        if event == "line" and next(lines) == number:
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_an_interrupt_at_any_line_of_decoding_leaves_stderr_where_it_was():
+    """Else the one line about it is lost."""
+    from ofrecord.headers import read_header
+    from ofrecord.images import decode, decoder_messages
+
+    data, stderr = KINDS["gray.png"], os.fstat(2)
+    header = read_header(data)
+    for number in itertools.count():
+        try:
+            with decoder_messages:
+                sys.settrace(raise_at_line(number))
+                try:
+                    decode(data, header)
+                finally:
+                    sys.settrace(None)
+            break  # it ended before that line
+        except KeyboardInterrupt:
+            assert os.path.samestat(os.fstat(2), stderr), number
+    assert number > 10

@@ -94,6 +94,13 @@ def test_classes_that_look_wrong_are_warned_of(images, names, text):
         ("my cat.png", "mycat.png"),
         ("cafe\u0301.png", "café.png"),
         ("sub\\cat.png", "sub/cat.png"),
+        ("cat.jpg", "cat.png"),
+        ("cat", "cat.png"),
+        ("3.14", "3.14.png"),
+        ("cat.png", "sub/cat.png"),
+        ("in/cat.png", "cat.png"),
+        ("SUB/cat.png", "sub/cat.png"),
+        ("Train/Cat.jpeg", "sub/cat.png"),
     ],
 )
 def test_a_name_that_is_nearly_a_files(images, listed, there):
@@ -101,8 +108,17 @@ def test_a_name_that_is_nearly_a_files(images, listed, there):
     (images / "in" / "0.png").rename(images / "in" / there)
     (images / "labels.csv").write_text(f"image,label\n{listed},0\n1.png,1\n", encoding="utf-8")
     result = convert_in(images, "--label_dir", images / "labels.csv")
-    similar = there.rpartition("/")[2]
-    assert_one_error(result, "missing", f"did you mean {similar}?", started=True)
+    assert_one_error(result, "missing", f"did you mean {there}?", started=True)
+
+
+def test_of_several_names_that_are_near_none_is_proposed(images):
+    for folder in ("a", "b"):
+        (images / "in" / folder).mkdir()
+        (images / "in" / folder / "cat.png").write_bytes((images / "in/0.png").read_bytes())
+    (images / "labels.csv").write_text("image,label\ncat.png,0\n1.png,1\n")
+    result = convert_in(images, "--label_dir", images / "labels.csv")
+    assert_one_error(result, "in/cat.png: missing", started=True)
+    assert "did you mean" not in result.err
 
 
 def test_images_that_are_all_alike_are_warned_of(images):
@@ -110,6 +126,46 @@ def test_images_that_are_all_alike_are_warned_of(images):
         cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
     result = convert_csv(images, [0, 1, 0])
     assert result.code == 0 and "all pixels of all images have the same value" in result.err
+
+
+@pytest.mark.parametrize("more", [[], ["--val_fraction", 0.3]])
+def test_classes_that_skip_bad_left_nothing_of_are_named(classes, more):
+    for folder in ("a", "c"):
+        for path in (classes / "in" / folder).glob("*.png"):
+            path.write_bytes(b"no image")
+    result = convert_in(classes, "--class_folders", "--skip_bad", *more)
+    assert result.code == 0, result
+    lines = [line for line in result.err.splitlines() if "left no image" in line]
+    assert [line.split(": ")[-1] for line in lines] == [
+        f"--skip_bad left no image of class {name}" for name in "ac"
+    ]
+    assert read_manifest(classes / "d")["class_names"] == ["a", "b", "c"]
+
+
+def test_copies_of_one_image_are_warned_of(images):
+    text = "all images are the same"
+    assert text not in convert_csv(images, [0, 1, 0]).err
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    for path in (images / "in").iterdir():
+        cv2.imwrite(str(path), noise)
+    for workers in (1, 2):
+        result = convert_in(images, "--label_dir", images / "labels.csv", "--workers", workers)
+        assert result.code == 0 and text in result.err, result
+
+
+def test_a_class_folder_of_another_kind_of_files(classes):
+    for path in (classes / "in/a").iterdir():
+        path.rename(path.with_suffix(".HEIC"))
+    result = convert_in(classes, "--class_folders")
+    assert_one_error(result, "the class folder", "in/a has no images, but 3 .heic")
+
+
+def test_more_parts_than_a_split_leaves(classes):
+    options = ["--class_folders", "--val_fraction", 0.999, "--part_num", 4]
+    result = convert("--image_root", classes / "in", "--save_dir", classes / "d", *options)
+    text = "--part_num 4 is more than the 3 images that --val_fraction leaves"
+    assert_one_error(result, text, started=True)
+    assert not (classes / "d").exists() and not (classes / "d_val").exists()
 
 
 def test_skipped_files_are_counted_by_kind(classes):

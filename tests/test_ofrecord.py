@@ -290,6 +290,20 @@ def test_show_class_names(tmp_path):
     assert re.search(r"a very long name of a class, w +1", out)
 
 
+def test_show_prints_class_names_on_one_line(dataset):
+    names = [f"class\n\x1b[31m{label}" for label in range(10)]
+    rewrite_manifest(dataset, class_names=names)
+    result = ofrecord("show", dataset)
+    assert result.code == 0 and "\x1b" not in result.out, result
+    assert "class\\n\\x1b[31m7  " in result.out, result
+
+
+def test_index_of_other_files_names_them(tmp_path):
+    (tmp_path / "train.tfrecord").touch()
+    result = ofrecord("index", tmp_path)
+    assert_one_error(result, "there are no part files in", "but train.tfrecord")
+
+
 def test_show_many_classes(tmp_path):
     out = show_blue_images(tmp_path, [f"class {index:02d}" for index in range(72)])
     assert "72 classes" in out and "and 22 smaller classes" in out

@@ -333,8 +333,8 @@ def test_dry_run(spoiled):
     assert all(f"/{name}: " in result.err for name in BAD)
     skipping = convert("--dry_run", "--skip_bad", cwd=spoiled)
     assert skipping.code == 0, skipping
-    assert "Dry run: ./dataset/ would hold 47 gray images in 10 classes, " in skipping.out
-    assert ", 9 or 10 in each of 5 parts; nothing was written" in skipping.out
+    assert "Dry run: ./dataset/ would hold 47 gray PNG images 28x28, 10 classes, " in skipping.out
+    assert ", 9 or 10 in each part; nothing was written" in skipping.out
     assert warned_of(skipping) == BAD
     for out in (result.out, skipping.out):
         assert "feature saved" not in out and "successfully" not in out

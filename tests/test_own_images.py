@@ -161,9 +161,13 @@ def test_nothing_is_written_where_one_of_two_datasets_cannot_be(tmp_path):
     assert not (tmp_path / "d").exists()
     result = convert(root, tmp_path / "e", "--val_fraction", 0.2, "--dry_run")
     assert result.code == 0, result
-    assert f"{tmp_path / 'e'} would hold 12 colour images in 2 classes" in result.out, result
-    assert f"{tmp_path / 'e'}_val/ would hold 4 colour images in 2 classes" in result.out, result
-    assert "1 or 2 in each of 3 parts" in result.out, result
+    assert f"{tmp_path / 'e'} would hold 12 colour PNG images 20x24, 2 classes" in result.out, (
+        result
+    )
+    assert f"{tmp_path / 'e'}_val/ would hold 4 colour PNG images 20x24, 2 classes" in result.out, (
+        result
+    )
+    assert "1 or 2 in each part" in result.out, result
     assert not (tmp_path / "e").exists() and not (tmp_path / "e_val").exists()
     assert snapshot(tmp_path) == before
 
