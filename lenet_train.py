@@ -56,21 +56,19 @@ def main() -> None:
 def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run: Run) -> None:
     """Take the steps that are left: train, print the losses, evaluate, save."""
     device = choose_device(config.device)
-    amp = uses_amp(config, device)
     batch_per_rank = config.batch_size // WORLD_SIZE
     spec = ModelSpec.from_dataset(train_set, config.image_size)
     reader = ImageReader(train_set, spec, batch_per_rank, config.shuffle_buffer, config.seed)
     model = LeNet(spec).init_weights(config.init, config.seed).to(device)
-    learner = make_learner(model, config, run.plan.num_steps, amp)
-    mode = "op by op" if not config.graph else "as a graph" + (" in mixed precision" * amp)
-    run.start(learner, reader, mode)
+    learner = make_learner(model, config, run.plan.num_steps, uses_amp(config, device))
+    run.start(learner, reader)  # resumes
     describe(config, train_set, eval_set, model, run)
 
     def evaluate_model() -> None:
-        model = learner.model  # a graph trains a copy: this fetches its weights
         with run.timer_paused():
+            model = learner.model  # a graph trains a copy: this fetches its weights
             result = evaluate(model, eval_set or train_set, device, batch_per_rank, run)
-        run.log_evaluation(result, model)
+            run.log_evaluation(result, model)
 
     if run.evaluation_missing():  # it was stopped between its last step and its evaluation
         evaluate_model()
@@ -122,22 +120,20 @@ class ImageReader(nn.Module):
         super().__init__()
         manifest = dataset.manifest
         color = "GRAY" if spec.channels == 1 else "RGB"
+        digits = manifest.digits if manifest.digits > 1 else -1  # part-007; -1: part-7
         buffer_size = min(shuffle_buffer, dataset.records_per_rank(WORLD_SIZE)[RANK] // 2)
         self.reader = nn.OFRecordReader(
             dataset.folder,
             batch_size=batch_size,
             data_part_num=len(manifest.parts),
-            part_name_suffix_length=manifest.digits
-            if manifest.digits > 1
-            else -1,  # -1: not padded
+            part_name_suffix_length=digits,
             random_shuffle=buffer_size > 1,
             shuffle_buffer_size=max(buffer_size, 1),
             random_seed=seed,
         )
         label_type = getattr(flow, manifest.label_type)
-        self.label_decoder = nn.OFRecordRawDecoder(
-            manifest.label_feature, shape=(1,), dtype=label_type
-        )
+        label = manifest.label_feature
+        self.label_decoder = nn.OFRecordRawDecoder(label, shape=(1,), dtype=label_type)
         if manifest.plain_jpeg:  # the faster decoder, which ends the process at other images
             self.image_decoder = nn.OFRecordImageDecoder(manifest.image_feature, color_space=color)
         else:

@@ -192,8 +192,8 @@ DAMAGED_CHECKPOINTS = {  # what is done to last.npz, and texts of the line about
     "a moment's shape": (changed(MOMENT, lambda a: a[1:]), ["exp_avg does not match"]),
     "a type": (changed(WEIGHT, np.float64), [f"{WEIGHT} does not match"]),
     "a moment's type": (changed(MOMENT, np.float16), ["exp_avg does not match"]),
-    "a pickle": (add_npy("more", PICKLE), ["is damaged", "entry more"]),
-    "a size that is not there": (add_npy("more", HUGE), ["is damaged", "entry more"]),
+    "a pickle": (add_npy("more", PICKLE), ["is damaged", "Object arrays cannot be loaded"]),
+    "a size that is not there": (add_npy("more", HUGE), ["is damaged", "EOF: reading array data"]),
     "compressed": (
         add_npy("more", npy(np.zeros(3)), compress_type=zipfile.ZIP_DEFLATED),
         ["is damaged", "entry more"],
@@ -572,7 +572,7 @@ def test_interrupted_run_is_saved_and_its_command_resumes_it(datasets, whole, tm
     step = int(re.search(r" after step (\d+) of 45; ", message).group(1))
     assert 13 <= step <= STEPS
     resume = message.split("; resume with: ")[1]
-    assert resume.startswith("python lenet_train.py --config '") and resume.endswith("--resume")
+    assert resume == f"python {PROJECT}/lenet_train.py --config '{folder}/config.yaml' --resume"
     result = subprocess.run(
         resume.replace("python ", f"{sys.executable} ", 1),
         shell=True,
