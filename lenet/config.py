@@ -15,7 +15,7 @@ TITLE = """How `python lenet_train.py` trains. Any of these can be given on the 
 line (--steps 100) or in a file of your own (--config FILE) that names only
 what differs. `python lenet_train.py --print_config` prints what is in force."""
 
-METRICS = "metrics.csv"  # of a run, beside its config.yaml
+CONFIG, METRICS = "config.yaml", "metrics.csv"  # in a run's folder
 
 RENAMED = {
     "weights": "it is named init now",
@@ -127,8 +127,9 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in run_dir from its last checkpoint; with more --steps or --epochs "
-        "than before for longer, where schedule is constant and warmup 0",
+        help="continue the run in run_dir from its last checkpoint, with the settings in its "
+        "config.yaml; with more --steps or --epochs it is trained for longer, if schedule is "
+        "constant and warmup 0",
     )
     parser.add_argument(
         "--print_config", action="store_true", help="print the settings in force as YAML, and exit"
@@ -137,6 +138,9 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     file, resume, print_config = (
         given.settings.pop(name) for name in ("config", "resume", "print_config")
     )
+    if resume and not file and given.settings.get("run_dir"):
+        file = os.path.join(given.settings["run_dir"], CONFIG)
+        file = file if os.path.exists(file) else None
     layers = [Layer(f"{file}: ", read_yaml(file)), given] if file else [given]
     if file and resume and os.path.exists(os.path.join(os.path.dirname(file), METRICS)):
         # The run of a config.yaml lies beside it, wherever it was copied or moved.

@@ -21,13 +21,13 @@ from runtime.atomic import folder_lock, replace_file
 from runtime.cli import InputError, count, first_few, log, uninterrupted
 
 from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint, save_checkpoint, writing
-from .config import LENGTH, MAY_CHANGE_ON_RESUME, METRICS, TrainConfig, to_yaml
+from .config import CONFIG, LENGTH, MAY_CHANGE_ON_RESUME, METRICS, TrainConfig, to_yaml
 from .metrics import Metrics
 from .model import LeNet
 from .plan import Plan
 from .ranks import LAUNCHER, RANK
 
-CONFIG, LAST, BEST = "config.yaml", "last.npz", "best.npz"
+LAST, BEST = "last.npz", "best.npz"
 
 
 class RunFolder:

@@ -843,3 +843,64 @@ def test_a_run_lies_where_its_configuration_does(stopped, whole, tmp_path, move)
     assert result.code == 0 and "resumed after step 20" in result.err, result
     assert [snapshot(folder) for folder in (stopped, first) if folder.exists()] == before
     assert_same_run(second, whole)
+
+
+# -- resumed from elsewhere, and for longer -----------------------------------------------
+
+
+def train_in(folder, *options):
+    settings = ["--batch_size", 10, "--image_size", 12, "--device", "cpu", "--run_dir", "runs/x"]
+    return call("lenet_train", *settings, *options, cwd=folder)
+
+
+@pytest.mark.parametrize("named", ["--config", "--run_dir"])
+def test_a_run_is_resumed_from_another_folder(dataset, tmp_path, named):
+    """Its config.yaml names its datasets so that they are found from everywhere."""
+    (tmp_path / "elsewhere").mkdir()
+    assert train_in(tmp_path, "--dataset_dir", "dataset", "--steps", 2).code == 0
+    run = "../runs/x/config.yaml" if named == "--config" else "../runs/x"
+    result = call("lenet_train", named, run, "--resume", cwd=tmp_path / "elsewhere")
+    assert result.code == 0 and "x is finished: 2 steps" in result.err, result
+    more = ["--steps", 3, "--resume"]
+    result = call("lenet_train", named, run, *more, cwd=tmp_path / "elsewhere")
+    assert result.code == 0 and len(losses(result)) == 1, result
+
+
+def test_a_run_whose_dataset_was_moved(dataset, tmp_path):
+    """One line says how to name it; another dataset is refused."""
+    assert train_in(tmp_path, "--dataset_dir", "dataset", "--steps", 2).code == 0
+    dataset.rename(tmp_path / "moved")
+    resume = ["lenet_train", "--run_dir", tmp_path / "runs" / "x", "--resume"]
+    assert_one_error(call(*resume), f"{dataset} does not exist", "give --dataset_dir DIR too")
+    result = call(*resume, "--dataset_dir", tmp_path / "moved")
+    assert result.code == 0 and "is finished: 2 steps" in result.err, result
+    assert convert("--part_num", 3, "--save_dir", tmp_path / "other").code == 0
+    result = call(*resume, "--dataset_dir", tmp_path / "other")
+    assert_one_error(result, "trained on a different dataset")
+
+
+def test_a_finished_run_is_trained_for_longer(dataset, tmp_path):
+    """As if it had been started so: the same weights and losses, and its config.yaml says it."""
+    once, twice = tmp_path / "runs" / "once", tmp_path / "runs" / "twice"
+    options = ["--dataset_dir", dataset, "--steps", "null"]
+    whole = train_in(tmp_path, *options, "--epochs", 3, "--run_dir", once)
+    first = train_in(tmp_path, *options, "--epochs", 2, "--run_dir", twice)
+    more = ["lenet_train", "--run_dir", twice, "--resume", "--epochs"]
+    second = call(*more, 3)
+    assert "resumed after step 10\n" in second.err, second
+    assert losses(first) + losses(second) == losses(whole) and len(losses(second)) == 5
+    assert arrays(twice / "last.npz") == arrays(once / "last.npz")
+    assert yaml.safe_load((twice / "config.yaml").read_text())["epochs"] == 3
+    before = snapshot(twice)
+    assert_one_error(call(*more, 2), "it has taken 15 steps, and would end after 10")
+    assert snapshot(twice) == before
+
+
+@pytest.mark.parametrize("setting", ["--schedule=cosine", "--warmup=0.5"])
+def test_a_learning_rate_that_follows_from_the_length_forbids_another(dataset, tmp_path, setting):
+    assert train_in(tmp_path, "--dataset_dir", dataset, "--steps", 2, setting).code == 0
+    before = snapshot(tmp_path / "runs")
+    result = train_in(tmp_path, "--resume", "--steps", 3)
+    text = "only with schedule constant and warmup 0 can a run be trained for longer"
+    assert_one_error(result, "it was started with steps 2, not 3", text)
+    assert snapshot(tmp_path / "runs") == before
