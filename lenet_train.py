@@ -33,7 +33,7 @@ from lenet.model import LeNet, ModelSpec, make_dropout_mask
 from lenet.ranks import RANK, WORLD_SIZE, merge_over_ranks
 from lenet.run import Run, open_run
 from ofrecord.dataset import Dataset, dataset_in_use, open_dataset
-from runtime.cli import become_rank, count, log, run_main
+from runtime.cli import InputError, become_rank, count, log, run_main
 
 nn = flow.nn
 
@@ -82,7 +82,8 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         # Forward, cross-entropy, backward, Adam.
         loss = learner.step(augment(images, config, rng), labels, mask)
         batch = reader.next_batch()  # decoded while the device computes
-        run.add_loss(step, loss, learning_rate)  # prints it, a few steps later
+        if run.add_loss(step, loss, learning_rate):  # fetched the last losses and printed them
+            reader.check_labels()
         if run.plan.should_evaluate(step):
             evaluate_model()
         if run.should_save(step):
@@ -118,7 +119,8 @@ class ImageReader(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        manifest = dataset.manifest
+        self.dataset, manifest = dataset, dataset.manifest
+        self._unchecked = []  # labels; see check_labels
         color = "GRAY" if spec.channels == 1 else "RGB"
         digits = manifest.digits if manifest.digits > 1 else -1  # part-007; -1: part-7
         buffer_size = min(shuffle_buffer, dataset.records_per_rank(WORLD_SIZE)[RANK] // 2)
@@ -153,13 +155,26 @@ class ImageReader(nn.Module):
     def next_pixels(self):
         """Return the next batch: uint8 (n, height, width, channels), int32 labels (n,)."""
         records = self.reader()
-        labels = self.label_decoder(records).reshape(-1).to(flow.int32)
-        return self.resize(self.image_decoder(records))[0], labels
+        labels = self.label_decoder(records).reshape(-1)
+        self._unchecked.append(labels)
+        return self.resize(self.image_decoder(records))[0], labels.to(flow.int32)
 
     def next_batch(self):
         """Return the next batch: float32 (n, channels, height, width), int32 labels (n,)."""
         pixels, labels = self.next_pixels()
         return self.normalize(pixels), labels
+
+    def check_labels(self) -> None:
+        """Raise InputError where a label that was read is no class: OneFlow trains on it too."""
+        labels = flow.cat(self._unchecked).numpy()  # waits until they are read
+        self._unchecked = []
+        folder, num_classes = self.dataset.folder, self.dataset.manifest.num_classes
+        wrong = labels[(labels < 0) | (labels >= num_classes)]
+        if wrong.size:
+            raise InputError(
+                f"{folder} has {count(num_classes, 'class')} and a record with label {wrong[0]}: "
+                f"`python -m ofrecord check {folder}` finds all such records"
+            )
 
     def skip(self, num_batches: int) -> None:
         """Skip batches without decoding them: about 450,000 records a second."""
@@ -184,6 +199,7 @@ def evaluate(
     with flow.no_grad():
         for first in range(0, num_records, batch_size):
             pixels, labels = reader.next_pixels()
+            reader.check_labels()
             logits = model(reader.normalize(pixels).to(device))  # without a mask: no dropout
             new = slice(num_records - first)  # without the records that come again
             evaluation.add(pixels.numpy()[new], labels.numpy()[new], logits.numpy()[new])

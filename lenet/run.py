@@ -151,15 +151,15 @@ class Run:
         stopping = self.should_stop() and not self._waiting
         return self.folder.path is not None and (due or stopping)
 
-    def add_loss(self, step: int, loss, learning_rate: float) -> None:
-        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are printed.
+    def add_loss(self, step: int, loss, learning_rate: float) -> bool:
+        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are printed: True.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
         """
         self._waiting.append((loss, learning_rate))
         fetch = len(self._waiting) == self.config.fetch_every or self.should_stop()
         if not (fetch or self.plan.should_evaluate(step) or self.should_save(step)):
-            return
+            return False
         losses, rates = zip(*self._waiting, strict=True)
         self._waiting = []
         losses, self._stopping = mean_over_ranks(losses, self.stop.asked)
@@ -169,6 +169,7 @@ class Run:
                 self._progress.output(str(np.array([loss], np.float32)))
             _check_finite("loss", loss, number)
         self._progress.update(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
+        return True
 
     def log_evaluation(self, evaluation: Evaluation | None, model: LeNet) -> None:
         """Take the evaluation after the last step; the most accurate model so far is saved."""
