@@ -13,6 +13,9 @@ check_environment(__name__)
 
 import argparse
 import json
+import os
+
+os.environ.pop("WORLD_SIZE", None)  # one process, wherever it runs; OneFlow would wait for others
 
 import numpy as np
 
@@ -50,7 +53,10 @@ def parse_args() -> argparse.Namespace:
     )
     add_checkpoint_option(parser)
     parser.add_argument("output", metavar="FILE.onnx")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.output.endswith(".onnx"):  # replacing a checkpoint or /dev/null is not meant
+        parser.error(f"{args.output!r}: the file's name must end in .onnx")
+    return args
 
 
 def make_onnx(model: LeNet):
