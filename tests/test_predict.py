@@ -369,9 +369,6 @@ def test_closed_streams(trained, tmp_path, closing):
         words = [sys.executable, "-m", f"lenet.{module}", "--checkpoint", trained, argument]
         line = f"{' '.join(map(str, words))} {closing}"
         result = run_python("-c", line, python="/bin/sh", timeout=60)
-        assert (
-            result.code == 0
-            and result.err == ""
-            and ("5 (" in result.out or "n, 10" in result.out) == (" >" not in f" {closing}")
-        ), result
+        assert result.code == 0 and result.err == "", result
+        assert bool(result.out) == (" >" not in f" {closing}"), result
     assert (tmp_path / "x.onnx").exists()

@@ -904,3 +904,14 @@ def test_a_learning_rate_that_follows_from_the_length_forbids_another(dataset, t
     text = "only with schedule constant and warmup 0 can a run be trained for longer"
     assert_one_error(result, "it was started with steps 2, not 3", text)
     assert snapshot(tmp_path / "runs") == before
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(dataset, tmp_path):
+    """The training goes on, and everything else is kept."""
+    assert train_in(tmp_path, "--dataset_dir", dataset, "--steps", 2).code == 0
+    for name in ("loss.png", "predictions.png"):
+        (tmp_path / "runs" / "x" / name).unlink()
+        (tmp_path / "runs" / "x" / name).mkdir()
+    result = train_in(tmp_path, "--resume", "--steps", 4)
+    assert len(losses(result)) == 2 and result.err.count("warning: cannot draw ") == 2, result
+    assert about(tmp_path / "runs" / "x" / "last.npz")["step"] == 4
