@@ -149,7 +149,7 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     if print_config:
         output(to_yaml(config, TITLE).rstrip(), flush=True)
         raise SystemExit(0)
-    for name in ("dataset_dir", "eval_dataset_dir") if resume else ():
+    for name in ("dataset_dir", "eval_dataset_dir") if resume and file else ():
         folder = getattr(config, name)
         if folder and not os.path.lexists(folder):
             raise InputError(f"{folder} does not exist; if it was moved, give --{name} DIR too")

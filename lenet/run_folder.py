@@ -67,11 +67,13 @@ class RunFolder:
         """Make the folder of a new run. Raises InputError if it holds a run, or anything else."""
         if not self.writes:
             return
-        if os.path.lexists(self.path) and not os.path.isdir(self.path):
-            raise InputError(f"run_dir {self.path} is a file; name a folder")
-        with writing(self.path):
+        try:
             os.makedirs(self.path, exist_ok=True)
-        names = [name for name in os.listdir(self.path) if name != CONFIG]
+            names = [name for name in os.listdir(self.path) if name != CONFIG]
+        except OSError as error:
+            raise InputError(
+                f"cannot use run_dir {self.path}: {error.strerror}; name another folder"
+            ) from None
         if METRICS in names:
             raise InputError(
                 f"{self.path} contains a run already: --resume continues it, "

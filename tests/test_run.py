@@ -425,6 +425,9 @@ def hooked(*arguments):
 
 lenet_train.augment = hooked
 """
+FAILS = """
+lenet_train.augment = lambda *arguments: open("other.txt")
+"""
 INTERRUPTED = """
 should_save, calls = Run.should_save, []
 
@@ -641,10 +644,20 @@ def test_full_disk(datasets, small_disk):
     process = start(datasets, small_disk / "run")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
-    assert err.splitlines()[-1].endswith("No space left on device"), err
+    line = f"error: cannot write {small_disk}/run/\\w+.npz: No space left on device"
+    assert re.search(line, err.splitlines()[-1]), err
     shutil.move(small_disk / "run", small_disk.parent / "run")
     result = train(datasets, small_disk.parent / "run", "--resume")
     assert result.code == 0 and "resumed after step 10" in result.err, result
+
+
+def test_an_error_of_another_file_does_not_blame_the_run(datasets, tmp_path):
+    """What fails is named as what it is; the run is kept."""
+    process = start_hooked(tmp_path, FAILS, command(datasets, tmp_path / "run"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "No such file or directory: 'other.txt'" in err, err
+    assert "cannot write" not in err, err
+    assert (tmp_path / "run" / "metrics.csv").exists()
 
 
 # -- refused ------------------------------------------------------------------------------
@@ -657,12 +670,16 @@ def test_nothing_is_overwritten(datasets, whole, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     assert_one_error(train(datasets, tmp_path / "mine"), "not empty", "thesis.txt")
-    assert_one_error(train(datasets, tmp_path / "mine" / "thesis.txt"), "is a file")
+    file = tmp_path / "mine" / "thesis.txt"
+    assert_one_error(train(datasets, file), f"cannot use run_dir {file}: File exists; name another")
+    assert_one_error(train(datasets, file / "x"), f"cannot use run_dir {file}/x: Not a directory")
     assert snapshot(tmp_path / "mine") == {"thesis.txt": b"x"}
 
 
 def test_nothing_to_resume(datasets, tmp_path):
     assert_one_error(train(datasets, tmp_path / "none", "--resume"), "no run to resume")
+    without = call("lenet_train", "--run_dir", tmp_path / "none", "--resume", cwd=tmp_path)
+    assert_one_error(without, "no dataset: ./dataset/ does not exist; make one")
     assert not (tmp_path / "none").exists()
     assert_one_error(train(datasets, "", "--resume"), "--resume requires")
 
