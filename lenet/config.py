@@ -149,11 +149,21 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     if print_config:
         output(to_yaml(config, TITLE).rstrip(), flush=True)
         raise SystemExit(0)
-    for name in ("dataset_dir", "eval_dataset_dir") if resume and file else ():
+    if resume:
+        check_run(config)
+    return config, resume
+
+
+def check_run(config: TrainConfig) -> None:
+    """Raise InputError unless there is a run to resume, with datasets where it says."""
+    if not config.run_dir:
+        raise InputError("--resume requires the run's folder: --run_dir DIR")
+    if not os.path.isfile(os.path.join(config.run_dir, METRICS)):
+        raise InputError(f"no run to resume in {config.run_dir}: start it without --resume")
+    for name in ("dataset_dir", "eval_dataset_dir"):
         folder = getattr(config, name)
         if folder and not os.path.lexists(folder):
             raise InputError(f"{folder} does not exist; if it was moved, give --{name} DIR too")
-    return config, resume
 
 
 # -- YAML -------------------------------------------------------------------------

@@ -24,11 +24,12 @@ from .ranks import WORLD_SIZE
 
 functional = flow.nn.functional
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, as its state_dict names them
-
 STEP = "System-Train-TrainStep"  # names of a graph's state
 SCALER = "System-Train-DynamicLossScale-"
-SCALER_STATE = {"LossScale": np.dtype("f4"), "GoodStepCounter": np.dtype("i8")}
+SCALER_STATE: Layout = {
+    SCALER + "LossScale": ((1,), np.dtype("f4")),
+    SCALER + "GoodStepCounter": ((1,), np.dtype("i8")),
+}
 
 
 def make_learner(
@@ -54,13 +55,22 @@ def make_adam(parameters, config: TrainConfig, num_steps: int):
 
 
 class Learner:
-    """What both share: Adam and its schedule."""
+    """What both share: the schedule, and the names and shapes of the state."""
 
     execution_mode: str  # as messages and checkpoints name it
-    model: LeNet
+    counters: Layout  # of steps
+    moments: tuple[str, str]  # Adam's two of a parameter, as OneFlow names them
 
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
         self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+    def state_layout(self) -> Layout:
+        """Return what state_dict holds after a step, to compare a checkpoint with."""
+        layout = dict(self.counters)
+        for name, shape in self._shapes.items():
+            layout |= {moment.format(name): (shape, np.dtype("f4")) for moment in self.moments}
+        return layout
 
     @property
     def learning_rate(self) -> float:
@@ -72,6 +82,8 @@ class EagerLearner(Learner):
     """Op by op. On several ranks the gradients are averaged."""
 
     execution_mode = "op by op"
+    counters = {"step": ((), np.dtype("i8"))}
+    moments = ("{}/exp_avg", "{}/exp_avg_sq")
 
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
         super().__init__(model, config, num_steps)
@@ -87,19 +99,12 @@ class EagerLearner(Learner):
         self._schedule.step()
         return loss.detach()
 
-    def state_layout(self) -> Layout:
-        layout: Layout = {"step": ((), np.dtype("i8"))}
-        for name, parameter in self.model.named_parameters():
-            for moment in MOMENTS:
-                layout[f"{name}/{moment}"] = tuple(parameter.shape), np.dtype("f4")
-        return layout
-
     def state_dict(self) -> Arrays:
         state = self._optimizer.state_dict()["state"]
         arrays = {"step": np.array(state["step"], np.int64)}
         for index, (name, _) in enumerate(self.model.named_parameters()):  # OneFlow counts them
-            for moment in MOMENTS:
-                arrays[f"{name}/{moment}"] = state[index][moment].numpy()
+            for moment, tensor in state[index].items():
+                arrays[f"{name}/{moment}"] = tensor.numpy()
         return arrays
 
     def load_state_dict(self, weights: Arrays, state: Arrays) -> None:
@@ -109,7 +114,7 @@ class EagerLearner(Learner):
         for index, (name, parameter) in enumerate(self.model.named_parameters()):
             saved["state"][index] = {
                 moment: flow.tensor(state[f"{name}/{moment}"], device=parameter.device)
-                for moment in MOMENTS
+                for moment in ("exp_avg", "exp_avg_sq")
             }
         self._optimizer.load_state_dict(saved)
         for _ in range(saved["state"]["step"]):  # the learning rate is a function of the step
@@ -132,11 +137,14 @@ class GraphLearner(Learner):
     does not count; the next are scaled less.
     """
 
+    moments = ("model.{}-m", "model.{}-v")
+
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False):
         # The schedule of the graph tells Python nothing: this one gives learning_rate.
         super().__init__(model, config, num_steps)
         self.execution_mode = "as a graph in mixed precision" if amp else "as a graph"
-        self._local, self._amp = model, amp
+        self.counters = {STEP: ((1,), np.dtype("i8"))} | (SCALER_STATE if amp else {})
+        self._local = model
         self._device = next(model.parameters()).device
         self._placement = flow.placement(self._device.type, list(range(WORLD_SIZE)))
         self._copy = LeNet(model.spec).to(self._device)
@@ -161,15 +169,6 @@ class GraphLearner(Learner):
             weights = self._graph.state_dict()["model"]
             self._local.load_state_dict({name: w.to_local() for name, w in weights.items()})
         return self._local
-
-    def state_layout(self) -> Layout:
-        layout: Layout = {STEP: ((1,), np.dtype("i8"))}
-        for name, parameter in self._local.named_parameters():
-            for moment in "mv":
-                layout[f"model.{name}-{moment}"] = tuple(parameter.shape), np.dtype("f4")
-        if self._amp:
-            layout |= {SCALER + name: ((1,), dtype) for name, dtype in SCALER_STATE.items()}
-        return layout
 
     def state_dict(self) -> Arrays:
         """Return the graph's own state. Raises RuntimeError where it does not train."""

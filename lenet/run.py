@@ -36,9 +36,7 @@ def open_run(
     run = Run(config, RunFolder(config, train_set, eval_set))
     local = {"dataset_dir", "eval_dataset_dir"}  # each machine may have its own copies
     check_all_ranks_agree({**config.model_dump(exclude=local), **run.folder.digests})
-    if resume:
-        run.folder.check_run()
-    else:
+    if not resume:
         run.folder.create()
     with run.folder.lock():
         wait_for_all()  # now the others may read the folder

@@ -85,13 +85,6 @@ class RunFolder:
                 "name another folder"
             )
 
-    def check_run(self) -> None:
-        """Raise InputError unless there is a run to resume."""
-        if not self.path:
-            raise InputError("--resume requires the run's folder: --run_dir DIR")
-        if self.writes and not os.path.isfile(self.join(METRICS)):
-            raise InputError(f"no run to resume in {self.path}: start it without --resume")
-
     def load(self) -> Checkpoint | None:
         """Return the last checkpoint, and read the metrics up to it; None if there is none yet.
 

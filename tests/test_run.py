@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from damage import rewrite_manifest
 from helpers import (
     ENVIRONMENT,
     IMAGES,
@@ -677,9 +678,8 @@ def test_nothing_is_overwritten(datasets, whole, tmp_path):
 
 
 def test_nothing_to_resume(datasets, tmp_path):
-    assert_one_error(train(datasets, tmp_path / "none", "--resume"), "no run to resume")
-    without = call("lenet_train", "--run_dir", tmp_path / "none", "--resume", cwd=tmp_path)
-    assert_one_error(without, "no dataset: ./dataset/ does not exist; make one")
+    result = call("lenet_train", "--run_dir", tmp_path / "none", "--resume", cwd=tmp_path)
+    assert_one_error(result, f"no run to resume in {tmp_path / 'none'}: start it without --resume")
     assert not (tmp_path / "none").exists()
     assert_one_error(train(datasets, "", "--resume"), "--resume requires")
 
@@ -802,6 +802,19 @@ def test_datasets_that_do_not_fit_together(converted, tmp_path, first_label, opt
     assert convert(*arguments, *options).code == 0
     folders = ["--dataset_dir", converted, "--eval_dataset_dir", tmp_path / "other"]
     assert_one_error(call("lenet_train", *folders), "do not match", *texts)
+
+
+@pytest.mark.parametrize(
+    "names, wrong",
+    [("abcdefgxij", "class 7 is h and x"), (None, "class 0 is a and unnamed")],
+    ids=["another", "none"],
+)
+def test_the_class_that_differs_is_named(converted, tmp_path, names, wrong):
+    folders = [shutil.copytree(converted, tmp_path / name) for name in ("train", "eval")]
+    rewrite_manifest(folders[0], class_names=list("abcdefghij"))
+    rewrite_manifest(folders[1], class_names=names and list(names))
+    result = call("lenet_train", "--dataset_dir", folders[0], "--eval_dataset_dir", folders[1])
+    assert_one_error(result, "do not match", wrong)
 
 
 # -- more classes than a table holds ------------------------------------------------------
