@@ -57,11 +57,11 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
     """Take the steps that are left: train, print the losses, evaluate, save."""
     device = choose_device(config.device)
     batch_per_rank = config.batch_size // WORLD_SIZE
-    spec = ModelSpec.from_dataset(train_set, config.image_size)
+    spec = ModelSpec.from_dataset(train_set, config.image_size)  # image size, classes, …
     reader = ImageReader(train_set, spec, batch_per_rank, config.shuffle_buffer, config.seed)
     model = LeNet(spec).init_weights(config.init, config.seed).to(device)
     learner = make_learner(model, config, run.plan.num_steps, uses_amp(config, device))
-    run.start(learner, reader)  # resumes
+    run.restore(learner, reader)  # as its last checkpoint says, if it is resumed
     describe(config, train_set, eval_set, model, run)
 
     def evaluate_model() -> None:
@@ -74,7 +74,7 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         evaluate_model()
     batch = reader.next_batch()
     for step in run.remaining_steps():
-        # Drawn anew for each step, so that a run can be resumed after any step.
+        # New in each step, so that a run can be resumed after any step.
         rng = np.random.default_rng([config.seed, RANK, step])
         images, labels = (tensor.to(device) for tensor in batch)
         mask = make_dropout_mask(rng, batch_per_rank, config.dropout).to(device)
@@ -82,7 +82,7 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         # Forward, cross-entropy, backward, Adam.
         loss = learner.step(augment(images, config, rng), labels, mask)
         batch = reader.next_batch()  # decoded while the device computes
-        if run.add_loss(step, loss, learning_rate):  # fetched the last losses and printed them
+        if run.log_loss(step, loss, learning_rate):  # fetched the last losses and printed them
             reader.check_labels()
         if run.plan.should_evaluate(step):
             evaluate_model()
@@ -153,7 +153,7 @@ class ImageReader(nn.Module):
         )
 
     def next_pixels(self):
-        """Return the next batch: uint8 (n, height, width, channels), int32 labels (n,)."""
+        """Return the next batch, not normalized: uint8 (n, height, width, channels), int32 labels (n,)."""
         records = self.reader()
         labels = self.label_decoder(records).reshape(-1)
         self._unchecked.append(labels)

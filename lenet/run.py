@@ -71,7 +71,7 @@ class Run:
         self.saved = 0  # the step of the last checkpoint
         self.saved_to_stop = False  # the last checkpoint is that of a stop request
         self.stop = None  # of stop_requests
-        self.execution_mode = ""  # see start
+        self.execution_mode = ""  # see restore
         self._checkpoint: Checkpoint | None = None  # to resume from
         self._progress: Progress | None = None
         self._drawn: dict[str, float] = {}  # when each picture was
@@ -97,7 +97,7 @@ class Run:
         self.saved = self._checkpoint.info.step if self._checkpoint else 0
         check_all_ranks_agree({"checkpoint in run_dir": f"of step {self.saved}"})
 
-    def start(self, learner, reader) -> None:
+    def restore(self, learner, reader) -> None:
         """Give learner and reader the state that was saved, if any, and open the run's files.
 
         Raises InputError for the checkpoint of another model or execution mode.
@@ -145,11 +145,11 @@ class Run:
     def should_save(self, step: int) -> bool:
         """Whether to save after a step: now and then, at the end, and where a stop is requested."""
         due = step - self.saved >= self.config.checkpoint_every or step == self.plan.num_steps
-        # A request after add_loss takes effect at the next step, when no loss is unsaved.
+        # A request after log_loss takes effect at the next step, when no loss is unsaved.
         stopping = self.should_stop() and not self._waiting
         return self.folder.path is not None and (due or stopping)
 
-    def add_loss(self, step: int, loss, learning_rate: float) -> bool:
+    def log_loss(self, step: int, loss, learning_rate: float) -> bool:
         """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are printed: True.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
