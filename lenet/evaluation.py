@@ -90,7 +90,7 @@ class Evaluation:
         if spec.num_classes > TABLE_CLASSES:
             return self._most_frequent_mistakes(spec)
         labels, corner = range(spec.num_classes), "label \\ predicted"
-        names = [f"{n} {spec.class_names[n]}" if spec.class_names else str(n) for n in labels]
+        names = [f"{n} {spec.class_name(n)}" if spec.class_names else str(n) for n in labels]
         first_width = max(len(text) for text in [corner, *names])
         width = max(len(str(number)) for number in [*self.pairs.values(), labels[-1]]) + 1
         lines = [corner.ljust(first_width) + "".join(str(label).rjust(width) for label in labels)]

@@ -216,6 +216,19 @@ def test_options(trained):
     assert_one_error(predict(trained, "--top", 0, FIVE), "--top")
 
 
+def test_class_names_of_a_stranger_are_printed_in_one_line(trained, tmp_path):
+    """A name may hold what would clear the terminal or look like another line."""
+    with np.load(trained) as file:
+        entries = dict(file)
+    about = json.loads(entries["checkpoint"].tobytes())
+    about["spec"]["class_names"] = [f"{n}\n\x1b[2Jx.png: {n} (99%)" for n in range(10)]
+    entries["checkpoint"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(tmp_path / "strange.npz", **entries)
+    result = predict(tmp_path / "strange.npz", FIVE)
+    assert result.code == 0 and result.out.count("\n") == 1 and "\x1b" not in result.out, result
+    assert r"5\n\x1b[2Jx.png" in result.out, result
+
+
 # -- ONNX -----------------------------------------------------------------------------
 
 
