@@ -102,11 +102,9 @@ class TrainConfig(StrictModel):
 
 # What may differ when a run is resumed, as it changes no weight, or (device) only as it
 # rounds them. The datasets themselves are compared, not where they lie.
-MAY_CHANGE_ON_RESUME = {
-    "dataset_dir",
-    "eval_dataset_dir",
+FOLDERS = {"dataset_dir", "eval_dataset_dir", "run_dir"}
+MAY_CHANGE_ON_RESUME = FOLDERS | {
     "check_hashes",
-    "run_dir",
     "device",
     "fetch_every",
     "print_every",
@@ -160,7 +158,7 @@ def check_run(config: TrainConfig) -> None:
         raise InputError("--resume requires the run's folder: --run_dir DIR")
     if not os.path.isfile(os.path.join(config.run_dir, METRICS)):
         raise InputError(f"no run to resume in {config.run_dir}: start it without --resume")
-    for name in ("dataset_dir", "eval_dataset_dir"):
+    for name in sorted(FOLDERS):
         folder = getattr(config, name)
         if folder and not os.path.lexists(folder):
             raise InputError(f"{folder} does not exist; if it was moved, give --{name} DIR too")

@@ -21,7 +21,7 @@ from runtime.atomic import folder_lock, replace_file
 from runtime.cli import InputError, count, first_few, log, uninterrupted
 
 from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint, save_checkpoint, writing
-from .config import CONFIG, LENGTH, MAY_CHANGE_ON_RESUME, METRICS, TrainConfig, to_yaml
+from .config import CONFIG, FOLDERS, LENGTH, MAY_CHANGE_ON_RESUME, METRICS, TrainConfig, to_yaml
 from .metrics import Metrics
 from .model import LeNet
 from .plan import Plan
@@ -122,7 +122,7 @@ class RunFolder:
                     f"it was started with {text}, and its learning rate follows from that: only "
                     "with schedule constant and warmup 0 can a run be trained for longer"
                 )
-            return f"it was started with {text}; resume it with: {self.command}"
+            return f"it was started with {text}; --run_dir DIR starts another run"
         for name, digest in self.digests.items():
             if info.dataset_digests.get(name) != digest:
                 return f"it was trained on a different {name}; --run_dir DIR starts another run"
@@ -140,13 +140,9 @@ class RunFolder:
         if not self.writes:
             return
         if not self._config_is_saved:
-            folders = {
-                name: os.path.abspath(
-                    getattr(self._config, name)
-                )  # whatever folder it is resumed in
-                for name in ("dataset_dir", "eval_dataset_dir", "run_dir")
-                if getattr(self._config, name)
-            }
+            config = self._config.model_dump(include=FOLDERS, exclude_none=True)
+            # So that they are found, whatever folder the run is resumed in.
+            folders = {name: os.path.abspath(folder) for name, folder in config.items()}
             text = to_yaml(self._config.model_copy(update=folders), f"To resume: {self.command}")
             with writing(self.join(CONFIG)), replace_file(self.join(CONFIG), "w") as file:
                 file.write(text)

@@ -757,7 +757,7 @@ def test_damaged_metrics_are_not_resumed(datasets, stopped, tmp_path, damage, te
 @pytest.mark.parametrize(
     "options, texts",
     [
-        (["--batch_size", 8], ["batch_size 7, not 8", "--resume"]),
+        (["--batch_size", 8], ["it was started with batch_size 7, not 8; --run_dir DIR"]),
         (
             ["--learning_rate", 0.1, "--seed", 4],
             ["learning_rate 0.002, not 0.1", "seed 0, not 4"],
