@@ -15,15 +15,14 @@ def check_datasets(config: TrainConfig, train_set: Dataset, eval_set: Dataset | 
     for dataset in filter(None, (train_set, eval_set)):
         if dataset.manifest.width is None and config.image_size is None:
             raise InputError(f"the images in {dataset.folder} vary in size: give --image_size")
-    num_records = train_set.manifest.num_records
-    if config.batch_size > num_records:
-        raise InputError(
-            f"batch_size {config.batch_size} is larger than the dataset: "
-            f"{train_set.folder} has {count(num_records, 'image')}"
-        )
-    check_memory(config, train_set)
     if WORLD_SIZE > 1:
         check_ranks(config, train_set, eval_set)
+    if config.batch_size > WORLD_SIZE * min(train_set.records_per_rank(WORLD_SIZE)):
+        raise InputError(
+            f"batch_size {config.batch_size} is larger than the dataset: "
+            f"{train_set.folder} has {count(train_set.manifest.num_records, 'image')}"
+        )
+    check_memory(config, train_set)
     if eval_set:
         check_same_kind(config, train_set, eval_set)
 
@@ -76,8 +75,6 @@ def check_ranks(config: TrainConfig, train_set: Dataset, eval_set: Dataset | Non
             f"{train_set.folder}: {WORLD_SIZE} ranks would read {' and '.join(map(str, records))} "
             "records each: its parts are too uneven; convert the images with img2ofrecord.py"
         )
-    if config.batch_size > WORLD_SIZE * min(records):
-        raise InputError(f"batch_size {config.batch_size} is larger than the dataset")
 
 
 def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) -> None:
