@@ -153,7 +153,7 @@ class ImageReader(nn.Module):
         )
 
     def next_pixels(self):
-        """Return the next batch, not normalized: uint8 (n, height, width, channels), int32 labels (n,)."""
+        """Return a batch as decoded: uint8 (n, height, width, channels), int32 labels (n,)."""
         records = self.reader()
         labels = self.label_decoder(records).reshape(-1)
         self._unchecked.append(labels)
