@@ -33,7 +33,7 @@ from lenet.model import LeNet, ModelSpec, make_dropout_mask
 from lenet.ranks import RANK, WORLD_SIZE, merge_over_ranks
 from lenet.run import Run, open_run
 from ofrecord.dataset import Dataset, dataset_in_use, open_dataset
-from runtime.cli import become_rank, count, log, run_main
+from runtime.cli import InputError, become_rank, count, log, run_main
 
 nn = flow.nn
 
@@ -56,27 +56,25 @@ def main() -> None:
 def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run: Run) -> None:
     """Take the steps that are left: train, print the losses, evaluate, save."""
     device = choose_device(config.device)
-    amp = uses_amp(config, device)
     batch_per_rank = config.batch_size // WORLD_SIZE
-    spec = ModelSpec.from_dataset(train_set, config.image_size)
+    spec = ModelSpec.from_dataset(train_set, config.image_size)  # image size, classes, …
     reader = ImageReader(train_set, spec, batch_per_rank, config.shuffle_buffer, config.seed)
     model = LeNet(spec).init_weights(config.init, config.seed).to(device)
-    learner = make_learner(model, config, run.plan.num_steps, amp)
-    mode = "op by op" if not config.graph else "as a graph" + (" in mixed precision" * amp)
-    run.start(learner, reader, mode)
+    learner = make_learner(model, config, run.plan.num_steps, uses_amp(config, device))
+    run.restore(learner, reader)  # as its last checkpoint says, if it is resumed
     describe(config, train_set, eval_set, model, run)
 
     def evaluate_model() -> None:
-        model = learner.model  # a graph trains a copy: this fetches its weights
         with run.timer_paused():
+            model = learner.model  # a graph trains a copy: this fetches its weights
             result = evaluate(model, eval_set or train_set, device, batch_per_rank, run)
-        run.log_evaluation(result, model)
+            run.log_evaluation(result, model)
 
     if run.evaluation_missing():  # it was stopped between its last step and its evaluation
         evaluate_model()
     batch = reader.next_batch()
     for step in run.remaining_steps():
-        # Drawn anew for each step, so that a run can be resumed after any step.
+        # New in each step, so that a run can be resumed after any step.
         rng = np.random.default_rng([config.seed, RANK, step])
         images, labels = (tensor.to(device) for tensor in batch)
         mask = make_dropout_mask(rng, batch_per_rank, config.dropout).to(device)
@@ -84,7 +82,8 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         # Forward, cross-entropy, backward, Adam.
         loss = learner.step(augment(images, config, rng), labels, mask)
         batch = reader.next_batch()  # decoded while the device computes
-        run.add_loss(step, loss, learning_rate)  # prints it, a few steps later
+        if run.log_loss(step, loss, learning_rate):  # fetched the last losses and printed them
+            reader.check_labels()
         if run.plan.should_evaluate(step):
             evaluate_model()
         if run.should_save(step):
@@ -120,24 +119,23 @@ class ImageReader(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        manifest = dataset.manifest
+        self.dataset, manifest = dataset, dataset.manifest
+        self._unchecked = []  # labels; see check_labels
         color = "GRAY" if spec.channels == 1 else "RGB"
+        digits = manifest.digits if manifest.digits > 1 else -1  # part-007; -1: part-7
         buffer_size = min(shuffle_buffer, dataset.records_per_rank(WORLD_SIZE)[RANK] // 2)
         self.reader = nn.OFRecordReader(
             dataset.folder,
             batch_size=batch_size,
             data_part_num=len(manifest.parts),
-            part_name_suffix_length=manifest.digits
-            if manifest.digits > 1
-            else -1,  # -1: not padded
+            part_name_suffix_length=digits,
             random_shuffle=buffer_size > 1,
             shuffle_buffer_size=max(buffer_size, 1),
             random_seed=seed,
         )
         label_type = getattr(flow, manifest.label_type)
-        self.label_decoder = nn.OFRecordRawDecoder(
-            manifest.label_feature, shape=(1,), dtype=label_type
-        )
+        label = manifest.label_feature
+        self.label_decoder = nn.OFRecordRawDecoder(label, shape=(1,), dtype=label_type)
         if manifest.plain_jpeg:  # the faster decoder, which ends the process at other images
             self.image_decoder = nn.OFRecordImageDecoder(manifest.image_feature, color_space=color)
         else:
@@ -155,15 +153,28 @@ class ImageReader(nn.Module):
         )
 
     def next_pixels(self):
-        """Return the next batch: uint8 (n, height, width, channels), int32 labels (n,)."""
+        """Return a batch as decoded: uint8 (n, height, width, channels), int32 labels (n,)."""
         records = self.reader()
-        labels = self.label_decoder(records).reshape(-1).to(flow.int32)
-        return self.resize(self.image_decoder(records))[0], labels
+        labels = self.label_decoder(records).reshape(-1)
+        self._unchecked.append(labels)
+        return self.resize(self.image_decoder(records))[0], labels.to(flow.int32)
 
     def next_batch(self):
         """Return the next batch: float32 (n, channels, height, width), int32 labels (n,)."""
         pixels, labels = self.next_pixels()
         return self.normalize(pixels), labels
+
+    def check_labels(self) -> None:
+        """Raise InputError where a label that was read is no class: OneFlow trains on it too."""
+        labels = flow.cat(self._unchecked).numpy()  # waits until they are read
+        self._unchecked = []
+        folder, num_classes = self.dataset.folder, self.dataset.manifest.num_classes
+        wrong = labels[(labels < 0) | (labels >= num_classes)]
+        if wrong.size:
+            raise InputError(
+                f"{folder} has {count(num_classes, 'class')} and a record with label {wrong[0]}: "
+                f"`python -m ofrecord check {folder}` finds all such records"
+            )
 
     def skip(self, num_batches: int) -> None:
         """Skip batches without decoding them: about 450,000 records a second."""
@@ -188,6 +199,7 @@ def evaluate(
     with flow.no_grad():
         for first in range(0, num_records, batch_size):
             pixels, labels = reader.next_pixels()
+            reader.check_labels()
             logits = model(reader.normalize(pixels).to(device))  # without a mask: no dropout
             new = slice(num_records - first)  # without the records that come again
             evaluation.add(pixels.numpy()[new], labels.numpy()[new], logits.numpy()[new])

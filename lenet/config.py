@@ -1,24 +1,21 @@
 """The training's settings: names, defaults, ranges and help; from files and options."""
 
 import os
+import re
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+import yaml
+from pydantic import BaseModel, Field, model_validator
 
-from ofrecord.settings import (
-    Layer,
-    Name,
-    StrictModel,
-    given_options,
-    parse_settings,
-)
-from runtime.cli import ArgumentParser, output
-
-from .config_file import read_yaml, to_yaml
+from ofrecord.settings import Layer, Name, StrictModel, given_options, parse_settings, text_of
+from runtime.atomic import read_small_file
+from runtime.cli import ArgumentParser, InputError, one_line, output
 
 TITLE = """How `python lenet_train.py` trains. Any of these can be given on the command
 line (--steps 100) or in a file of your own (--config FILE) that names only
 what differs. `python lenet_train.py --print_config` prints what is in force."""
+
+CONFIG, METRICS = "config.yaml", "metrics.csv"  # in a run's folder
 
 RENAMED = {
     "weights": "it is named init now",
@@ -105,16 +102,15 @@ class TrainConfig(StrictModel):
 
 # What may differ when a run is resumed, as it changes no weight, or (device) only as it
 # rounds them. The datasets themselves are compared, not where they lie.
-MAY_CHANGE_ON_RESUME = {
-    "dataset_dir",
-    "eval_dataset_dir",
+FOLDERS = {"dataset_dir", "eval_dataset_dir", "run_dir"}
+MAY_CHANGE_ON_RESUME = FOLDERS | {
     "check_hashes",
-    "run_dir",
     "device",
     "fetch_every",
     "print_every",
     "checkpoint_every",
 }
+LENGTH = {"steps", "epochs"}  # may change too, unless the learning rate follows from it
 
 
 def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
@@ -127,7 +123,11 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
         "--config", metavar="FILE", help="YAML file whose settings replace defaults"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue the run in run_dir from its last checkpoint"
+        "--resume",
+        action="store_true",
+        help="continue the run in run_dir from its last checkpoint, with the settings in its "
+        "config.yaml; with more --steps or --epochs it is trained for longer, if schedule is "
+        "constant and warmup 0",
     )
     parser.add_argument(
         "--print_config", action="store_true", help="print the settings in force as YAML, and exit"
@@ -136,12 +136,73 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     file, resume, print_config = (
         given.settings.pop(name) for name in ("config", "resume", "print_config")
     )
+    if resume and not file and given.settings.get("run_dir"):
+        file = os.path.join(given.settings["run_dir"], CONFIG)
+        file = file if os.path.exists(file) else None
     layers = [Layer(f"{file}: ", read_yaml(file)), given] if file else [given]
-    if file and resume and os.path.exists(os.path.join(os.path.dirname(file), "metrics.csv")):
+    if file and resume and os.path.exists(os.path.join(os.path.dirname(file), METRICS)):
         # The run of a config.yaml lies beside it, wherever it was copied or moved.
         layers.insert(1, Layer(f"{file}: ", {"run_dir": os.path.dirname(file) or "."}))
     config = parse_settings(TrainConfig, layers, RENAMED)
     if print_config:
         output(to_yaml(config, TITLE).rstrip(), flush=True)
         raise SystemExit(0)
+    if resume:
+        check_run(config)
     return config, resume
+
+
+def check_run(config: TrainConfig) -> None:
+    """Raise InputError unless there is a run to resume, with datasets where it says."""
+    if not config.run_dir:
+        raise InputError("--resume requires the run's folder: --run_dir DIR")
+    if not os.path.isfile(os.path.join(config.run_dir, METRICS)):
+        raise InputError(f"no run to resume in {config.run_dir}: start it without --resume")
+    for name in sorted(FOLDERS):
+        folder = getattr(config, name)
+        if folder and not os.path.lexists(folder):
+            raise InputError(f"{folder} does not exist; if it was moved, give --{name} DIR too")
+
+
+# -- YAML -------------------------------------------------------------------------
+
+
+def read_yaml(path: str) -> dict[str, str]:
+    """Return a YAML file's settings, {name: text}. Raises InputError."""
+    try:
+        settings = yaml.load(read_small_file(path, 2**20), Loader=_Loader)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = one_line(" ".join(str(error).split()))
+        raise InputError(f"{path} is not valid YAML: {reason}") from None
+    if not isinstance(settings, dict) or not settings:
+        raise InputError(f"{path} contains no settings; expected lines such as `steps: 200`")
+    return settings
+
+
+class _Loader(yaml.BaseLoader):
+    """Leaves every value as the text that is written: parse_settings alone decides on types."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"the name {name!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def to_yaml(model: BaseModel, title: str) -> str:
+    """Return a model's values as a YAML file, each with its help as a comment."""
+    lines = {name: f"{name}: {_quoted(text_of(value))}" for name, value in model}
+    width = max(map(len, lines.values()))
+    fields = type(model).model_fields
+    body = [f"{line:{width}}  # {fields[name].description}" for name, line in lines.items()]
+    return "\n".join([f"# {line}" for line in title.splitlines()] + body) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A text as it can stand in a YAML file."""
+    if re.fullmatch(r"[\w./~+-]+", text):
+        return text
+    return yaml.dump(text, default_style='"', width=10**6).strip()

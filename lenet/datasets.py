@@ -1,9 +1,10 @@
 """Checks that a training can use its datasets, on this machine and with so many ranks."""
 
 import os
+from itertools import zip_longest
 
 from ofrecord.dataset import Dataset
-from runtime.cli import InputError, count, first_few
+from runtime.cli import InputError, count
 
 from .config import TrainConfig
 from .ranks import WORLD_SIZE
@@ -14,15 +15,14 @@ def check_datasets(config: TrainConfig, train_set: Dataset, eval_set: Dataset | 
     for dataset in filter(None, (train_set, eval_set)):
         if dataset.manifest.width is None and config.image_size is None:
             raise InputError(f"the images in {dataset.folder} vary in size: give --image_size")
-    num_records = train_set.manifest.num_records
-    if config.batch_size > num_records:
-        raise InputError(
-            f"batch_size {config.batch_size} is larger than the dataset: "
-            f"{train_set.folder} has {count(num_records, 'image')}"
-        )
-    check_memory(config, train_set)
     if WORLD_SIZE > 1:
         check_ranks(config, train_set, eval_set)
+    if config.batch_size > WORLD_SIZE * min(train_set.records_per_rank(WORLD_SIZE)):
+        raise InputError(
+            f"batch_size {config.batch_size} is larger than the dataset: "
+            f"{train_set.folder} has {count(train_set.manifest.num_records, 'image')}"
+        )
+    check_memory(config, train_set)
     if eval_set:
         check_same_kind(config, train_set, eval_set)
 
@@ -75,8 +75,6 @@ def check_ranks(config: TrainConfig, train_set: Dataset, eval_set: Dataset | Non
             f"{train_set.folder}: {WORLD_SIZE} ranks would read {' and '.join(map(str, records))} "
             "records each: its parts are too uneven; convert the images with img2ofrecord.py"
         )
-    if config.batch_size > WORLD_SIZE * min(records):
-        raise InputError(f"batch_size {config.batch_size} is larger than the dataset")
 
 
 def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) -> None:
@@ -87,21 +85,20 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
         raise InputError(f"{folders} are the same dataset: evaluate on other images")
     if held_out.split_id and held_out.split_id != train.split_id:
         raise InputError(
-            f"{folders} come from different splits (--val_fraction), "
-            "so that an image may be in both: "
-            "convert again"
+            f"{folders} come from different splits (--val_fraction), so that an image may be in "
+            "both: convert again"
         )
 
-    def differ(what: str, *values: object) -> None:
-        if values[0] != values[1]:
-            raise InputError(f"{folders} do not match: {what} {values[0]} and {values[1]}")
+    def differ(what: str, one: object, other: object) -> None:
+        if one != other:
+            raise InputError(f"{folders} do not match: {what} {one} and {other}")
 
     differ("their images are", train.color_name, held_out.color_name)
     if config.image_size is None:
         sizes = (f"{each.width}x{each.height}" for each in (train, held_out))
         differ("their images (without --image_size) are", *sizes)
-    names = (first_few(each.class_names or ["unnamed"]) for each in (train, held_out))
-    if train.class_names != held_out.class_names:
-        raise InputError(f"{folders} do not match: their classes are {' and '.join(names)}")
+    names = train.class_names or [], held_out.class_names or []
+    for label, (one, other) in enumerate(zip_longest(*names, fillvalue="unnamed")):
+        differ(f"class {label} is", one, other)
     if held_out.num_classes > train.num_classes:
         differ("their numbers of classes are", train.num_classes, held_out.num_classes)

@@ -89,20 +89,13 @@ class Evaluation:
         """Return the confusion matrix, or for many classes the most frequent mistakes, as text."""
         if spec.num_classes > TABLE_CLASSES:
             return self._most_frequent_mistakes(spec)
-        names = [spec.class_name(label) for label in range(spec.num_classes)]
-        corner = "label \\ predicted"
+        labels, corner = range(spec.num_classes), "label \\ predicted"
+        names = [f"{n} {spec.class_name(n)}" if spec.class_names else str(n) for n in labels]
         first_width = max(len(text) for text in [corner, *names])
-        widths = [len(str(number)) for number in self.pairs.values()]
-        heads = [name[:8] for name in names]
-        if len(set(heads)) < len(names):  # "coffee cup" and "coffee can"
-            heads = [str(label) for label in range(len(names))]
-            names = [f"{label} {name}" for label, name in enumerate(names)]
-            first_width = max(len(text) for text in [corner, *names])
-        width = max([*widths, *map(len, heads)]) + 1
-        header = corner.ljust(first_width) + "".join(head.rjust(width) for head in heads)
-        lines = [header]
-        for label, name in enumerate(names):
-            numbers = (self.pairs[label, predicted] for predicted in range(spec.num_classes))
+        width = max(len(str(number)) for number in [*self.pairs.values(), labels[-1]]) + 1
+        lines = [corner.ljust(first_width) + "".join(str(label).rjust(width) for label in labels)]
+        for label, name in zip(labels, names, strict=True):
+            numbers = (self.pairs[label, predicted] for predicted in labels)
             cells = "".join((str(number) if number else "·").rjust(width) for number in numbers)
             lines.append(name.ljust(first_width) + cells)
         return lines

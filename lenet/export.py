@@ -13,13 +13,16 @@ check_environment(__name__)
 
 import argparse
 import json
+import os
+
+os.environ.pop("WORLD_SIZE", None)  # one process, wherever it runs; OneFlow would wait for others
 
 import numpy as np
 
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, output, run_main
 
-from .checkpoint import add_checkpoint_option, open_checkpoint
+from .checkpoint import add_checkpoint_option, open_checkpoint, writing
 from .model import LeNet
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
@@ -33,11 +36,8 @@ def main() -> None:
         raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
     model = make_onnx(open_checkpoint(args.checkpoint).load_model())
     onnx.checker.check_model(model)
-    try:
-        with replace_file(args.output) as file:
-            file.write(model.SerializeToString())
-    except OSError as error:
-        raise InputError(f"cannot write {args.output}: {error.strerror}") from error
+    with writing(args.output), replace_file(args.output) as file:
+        file.write(model.SerializeToString())
     image, logits = (
         ", ".join(str(size.dim_value) for size in tensor.type.tensor_type.shape.dim[1:])
         for tensor in (model.graph.input[0], model.graph.output[0])
@@ -53,7 +53,10 @@ def parse_args() -> argparse.Namespace:
     )
     add_checkpoint_option(parser)
     parser.add_argument("output", metavar="FILE.onnx")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.output.endswith(".onnx"):  # replacing a checkpoint or /dev/null is not meant
+        parser.error(f"{args.output!r}: the file's name must end in .onnx")
+    return args
 
 
 def make_onnx(model: LeNet):

@@ -16,7 +16,7 @@ import gc
 
 import numpy as np
 
-from .checkpoint import Layout
+from .checkpoint import Arrays, Layout
 from .config import TrainConfig
 from .engine import check_graphs_work, flow
 from .model import LeNet
@@ -26,7 +26,10 @@ functional = flow.nn.functional
 
 STEP = "System-Train-TrainStep"  # names of a graph's state
 SCALER = "System-Train-DynamicLossScale-"
-SCALER_STATE = {"LossScale": np.dtype("f4"), "GoodStepCounter": np.dtype("i8")}
+SCALER_STATE: Layout = {
+    SCALER + "LossScale": ((1,), np.dtype("f4")),
+    SCALER + "GoodStepCounter": ((1,), np.dtype("i8")),
+}
 
 
 def make_learner(
@@ -52,20 +55,42 @@ def make_adam(parameters, config: TrainConfig, num_steps: int):
     return optimizer, schedule
 
 
-class EagerLearner:
-    """Op by op. On several ranks the gradients are averaged."""
+class Learner:
+    """What both share: the schedule, and the names and shapes of the state."""
+
+    execution_mode: str  # as messages and checkpoints name it
+    counters: Layout  # of steps
+    moments: tuple[str, str]  # Adam's two of a parameter, as OneFlow names them
 
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
-        self.model = model
         self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
-        several = WORLD_SIZE > 1
-        self._forward = flow.nn.parallel.DistributedDataParallel(model) if several else model
-        self._names = [name for name, _ in model.named_parameters()]
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+    def state_layout(self) -> Layout:
+        """Return what state_dict holds after a step, to compare a checkpoint with."""
+        layout = dict(self.counters)
+        for name, shape in self._shapes.items():
+            layout |= {moment.format(name): (shape, np.dtype("f4")) for moment in self.moments}
+        return layout
 
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
         return self._optimizer.param_groups[0]["lr"]
+
+
+class EagerLearner(Learner):
+    """Op by op. On several ranks the gradients are averaged."""
+
+    execution_mode = "op by op"
+    counters = {"step": ((), np.dtype("i8"))}
+    moments = ("{}/exp_avg", "{}/exp_avg_sq")
+
+    def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
+        super().__init__(model, config, num_steps)
+        self.model = model
+        several = WORLD_SIZE > 1
+        self._forward = flow.nn.parallel.DistributedDataParallel(model) if several else model
 
     def step(self, images, labels, dropout_mask):
         loss = functional.cross_entropy(self._forward(images, dropout_mask), labels)
@@ -75,31 +100,21 @@ class EagerLearner:
         self._schedule.step()
         return loss.detach()
 
-    def state_layout(self) -> Layout:
-        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        moments = ("exp_avg", "exp_avg_sq")
-        return {"step": ((), np.dtype("i8"))} | {
-            f"{name}/{moment}": (shapes[name], np.dtype("f4"))
-            for name in self._names
-            for moment in moments
-        }
-
-    def state_dict(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> Arrays:
         state = self._optimizer.state_dict()["state"]
         arrays = {"step": np.array(state["step"], np.int64)}
-        for index, name in enumerate(self._names):  # OneFlow counts the parameters
+        for index, (name, _) in enumerate(self.model.named_parameters()):  # OneFlow counts them
             for moment, tensor in state[index].items():
                 arrays[f"{name}/{moment}"] = tensor.numpy()
         return arrays
 
-    def load_state_dict(self, weights: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
-        device = next(self.model.parameters()).device
+    def load_state_dict(self, weights: Arrays, state: Arrays) -> None:
         self.model.load_state_dict({name: flow.tensor(w) for name, w in weights.items()})
         saved = self._optimizer.state_dict()
         saved["state"] = {"step": int(state["step"])}
-        for index, name in enumerate(self._names):
+        for index, (name, parameter) in enumerate(self.model.named_parameters()):
             saved["state"][index] = {
-                moment: flow.tensor(state[f"{name}/{moment}"], device=device)
+                moment: flow.tensor(state[f"{name}/{moment}"], device=parameter.device)
                 for moment in ("exp_avg", "exp_avg_sq")
             }
         self._optimizer.load_state_dict(saved)
@@ -110,7 +125,7 @@ class EagerLearner:
         pass
 
 
-class GraphLearner:
+class GraphLearner(Learner):
     """The whole step, with ``amp`` in mixed precision, compiled when it is first taken.
 
     OneFlow's graph takes its state only before its first call, trains nothing
@@ -123,8 +138,14 @@ class GraphLearner:
     does not count; the next are scaled less.
     """
 
+    moments = ("model.{}-m", "model.{}-v")
+
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False):
-        self._local, self._amp = model, amp
+        # The schedule of the graph tells Python nothing: this one gives learning_rate.
+        super().__init__(model, config, num_steps)
+        self.execution_mode = "as a graph in mixed precision" if amp else "as a graph"
+        self.counters = {STEP: ((1,), np.dtype("i8"))} | (SCALER_STATE if amp else {})
+        self._local = model
         self._device = next(model.parameters()).device
         self._placement = flow.placement(self._device.type, list(range(WORLD_SIZE)))
         self._copy = LeNet(model.spec).to(self._device)
@@ -132,14 +153,7 @@ class GraphLearner:
         self._copy.to_global(self._placement, flow.sbp.broadcast)
         adam = make_adam(self._copy.parameters(), config, num_steps)
         self._graph = _Graph(self._copy, *adam, amp)
-        # The same schedule once more, as that of the graph tells Python nothing.
-        self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
         self._steps = 0
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the next step."""
-        return self._optimizer.param_groups[0]["lr"]
 
     def step(self, images, labels, dropout_mask):
         split = flow.sbp.split(0)
@@ -157,20 +171,11 @@ class GraphLearner:
             self._local.load_state_dict({name: w.to_local() for name, w in weights.items()})
         return self._local
 
-    def state_layout(self) -> Layout:
-        layout: Layout = {STEP: ((1,), np.dtype("i8"))}
-        for name, parameter in self._local.named_parameters():
-            for moment in "mv":
-                layout[f"model.{name}-{moment}"] = tuple(parameter.shape), np.dtype("f4")
-        if self._amp:
-            layout |= {SCALER + name: ((1,), dtype) for name, dtype in SCALER_STATE.items()}
-        return layout
-
-    def state_dict(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> Arrays:
         """Return the graph's own state. Raises RuntimeError where it does not train."""
-        own, fixed = f"{SCALER}{self._graph.name}-", SCALER
+        own = f"{SCALER}{self._graph.name}-"
         state = {
-            name.replace(own, fixed): self._to_numpy(tensor)
+            name.replace(own, SCALER): self._to_numpy(tensor)
             for name, tensor in self._graph.state_dict().items()
             if name != "model"
         }
@@ -188,7 +193,7 @@ class GraphLearner:
         everywhere = flow.placement("cpu", self._placement.ranks)
         return tensor.to_global(everywhere, flow.sbp.broadcast).to_local().numpy()
 
-    def load_state_dict(self, weights: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
+    def load_state_dict(self, weights: Arrays, state: Arrays) -> None:
         """Take up a state; before the first step."""
         own = f"{SCALER}{self._graph.name}-"
         self._local.load_state_dict({name: flow.tensor(w) for name, w in weights.items()})
@@ -217,9 +222,7 @@ class _Graph(flow.nn.Graph):
         self.add_optimizer(optimizer, lr_sch=schedule)
         if amp:
             self.config.enable_amp(True)  # float16 where it is safe
-            self.set_grad_scaler(
-                flow.amp.GradScaler()
-            )  # small gradients are scaled up to survive it
+            self.set_grad_scaler(flow.amp.GradScaler())  # small gradients survive, scaled up
 
     def build(self, images, labels, dropout_mask):
         loss = functional.cross_entropy(self.model(images, dropout_mask), labels)

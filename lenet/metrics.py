@@ -1,25 +1,25 @@
 """The figures of a training, and the file that they are kept in: ``metrics.csv``."""
 
 import csv
-import os
 
 import numpy as np
 
 from runtime.atomic import flush_file, replace_file
 
+from .checkpoint import writing
 from .plan import Plan
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "eval_loss", "eval_accuracy")
 
 
 class Metrics:
-    """Losses and learning rates of each step, and evaluations as {step: (loss, accuracy)}."""
+    """The loss of each step, and evaluations as {step: (loss, accuracy)}."""
 
     def __init__(self, plan: Plan):
         self.losses: list[float] = []
-        self.learning_rates: list[float] = []
         self.evaluations: dict[int, tuple[float, float]] = {}
-        self._plan, self._file = plan, None
+        self._rows: list[tuple | list] = [COLUMNS]  # not in the file yet
+        self._plan, self._path, self._file = plan, "", None
 
     @property
     def step(self) -> int:
@@ -41,66 +41,62 @@ class Metrics:
 
         Raises ValueError where it is damaged, and OSError.
         """
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
-                    if None in row.values() or int(row["step"]) > last:
-                        break  # after the checkpoint, and perhaps truncated
-                    if row["eval_loss"]:
-                        figures = float(row["eval_loss"]), float(row["eval_accuracy"])
-                        self.evaluations[int(row["step"])] = figures
-                        continue
-                    if int(row["step"]) != self.step + 1:
-                        raise ValueError(f"step {row['step']} follows step {self.step}")
-                    self.learning_rates.append(float(row["learning_rate"]))
-                    self.losses.append(float(np.float32(row["loss"])))
-        except (KeyError, TypeError, csv.Error) as error:
-            raise ValueError(f"not a table of metrics ({error})") from None
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            if tuple(next(rows, ())) != COLUMNS:
+                raise ValueError("not a table of metrics")
+            for row in rows:
+                if len(row) < len(COLUMNS) or int(row[0]) > last:
+                    break  # after the checkpoint, and perhaps truncated
+                step, _, _, loss, eval_loss, eval_accuracy = row
+                if eval_loss:
+                    self.evaluations[int(step)] = float(eval_loss), float(eval_accuracy)
+                elif int(step) != self.step + 1:
+                    raise ValueError(f"step {step} follows step {self.step}")
+                else:
+                    self.losses.append(float(np.float32(loss)))
+                self._rows.append(row)
         if self.step != last:
             raise ValueError(f"it ends with step {self.step}, and the checkpoint is of {last}")
 
     def open(self, path: str) -> None:
         """Write what is known to a file, in place of the one there, and what follows too."""
-        with replace_file(path, "w") as file:
-            rows = [COLUMNS]
-            for step in range(1, self.step + 1):
-                rows.append(self._loss_row(step))
-                if step in self.evaluations:
-                    rows.append(self._evaluation_row(step))
-            self._write(file, rows)
-        self._file = open(os.path.join(path), "a", encoding="utf-8", newline="")
+        with writing(path):
+            with replace_file(path, "w") as file:
+                self._write(file)
+            self._path, self._file = path, open(path, "a", encoding="utf-8", newline="")
 
     def add_losses(self, losses: list[float], learning_rates: list[float]) -> None:
-        """Add the next steps. Raises OSError."""
-        first = self.step
-        self.losses += losses
-        self.learning_rates += learning_rates
-        self._write(self._file, [self._loss_row(n) for n in range(first + 1, self.step + 1)])
+        """Add the next steps."""
+        for loss, learning_rate in zip(losses, learning_rates, strict=True):
+            self.losses.append(loss)
+            # Of a float32 the fewest digits that give it again.
+            self._add_row(repr(learning_rate), str(np.float32(loss)), "", "")
+        self.flush(to_disk=False)
 
     def add_evaluation(self, loss: float, accuracy: float) -> None:
-        """Add the evaluation after the last step. Raises OSError."""
+        """Add the evaluation after the last step."""
         self.evaluations[self.step] = loss, accuracy
-        self._write(self._file, [self._evaluation_row(self.step)])
+        self._add_row("", "", repr(loss), repr(accuracy))
+        self.flush(to_disk=False)
 
-    def flush(self) -> None:
-        """Write the file to the disk. Raises OSError."""
-        if self._file:
-            flush_file(self._file)
+    def flush(self, to_disk: bool = True) -> None:
+        """Write what was added to the file, and the file ``to_disk``. Raises InputError."""
+        if self._file is None:  # nothing is kept, or rank 0 keeps it
+            return self._rows.clear()
+        with writing(self._path):
+            self._write(self._file)
+            if to_disk:
+                flush_file(self._file)
 
     def close(self) -> None:
         if self._file:
             self._file.close()
 
-    def _loss_row(self, step: int) -> tuple:
-        loss = str(np.float32(self.losses[step - 1]))  # the fewest digits that give it again
-        rate = repr(self.learning_rates[step - 1])
-        return step, self._plan.epoch_of(step), rate, loss, "", ""
+    def _add_row(self, *figures: str) -> None:
+        self._rows.append((self.step, self._plan.epoch_of(self.step), *figures))
 
-    def _evaluation_row(self, step: int) -> tuple:
-        return step, self._plan.epoch_of(step), "", "", *map(repr, self.evaluations[step])
-
-    @staticmethod
-    def _write(file, rows) -> None:
-        if file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-            file.flush()
+    def _write(self, file) -> None:
+        csv.writer(file, lineterminator="\n").writerows(self._rows)
+        file.flush()
+        self._rows = []

@@ -10,6 +10,7 @@ from ofrecord.dataset import Dataset
 from ofrecord.images import DEFAULT_BACKGROUND
 from ofrecord.manifest import MaxValue
 from ofrecord.settings import Name, StrictModel
+from runtime.cli import one_line
 
 from .engine import flow
 
@@ -54,8 +55,8 @@ class ModelSpec(StrictModel):
         )
 
     def class_name(self, label: int) -> str:
-        """Return a class's name, or its number where it has none."""
-        return self.class_names[label] if self.class_names else str(label)
+        """Return a class's name as it can be printed, or its number where it has none."""
+        return one_line(self.class_names[label]) if self.class_names else str(label)
 
 
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

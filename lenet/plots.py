@@ -1,11 +1,14 @@
 """Pictures of a training: the loss of each step, and the model's predictions."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from ofrecord.sheet import Tile, draw_groups, legible, save_figure, shorten
+from ofrecord.sheet import Tile, draw_groups, installed_fonts, legible, save_figure, shorten
 from runtime.cli import count
 
 from .evaluation import Evaluation, Sample
@@ -32,6 +35,7 @@ def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
         1 + each_epoch, sharex=True, figsize=(9, 5), dpi=110, layout="constrained", squeeze=False
     )
     upper, lower = axes[0, 0], axes[-1, 0]
+    title = shorten(title, 60)
     upper.set_title(f"{title}: step {metrics.step:,} of {plan.num_steps:,}", parse_math=False)
     _plot_losses(upper, np.array(metrics.losses))
     if each_epoch:
@@ -58,14 +62,17 @@ def _plot_losses(axes, losses):
 
 def _plot_accuracies(axes, steps, percents):
     axes.plot(steps, percents, "o-", color=RED, markersize=5)
+    lowest = min(percents, default=0)
+    room = max(100 - lowest, 1)
+    bottom, top = max(lowest - 0.35 * room, 0), 100 + 0.1 * room
     shown = slice(None, None, -(-len(steps) // MAX_FIGURES or 1))
     for step, percent in zip(steps[::-1][shown], percents[::-1][shown], strict=True):
-        below = {"textcoords": "offset points", "xytext": (0, -14), "ha": "center", "fontsize": 9}
-        axes.annotate(f"{percent:.2f}", (step, percent), color=RED, **below)
-    lowest = min(percents, default=0)
-    axes.set_ylim(
-        max(lowest - 0.35 * max(100 - lowest, 0.1), 0), 100 + 0.1 * max(100 - lowest, 0.1)
-    )
+        down = percent > bottom + 0.3 * (top - bottom)  # above a point that is close to the axis
+        style = {"ha": "center", "va": "top" if down else "bottom", "fontsize": 9, "color": RED}
+        place = {"textcoords": "offset points", "xytext": (0, -5 if down else 5)}
+        axes.annotate(f"{percent:.2f}", (step, percent), **place, **style)
+    axes.set_ylim(bottom, top)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.2)
 
@@ -100,10 +107,26 @@ def draw_predictions(path: str, spec: ModelSpec, evaluation: Evaluation) -> None
 
 
 def _tile(sample: Sample, spec: ModelSpec) -> Tile:
-    label, predicted = (
-        shorten(legible(spec.class_name(each), each), 8)
-        for each in (sample.label, sample.predicted)
-    )
+    label, predicted = (legible(spec.class_name(n), n) for n in (sample.label, sample.predicted))
     if sample.label == sample.predicted:
-        return Tile(sample.pixels, predicted)
-    return Tile(sample.pixels, f"{label} → {predicted} ({sample.probability:.0%})", RED)
+        return Tile(sample.pixels, first_fitting(shorten(predicted, n) for n in range(16, 0, -1)))
+    numbers = f"{sample.label} → {sample.predicted}"
+    shorter = [(shorten(label, n), shorten(predicted, n)) for n in range(12, 3, -1)]
+    captions = [
+        f"{one} → {other}{probability}"
+        for probability in (f" ({sample.probability:.0%})", "")
+        for one, other in shorter
+        if one != other  # "coffee cup" and "coffee can"
+    ]
+    return Tile(sample.pixels, first_fitting([*captions, numbers]), RED)
+
+
+def first_fitting(captions: Iterable[str]) -> str:
+    """Return the first of the captions that is not wider than a tile, or the last."""
+    figure = FigureCanvasAgg(Figure(dpi=100)).figure
+    text = figure.text(0, 0, "", fontsize=8, family=list(installed_fonts()), parse_math=False)
+    for caption in captions:
+        text.set_text(caption)
+        if text.get_window_extent().width < 96:  # of the 100 pixels from tile to tile
+            break
+    return caption

@@ -9,6 +9,9 @@ from runtime.environment import check_environment
 check_environment(__name__)
 
 import argparse
+import os
+
+os.environ.pop("WORLD_SIZE", None)  # one process, wherever it runs; OneFlow would wait for others
 
 import cv2
 import numpy as np

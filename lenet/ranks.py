@@ -10,6 +10,7 @@ for the other ranks.
 
 import os
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,13 @@ WORLD_SIZE = flow.env.get_world_size()
 MACHINES = flow.env.get_node_size()
 
 
-def _launcher():
-    if WORLD_SIZE == 1:
-        return ""
-    address = os.environ.get("MASTER_ADDR")
-    nodes = "" if MACHINES == 1 else f"--nnodes {MACHINES} --node_rank N --master_addr {address} "
-    return f"-m oneflow.distributed.launch {nodes}--nproc_per_node {WORLD_SIZE // MACHINES} "
-
-
 # What to put between ``python`` and a script to start it on as many ranks again.
-LAUNCHER = _launcher()
+LAUNCHER = ""
+if WORLD_SIZE > 1:
+    LAUNCHER = f"--nproc_per_node {WORLD_SIZE // MACHINES} "
+    if MACHINES > 1:
+        LAUNCHER += f"--nnodes {MACHINES} --node_rank N --master_addr {os.environ['MASTER_ADDR']} "
+    LAUNCHER = f"-m oneflow.distributed.launch {LAUNCHER}"
 
 
 def gather(value: Any) -> list[Any]:
@@ -60,15 +58,10 @@ def wait_for_all() -> None:
     gather(None)
 
 
-def mean_over_ranks(losses: list[flow.Tensor], asked: bool) -> tuple[list[float], bool]:
+def mean_over_ranks(losses: Sequence[flow.Tensor], asked: bool) -> tuple[list[float], bool]:
     """Return the mean over the ranks of each loss, a 0-d tensor, and whether any rank ``asked``."""
-    values = flow.stack(losses)
-    if WORLD_SIZE == 1:
-        return values.numpy().tolist(), asked
-    values = flow.cat([values, flow.tensor([float(asked)], device=values.device)])
-    flow.comm.all_reduce(values)
-    *means, total = (values / WORLD_SIZE).numpy().tolist()
-    return means, total > 0
+    of_ranks, any_asked = zip(*gather((flow.stack(losses).numpy(), asked)), strict=True)
+    return np.mean(of_ranks, axis=0).tolist(), any(any_asked)
 
 
 def merge_over_ranks(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +13,7 @@ from ofrecord.dataset import Dataset
 from runtime.cli import EXIT_INTERRUPTED, InputError, count, log, stop_requests
 from runtime.progress import Progress
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, check_layout
 from .config import TrainConfig
 from .evaluation import Evaluation
 from .model import LeNet
@@ -20,6 +21,7 @@ from .ranks import RANK, WORLD_SIZE, check_all_ranks_agree, mean_over_ranks, wai
 from .run_folder import BEST, LAST, RunFolder
 
 RECENT_STEPS = 50  # whose mean loss is shown
+PICTURE_SECONDS = 30  # between two drawings of a picture, which takes a second
 
 
 @contextmanager
@@ -31,12 +33,10 @@ def open_run(
     Raises InputError where the folder is in use or holds something else, where a
     run cannot be resumed as asked, and unless all ranks train the same.
     """
-    run = Run(config, train_set, eval_set)
+    run = Run(config, RunFolder(config, train_set, eval_set))
     local = {"dataset_dir", "eval_dataset_dir"}  # each machine may have its own copies
     check_all_ranks_agree({**config.model_dump(exclude=local), **run.folder.digests})
-    if resume:
-        run.folder.check_run()
-    else:
+    if not resume:
         run.folder.create()
     with run.folder.lock():
         wait_for_all()  # now the others may read the folder
@@ -47,10 +47,11 @@ def open_run(
                 yield run
         except KeyboardInterrupt:
             if run.saved:
-                where = (
-                    f"saved {run.folder.path} after step {run.saved:,} of {run.plan.num_steps:,}"
+                step, num_steps = run.saved, run.plan.num_steps
+                log(
+                    f"saved {run.folder.path} after step {step:,} of {num_steps:,}; "
+                    f"resume with: {run.folder.command}"
                 )
-                log(f"{where}; resume with: {run.folder.command}")
             if run.saved_to_stop and WORLD_SIZE > 1:
                 log("interrupted", "error")
                 run.close()
@@ -64,15 +65,16 @@ def open_run(
 class Run:
     """Where a training is."""
 
-    def __init__(self, config: TrainConfig, train_set: Dataset, eval_set: Dataset | None):
-        self.config, self.folder = config, RunFolder(config, train_set, eval_set)
-        self.plan, self.metrics = self.folder.plan, self.folder.metrics
+    def __init__(self, config: TrainConfig, folder: RunFolder):
+        self.config, self.folder = config, folder
+        self.plan, self.metrics = folder.plan, folder.metrics
         self.saved = 0  # the step of the last checkpoint
         self.saved_to_stop = False  # the last checkpoint is that of a stop request
         self.stop = None  # of stop_requests
-        self.execution_mode = ""  # see start
+        self.execution_mode = ""  # see restore
         self._checkpoint: Checkpoint | None = None  # to resume from
         self._progress: Progress | None = None
+        self._drawn: dict[str, float] = {}  # when each picture was
         self._waiting = []  # losses that are still on the device, with their learning rates
         self._stopping = False  # all ranks know that one was asked to stop
 
@@ -95,29 +97,32 @@ class Run:
         self.saved = self._checkpoint.info.step if self._checkpoint else 0
         check_all_ranks_agree({"checkpoint in run_dir": f"of step {self.saved}"})
 
-    def start(self, learner, reader, execution_mode: str) -> None:
+    def restore(self, learner, reader) -> None:
         """Give learner and reader the state that was saved, if any, and open the run's files.
 
         Raises InputError for the checkpoint of another model or execution mode.
         """
-        self.execution_mode = f"{execution_mode} on {count(WORLD_SIZE, 'rank')}"
+        mode = learner.execution_mode
+        self.execution_mode = f"{mode} on {count(WORLD_SIZE, 'rank')}"
         if self._checkpoint:
-            info, path = self._checkpoint.info, self.folder.path
+            path, info, weights, state = self._checkpoint
             saved_mode = info.execution_mode.partition(" on ")[0]
-            if saved_mode != execution_mode:
+            if saved_mode != mode:
                 raise InputError(
-                    f"cannot resume {path}: it was trained {saved_mode}, not {execution_mode}"
+                    f"cannot resume {self.folder.path}: it was trained {saved_mode}, not {mode}"
                 )
             if info.spec != learner.model.spec:
-                raise InputError(f"cannot resume {path}: its checkpoint is of a different model")
+                raise InputError(
+                    f"cannot resume {self.folder.path}: its checkpoint is of a different model"
+                )
+            check_layout(path, state, learner.state_layout())
             if info.execution_mode != self.execution_mode:
                 change = f"{info.execution_mode}, and now {self.execution_mode}"
                 log(f"trained {change}: the same up to rounding and the order of images")
-            state = self._checkpoint.training_state(learner.state_layout())
-            learner.load_state_dict(self._checkpoint.weights(), state)
+            learner.load_state_dict(weights, state)
             reader.skip(self.saved)
             log(f"resumed after step {self.saved:,}")
-        self.folder.open_files(new=not self._checkpoint)
+        self.folder.open_files()
         self._progress = Progress(
             self.plan.num_steps, self.saved, self.config.batch_size, enabled=RANK == 0
         )
@@ -140,51 +145,49 @@ class Run:
     def should_save(self, step: int) -> bool:
         """Whether to save after a step: now and then, at the end, and where a stop is requested."""
         due = step - self.saved >= self.config.checkpoint_every or step == self.plan.num_steps
-        # A request after add_loss takes effect at the next step, when no loss is unsaved.
+        # A request after log_loss takes effect at the next step, when no loss is unsaved.
         stopping = self.should_stop() and not self._waiting
         return self.folder.path is not None and (due or stopping)
 
-    def add_loss(self, step: int, loss, learning_rate: float) -> None:
-        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are printed.
+    def log_loss(self, step: int, loss, learning_rate: float) -> bool:
+        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are printed: True.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
         """
         self._waiting.append((loss, learning_rate))
         fetch = len(self._waiting) == self.config.fetch_every or self.should_stop()
         if not (fetch or self.plan.should_evaluate(step) or self.should_save(step)):
-            return
+            return False
         losses, rates = zip(*self._waiting, strict=True)
         self._waiting = []
-        losses, self._stopping = mean_over_ranks(list(losses), self.stop.asked)
-        with self.folder.writing():
-            self.metrics.add_losses(losses, list(rates))
-        for number in range(step - len(losses) + 1, step + 1):
-            loss = self.metrics.losses[number - 1]
+        losses, self._stopping = mean_over_ranks(losses, self.stop.asked)
+        self.metrics.add_losses(losses, rates)
+        for number, loss in enumerate(losses, step - len(losses) + 1):
             if number % self.config.print_every == 0:  # as the tutorial prints them: [7.932042]
                 self._progress.output(str(np.array([loss], np.float32)))
             _check_finite("loss", loss, number)
         self._progress.update(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
+        return True
 
     def log_evaluation(self, evaluation: Evaluation | None, model: LeNet) -> None:
         """Take the evaluation after the last step; the most accurate model so far is saved."""
+        step, metrics, say = self.metrics.step, self.metrics, self._progress.log
         if evaluation is None:  # stopped meanwhile
-            if self.saved == self.metrics.step:
+            if self.saved == step:
                 raise KeyboardInterrupt
             return
-        _check_finite("evaluation loss", evaluation.loss, self.metrics.step)
-        step, say, last = self.metrics.step, self._progress.log, self._is_last()
-        with self._progress.timer_paused(), self.folder.writing():
-            self.metrics.add_evaluation(evaluation.loss, evaluation.accuracy)
-            if self.metrics.best_step == step:
-                self.folder.save(BEST, model, self.execution_mode, {})
-            self._draw(self.folder.draw_predictions, last, model.spec, evaluation)
+        _check_finite("evaluation loss", evaluation.loss, step)
+        metrics.add_evaluation(evaluation.loss, evaluation.accuracy)
+        if metrics.best_step == step:
+            self.folder.save(BEST, model, self.execution_mode, {})
+        self._draw("predictions.png", model.spec, evaluation)
         images = f"{evaluation.num_correct:,}/{evaluation.num_images:,}"
         accuracy = f"{images} ({evaluation.accuracy:.2%})"
         if not self.plan.evaluates_each_epoch:
             say(f"training accuracy: {accuracy}")
             return
         epoch = f"epoch {self.plan.epoch_of(step)}/{self.plan.num_epochs}"
-        losses = f"loss {evaluation.loss:.4f}, training loss {self.metrics.epoch_loss():.4f}"
+        losses = f"loss {evaluation.loss:.4f}, training loss {metrics.epoch_loss():.4f}"
         say(f"{epoch}: accuracy {accuracy}, {losses}")
         if step == self.plan.num_steps:
             say("\n".join(evaluation.confusion_table(model.spec)))
@@ -194,24 +197,30 @@ class Run:
 
         Raises KeyboardInterrupt where a stop was requested.
         """
-        with self._progress.timer_paused(), self.folder.writing():
+        with self.timer_paused():
             self.folder.save(LAST, learner.model, self.execution_mode, learner.state_dict())
             self.saved = self.metrics.step
-            self._draw(self.folder.draw_losses, self._is_last())
+            title = os.path.basename(os.path.abspath(self.folder.path))
+            self._draw("loss.png", title, self.plan, self.metrics)
         if self.should_stop():
             self.saved_to_stop = True
             raise KeyboardInterrupt
 
-    def _is_last(self) -> bool:
-        return self.metrics.step == self.plan.num_steps or self.should_stop()
-
-    def _draw(self, draw: Callable[..., None], *arguments: Any) -> None:
-        """Draw a picture. One that fails is a warning."""
+    def _draw(self, name: str, *arguments: Any) -> None:
+        """Draw a picture, at the end and now and then. One that fails is a warning."""
+        now = time.perf_counter()
+        last = self.metrics.step == self.plan.num_steps or self.should_stop()
+        due = now - self._drawn.setdefault(name, now) >= PICTURE_SECONDS
+        if not self.folder.writes or not (last or due):
+            return
+        self._drawn[name], path = now, self.folder.join(name)
         try:
-            draw(*arguments)
+            from . import plots  # matplotlib takes a second to import
+
+            draw = plots.draw_losses if name == "loss.png" else plots.draw_predictions
+            draw(path, *arguments)
         except Exception as error:
-            folder = os.path.join(self.folder.path, "")
-            self._progress.log(f"cannot draw the pictures in {folder}: {error}", "warning")
+            self._progress.log(f"cannot draw {path}: {error}", "warning")
 
     def timer_paused(self):
         """Return a context in which time is not counted in images/s."""

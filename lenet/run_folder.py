@@ -10,9 +10,8 @@ Nothing in the folder is ever removed.
 
 import os
 import shlex
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import sys
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -21,18 +20,14 @@ from ofrecord.settings import text_of
 from runtime.atomic import folder_lock, replace_file
 from runtime.cli import InputError, count, first_few, log, uninterrupted
 
-from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint, save_checkpoint
-from .config import MAY_CHANGE_ON_RESUME, TrainConfig
-from .config_file import to_yaml
-from .evaluation import Evaluation
+from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint, save_checkpoint, writing
+from .config import CONFIG, FOLDERS, LENGTH, MAY_CHANGE_ON_RESUME, METRICS, TrainConfig, to_yaml
 from .metrics import Metrics
-from .model import LeNet, ModelSpec
+from .model import LeNet
 from .plan import Plan
 from .ranks import LAUNCHER, RANK
 
-CONFIG, METRICS, LAST, BEST = "config.yaml", "metrics.csv", "last.npz", "best.npz"
-LOSS_PICTURE, PREDICTIONS_PICTURE = "loss.png", "predictions.png"
-PICTURE_SECONDS = 30  # between two drawings of a picture, which takes a second
+LAST, BEST = "last.npz", "best.npz"
 
 
 class RunFolder:
@@ -51,16 +46,15 @@ class RunFolder:
             "eval_dataset": eval_set.manifest.digest if eval_set else None,
         }
         self._config = config
-        self._drawn: dict[str, float] = {}  # when each picture was
+        self._config_is_saved = False
 
     @property
     def command(self) -> str:
         """What to type to resume the run."""
-        return (
-            f"python {LAUNCHER}lenet_train.py --config {shlex.quote(self._join(CONFIG))} --resume"
-        )
+        script, config = shlex.quote(sys.argv[0]), shlex.quote(self.join(CONFIG))
+        return f"python {LAUNCHER}{script} --config {config} --resume"
 
-    def _join(self, name: str) -> str:
+    def join(self, name: str) -> str:
         return os.path.join(self.path, name)
 
     def lock(self) -> AbstractContextManager[None]:
@@ -73,11 +67,13 @@ class RunFolder:
         """Make the folder of a new run. Raises InputError if it holds a run, or anything else."""
         if not self.writes:
             return
-        if os.path.lexists(self.path) and not os.path.isdir(self.path):
-            raise InputError(f"run_dir {self.path} is a file; name a folder")
-        with self.writing():
+        try:
             os.makedirs(self.path, exist_ok=True)
             names = [name for name in os.listdir(self.path) if name != CONFIG]
+        except OSError as error:
+            raise InputError(
+                f"cannot use run_dir {self.path}: {error.strerror}; name another folder"
+            ) from None
         if METRICS in names:
             raise InputError(
                 f"{self.path} contains a run already: --resume continues it, "
@@ -89,63 +85,68 @@ class RunFolder:
                 "name another folder"
             )
 
-    def check_run(self) -> None:
-        """Raise InputError unless there is a run to resume."""
-        if not self.path:
-            raise InputError("--resume requires the run's folder: --run_dir DIR")
-        if self.writes and not os.path.isfile(self._join(METRICS)):
-            raise InputError(f"no run to resume in {self.path}: start it without --resume")
-
     def load(self) -> Checkpoint | None:
         """Return the last checkpoint, and read the metrics up to it; None if there is none yet.
 
         Raises InputError for a run of other settings or datasets, and for damaged files.
         """
-        last = self._join(LAST)
-        if os.path.isdir(old := self._join("last")) and not os.path.exists(last):
-            open_checkpoint(old)  # of an earlier version: refused
-        if not os.path.exists(last):
+        # An earlier version had a folder named last, which is refused.
+        found = [name for name in (LAST, "last") if os.path.lexists(self.join(name))]
+        if not found:
             log(f"{self.path} was stopped before its first checkpoint; starting from the beginning")
             return None
-        checkpoint = open_checkpoint(last)
-        info = checkpoint.info
-        different = "; ".join(
-            f"{name} {text_of(info.config.get(name))}, not {text_of(value)}"
-            for name, value in self._config
-            if name not in MAY_CHANGE_ON_RESUME and info.config.get(name) != value
-        )
-        problems = [f"it was started with {different}; `{self.command}`"] if different else []
-        problems += [
-            f"it was trained on a different {name}; --run_dir DIR starts another run"
-            for name, digest in self.digests.items()
-            if info.dataset_digests.get(name) != digest
-        ]
-        if info.num_steps != self.plan.num_steps:
-            problems.append(
-                f"on this number of ranks it would take {count(self.plan.num_steps, 'step')}, "
-                f"not {info.num_steps:,}"
-            )
-        if problems:
-            raise InputError(f"cannot resume {self.path}: {problems[0]}")
+        checkpoint = open_checkpoint(self.join(found[0]))
+        if problem := self._difference(checkpoint.info):
+            raise InputError(f"cannot resume {self.path}: {problem}")
         try:
-            self.metrics.read(self._join(METRICS), info.step)
+            self.metrics.read(self.join(METRICS), checkpoint.info.step)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            path = self._join(METRICS)
+            path, reason = self.join(METRICS), getattr(error, "strerror", None) or error
             raise InputError(f"cannot resume: {path} was changed or damaged: {reason}") from None
         return checkpoint
 
+    def _difference(self, info: CheckpointInfo) -> str:
+        """Return how this training differs from that of a checkpoint, so that it cannot go on."""
+        now, before, num_steps = self._config.model_dump(), info.config, self.plan.num_steps
+        changed = [name for name in now if now[name] != before.get(name)]
+        self._config_is_saved = not LENGTH.intersection(changed)
+        fixed = [name for name in changed if name not in MAY_CHANGE_ON_RESUME]
+        if self._config.schedule == "constant" and not self._config.warmup:
+            fixed = [name for name in fixed if name not in LENGTH]
+        if fixed:
+            text = "; ".join(
+                f"{name} {text_of(before.get(name))}, not {text_of(now[name])}" for name in fixed
+            )
+            if LENGTH.issuperset(fixed):
+                return (
+                    f"it was started with {text}, and its learning rate follows from that: only "
+                    "with schedule constant and warmup 0 can a run be trained for longer"
+                )
+            return f"it was started with {text}; --run_dir DIR starts another run"
+        for name, digest in self.digests.items():
+            if info.dataset_digests.get(name) != digest:
+                return f"it was trained on a different {name}; --run_dir DIR starts another run"
+        if num_steps < info.step:
+            return f"it has taken {count(info.step, 'step')}, and would end after {num_steps:,}"
+        if self._config_is_saved and num_steps != info.num_steps:
+            steps = count(num_steps, "step")
+            return f"on this number of ranks it would take {steps}, not {info.num_steps:,}"
+        return ""
+
     # -- write --
 
-    def open_files(self, new: bool) -> None:
-        """Write the configuration of a ``new`` run, and open the metrics file."""
+    def open_files(self) -> None:
+        """Write the configuration, unless that is done, and open the metrics file."""
         if not self.writes:
             return
-        with self.writing():
-            if new:
-                with replace_file(self._join(CONFIG), "w") as file:
-                    file.write(to_yaml(self._config, f"To resume: {self.command}"))
-            self.metrics.open(self._join(METRICS))
+        if not self._config_is_saved:
+            config = self._config.model_dump(include=FOLDERS, exclude_none=True)
+            # So that they are found, whatever folder the run is resumed in.
+            folders = {name: os.path.abspath(folder) for name, folder in config.items()}
+            text = to_yaml(self._config.model_copy(update=folders), f"To resume: {self.command}")
+            with writing(self.join(CONFIG)), replace_file(self.join(CONFIG), "w") as file:
+                file.write(text)
+        self.metrics.open(self.join(METRICS))
 
     def save(
         self, name: str, model: LeNet, execution_mode: str, training: dict[str, np.ndarray]
@@ -167,37 +168,4 @@ class RunFolder:
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         with uninterrupted():
             self.metrics.flush()
-            save_checkpoint(self._join(name), info, weights, training)
-
-    def draw_losses(self, now: bool) -> None:
-        """Draw the losses if that was long ago, or ``now``."""
-        if self._is_due(LOSS_PICTURE, now):
-            from .plots import draw_losses  # matplotlib takes a second to import
-
-            title = os.path.basename(os.path.abspath(self.path))
-            draw_losses(self._join(LOSS_PICTURE), title, self.plan, self.metrics)
-
-    def draw_predictions(self, now: bool, spec: ModelSpec, evaluation: Evaluation) -> None:
-        """Draw predictions if that was long ago, or ``now``."""
-        if self._is_due(PREDICTIONS_PICTURE, now):
-            from .plots import draw_predictions
-
-            draw_predictions(self._join(PREDICTIONS_PICTURE), spec, evaluation)
-
-    def _is_due(self, name: str, now: bool) -> bool:
-        clock = time.perf_counter()
-        due = now or clock - self._drawn.setdefault(name, clock) >= PICTURE_SECONDS
-        if due:
-            self._drawn[name] = clock
-        return due and self.writes
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Make an OSError of writing to the folder one line."""
-        try:
-            yield
-        except BrokenPipeError:  # of stdout
-            raise
-        except OSError as error:
-            where = error.filename or self.path
-            raise InputError(f"cannot write to {where}: {error.strerror or error}") from error
+            save_checkpoint(self.join(name), info, weights, training)

@@ -107,7 +107,9 @@ def test_a_run_is_not_resumed_in_the_other_mode(datasets, stopped, mode, other):
     folder = stopped(mode)
     before = snapshot(folder)
     texts = ("true", "false") if mode == GRAPH else ("false", "true")
-    text = "cannot resume {}: it was started with graph {}, not {}; `python lenet_train.py --config"
+    text = (
+        "cannot resume {}: it was started with graph {}, not {}; --run_dir DIR starts another run"
+    )
     result = train_run(datasets, folder, *other, "--resume")
     assert_one_error(result, text.format(folder, *texts))
     assert snapshot(folder) == before

@@ -10,7 +10,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from damage import MANIFEST, cut, flip, rewrite_manifest
+from damage import MANIFEST, change_record, cut, flip, rewrite_manifest, set_label
 from helpers import (
     IMAGES,
     assert_one_error,
@@ -504,3 +504,30 @@ def test_ctrl_c_ends_tidily(converted):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("label", [4, -1])
+@pytest.mark.parametrize("evaluated", [False, True], ids=["trained on", "evaluated on"])
+def test_a_label_that_the_manifest_does_not_have(dataset, converted, label, evaluated):
+    """A manifest may say anything of the records; OneFlow trains on such labels without a word."""
+    change_record(dataset, set_label(label))
+    rewrite_manifest(dataset, label_counts={"3": 50}, num_classes=4)
+    text = f"{dataset} has 4 classes and a record with label "
+    command = f"`python -m ofrecord check {dataset}`"
+    if evaluated:
+        dataset_of_4 = dataset.with_name("other")
+        shutil.copytree(converted, dataset_of_4)
+        rewrite_manifest(dataset_of_4, label_counts={"9": 50}, num_classes=10)
+        result = train(dataset_of_4, *SMALL, "--steps", 1, "--eval_dataset_dir", dataset)
+        assert len(result.out.splitlines()) == 1
+    else:
+        result = train(dataset, *SMALL, "--steps", 50, "--fetch_every", 2)
+        assert len(result.out.splitlines()) < 5
+    assert_one_error(result, text, command, started=True)
+
+
+def test_every_wrong_label_is_found(dataset):
+    """Of one record, the first, in whatever batch it is."""
+    change_record(dataset, set_label(-1))
+    result = train(dataset, *SMALL, "--batch_size", 5, "--steps", 30)
+    assert_one_error(result, "has 10 classes and a record with label -1", started=True)

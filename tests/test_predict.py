@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -215,6 +216,19 @@ def test_options(trained):
     assert_one_error(predict(trained, "--top", 0, FIVE), "--top")
 
 
+def test_class_names_of_a_stranger_are_printed_in_one_line(trained, tmp_path):
+    """A name may hold what would clear the terminal or look like another line."""
+    with np.load(trained) as file:
+        entries = dict(file)
+    about = json.loads(entries["checkpoint"].tobytes())
+    about["spec"]["class_names"] = [f"{n}\n\x1b[2Jx.png: {n} (99%)" for n in range(10)]
+    entries["checkpoint"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(tmp_path / "strange.npz", **entries)
+    result = predict(tmp_path / "strange.npz", FIVE)
+    assert result.code == 0 and result.out.count("\n") == 1 and "\x1b" not in result.out, result
+    assert r"5\n\x1b[2Jx.png" in result.out, result
+
+
 # -- ONNX -----------------------------------------------------------------------------
 
 
@@ -319,3 +333,55 @@ def test_a_folder_that_cannot_be_written_to(trained, tmp_path):
 def test_onnx_is_optional(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)  # makes its import fail
     assert_one_error(export(trained, tmp_path / "x.onnx"), "pip install onnx")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "checkpoint", "nothing"])
+def test_an_export_replaces_nothing_else(trained, tmp_path, kind):
+    file = tmp_path / "file"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "checkpoint":
+        shutil.copy(trained, file)
+    before = file.stat() if file.exists() else None
+    assert_one_error(export(trained, file), str(file), "must end in .onnx")
+    assert (file.stat() if file.exists() else None) == before
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "abc"},
+        {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"},
+    ],
+    ids=["alone", "odd", "complete"],
+)
+def test_on_a_cluster_that_sets_the_launchers_variables(trained, tmp_path, variables):
+    """Both are one process: they do not wait for others."""
+    for module, argument in (("predict", FIVE), ("export", tmp_path / "x.onnx")):
+        arguments = ["-m", f"lenet.{module}", "--checkpoint", trained, argument]
+        result = run_python(*arguments, env=variables, timeout=60)
+        assert result.code == 0 and result.out and result.err == "", result
+
+
+def test_an_export_to_a_full_disk(trained, tmp_path, own_mounts):
+    """A disk of 1 MB: one line that names the file, and nothing is left."""
+    script = """
+mount -t tmpfs -o size=1m none "$1" && echo old > "$1/x.onnx" && shift
+"$@"; code=$?; ls -A "$(dirname "$6")" && cat "$6"; exit $code"""
+    command = [sys.executable, "-m", "lenet.export", "--checkpoint", trained, tmp_path / "x.onnx"]
+    words = [*own_mounts, "sh", "-c", script, "sh", tmp_path, *command]
+    result = run_python(*words[1:], python=words[0])
+    assert_one_error(result, f"cannot write {tmp_path / 'x.onnx'}: No space left on device")
+    assert result.out == "x.onnx\nold\n", result
+
+
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(trained, tmp_path, closing):
+    for module, argument in (("predict", FIVE), ("export", tmp_path / "x.onnx")):
+        words = [sys.executable, "-m", f"lenet.{module}", "--checkpoint", trained, argument]
+        line = f"{' '.join(map(str, words))} {closing}"
+        result = run_python("-c", line, python="/bin/sh", timeout=60)
+        assert result.code == 0 and result.err == "", result
+        assert bool(result.out) == (" >" not in f" {closing}"), result
+    assert (tmp_path / "x.onnx").exists()

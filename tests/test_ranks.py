@@ -12,7 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ENVIRONMENT, IMAGES, PROJECT, Result, call, convert, default_signals, losses
+from helpers import (
+    ENVIRONMENT,
+    IMAGES,
+    PROJECT,
+    Result,
+    call,
+    convert,
+    default_signals,
+    losses,
+    snapshot,
+)
 
 MINUTE = 60
 SECONDS_TO_END = 30  # of all ranks after one has failed; in most cases it takes 3
@@ -196,7 +206,8 @@ def assert_same_run(folder, whole):
 def resume_command(folder):
     """The words of the command that resumes a run, without the launcher's."""
     first = (folder / "config.yaml").read_text(encoding="utf-8").splitlines()[0]
-    launch = "# To resume: python -m oneflow.distributed.launch --nproc_per_node 2 lenet_train.py "
+    launch = "# To resume: python -m oneflow.distributed.launch --nproc_per_node 2 "
+    launch += f"{PROJECT / 'lenet_train.py'} "
     assert first.startswith(launch)
     return first.removeprefix(launch).split()
 
@@ -416,6 +427,17 @@ def test_ranks_with_different_options_are_refused(launcher, dealt):
     result = launcher.run("--dataset_dir", dealt(2), "--batch_size", 10, change=OWN_SEED)
     text = "all ranks must have the same seed, but it is 0 on rank 0 and 1 on rank 1"
     assert result.code != 0 and text in result.err, result
+
+
+def test_a_run_that_would_take_other_steps_on_two_ranks_is_not_resumed(launcher, dealt, tmp_path):
+    """Of four parts with 13, 13, 12 and 12 images one rank reads 26: its epochs are longer."""
+    options = ["--dataset_dir", dealt(4), "--batch_size", 10, "--image_size", 12]
+    options += ["--steps", "null", "--epochs", 2, "--run_dir", tmp_path / "run"]
+    assert len(losses(call("lenet_train", "--device", "cpu", *options))) == 10
+    before = snapshot(tmp_path / "run")
+    result = launcher.run("--run_dir", tmp_path / "run", "--resume")
+    assert result.code != 0 and "would take 11 steps, not 10" in result.err, result
+    assert snapshot(tmp_path / "run") == before
 
 
 def test_a_port_in_use_is_one_line(launcher, dealt):

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from damage import rewrite_manifest
 from helpers import (
     ENVIRONMENT,
     IMAGES,
@@ -192,8 +193,8 @@ DAMAGED_CHECKPOINTS = {  # what is done to last.npz, and texts of the line about
     "a moment's shape": (changed(MOMENT, lambda a: a[1:]), ["exp_avg does not match"]),
     "a type": (changed(WEIGHT, np.float64), [f"{WEIGHT} does not match"]),
     "a moment's type": (changed(MOMENT, np.float16), ["exp_avg does not match"]),
-    "a pickle": (add_npy("more", PICKLE), ["is damaged", "entry more"]),
-    "a size that is not there": (add_npy("more", HUGE), ["is damaged", "entry more"]),
+    "a pickle": (add_npy("more", PICKLE), ["is damaged", "Object arrays cannot be loaded"]),
+    "a size that is not there": (add_npy("more", HUGE), ["is damaged", "EOF: reading array data"]),
     "compressed": (
         add_npy("more", npy(np.zeros(3)), compress_type=zipfile.ZIP_DEFLATED),
         ["is damaged", "entry more"],
@@ -425,6 +426,9 @@ def hooked(*arguments):
 
 lenet_train.augment = hooked
 """
+FAILS = """
+lenet_train.augment = lambda *arguments: open("other.txt")
+"""
 INTERRUPTED = """
 should_save, calls = Run.should_save, []
 
@@ -572,7 +576,7 @@ def test_interrupted_run_is_saved_and_its_command_resumes_it(datasets, whole, tm
     step = int(re.search(r" after step (\d+) of 45; ", message).group(1))
     assert 13 <= step <= STEPS
     resume = message.split("; resume with: ")[1]
-    assert resume.startswith("python lenet_train.py --config '") and resume.endswith("--resume")
+    assert resume == f"python {PROJECT}/lenet_train.py --config '{folder}/config.yaml' --resume"
     result = subprocess.run(
         resume.replace("python ", f"{sys.executable} ", 1),
         shell=True,
@@ -641,10 +645,20 @@ def test_full_disk(datasets, small_disk):
     process = start(datasets, small_disk / "run")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
-    assert err.splitlines()[-1].endswith("No space left on device"), err
+    line = f"error: cannot write {small_disk}/run/\\w+.npz: No space left on device"
+    assert re.search(line, err.splitlines()[-1]), err
     shutil.move(small_disk / "run", small_disk.parent / "run")
     result = train(datasets, small_disk.parent / "run", "--resume")
     assert result.code == 0 and "resumed after step 10" in result.err, result
+
+
+def test_an_error_of_another_file_does_not_blame_the_run(datasets, tmp_path):
+    """What fails is named as what it is; the run is kept."""
+    process = start_hooked(tmp_path, FAILS, command(datasets, tmp_path / "run"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "No such file or directory: 'other.txt'" in err, err
+    assert "cannot write" not in err, err
+    assert (tmp_path / "run" / "metrics.csv").exists()
 
 
 # -- refused ------------------------------------------------------------------------------
@@ -657,12 +671,15 @@ def test_nothing_is_overwritten(datasets, whole, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     assert_one_error(train(datasets, tmp_path / "mine"), "not empty", "thesis.txt")
-    assert_one_error(train(datasets, tmp_path / "mine" / "thesis.txt"), "is a file")
+    file = tmp_path / "mine" / "thesis.txt"
+    assert_one_error(train(datasets, file), f"cannot use run_dir {file}: File exists; name another")
+    assert_one_error(train(datasets, file / "x"), f"cannot use run_dir {file}/x: Not a directory")
     assert snapshot(tmp_path / "mine") == {"thesis.txt": b"x"}
 
 
 def test_nothing_to_resume(datasets, tmp_path):
-    assert_one_error(train(datasets, tmp_path / "none", "--resume"), "no run to resume")
+    result = call("lenet_train", "--run_dir", tmp_path / "none", "--resume", cwd=tmp_path)
+    assert_one_error(result, f"no run to resume in {tmp_path / 'none'}: start it without --resume")
     assert not (tmp_path / "none").exists()
     assert_one_error(train(datasets, "", "--resume"), "--resume requires")
 
@@ -740,7 +757,7 @@ def test_damaged_metrics_are_not_resumed(datasets, stopped, tmp_path, damage, te
 @pytest.mark.parametrize(
     "options, texts",
     [
-        (["--batch_size", 8], ["batch_size 7, not 8", "--resume"]),
+        (["--batch_size", 8], ["it was started with batch_size 7, not 8; --run_dir DIR"]),
         (
             ["--learning_rate", 0.1, "--seed", 4],
             ["learning_rate 0.002, not 0.1", "seed 0, not 4"],
@@ -785,6 +802,19 @@ def test_datasets_that_do_not_fit_together(converted, tmp_path, first_label, opt
     assert convert(*arguments, *options).code == 0
     folders = ["--dataset_dir", converted, "--eval_dataset_dir", tmp_path / "other"]
     assert_one_error(call("lenet_train", *folders), "do not match", *texts)
+
+
+@pytest.mark.parametrize(
+    "names, wrong",
+    [("abcdefgxij", "class 7 is h and x"), (None, "class 0 is a and unnamed")],
+    ids=["another", "none"],
+)
+def test_the_class_that_differs_is_named(converted, tmp_path, names, wrong):
+    folders = [shutil.copytree(converted, tmp_path / name) for name in ("train", "eval")]
+    rewrite_manifest(folders[0], class_names=list("abcdefghij"))
+    rewrite_manifest(folders[1], class_names=names and list(names))
+    result = call("lenet_train", "--dataset_dir", folders[0], "--eval_dataset_dir", folders[1])
+    assert_one_error(result, "do not match", wrong)
 
 
 # -- more classes than a table holds ------------------------------------------------------
@@ -843,3 +873,75 @@ def test_a_run_lies_where_its_configuration_does(stopped, whole, tmp_path, move)
     assert result.code == 0 and "resumed after step 20" in result.err, result
     assert [snapshot(folder) for folder in (stopped, first) if folder.exists()] == before
     assert_same_run(second, whole)
+
+
+# -- resumed from elsewhere, and for longer -----------------------------------------------
+
+
+def train_in(folder, *options):
+    settings = ["--batch_size", 10, "--image_size", 12, "--device", "cpu", "--run_dir", "runs/x"]
+    return call("lenet_train", *settings, *options, cwd=folder)
+
+
+@pytest.mark.parametrize("named", ["--config", "--run_dir"])
+def test_a_run_is_resumed_from_another_folder(dataset, tmp_path, named):
+    """Its config.yaml names its datasets so that they are found from everywhere."""
+    (tmp_path / "elsewhere").mkdir()
+    assert train_in(tmp_path, "--dataset_dir", "dataset", "--steps", 2).code == 0
+    run = "../runs/x/config.yaml" if named == "--config" else "../runs/x"
+    result = call("lenet_train", named, run, "--resume", cwd=tmp_path / "elsewhere")
+    assert result.code == 0 and "x is finished: 2 steps" in result.err, result
+    more = ["--steps", 3, "--resume"]
+    result = call("lenet_train", named, run, *more, cwd=tmp_path / "elsewhere")
+    assert result.code == 0 and len(losses(result)) == 1, result
+
+
+def test_a_run_whose_dataset_was_moved(dataset, tmp_path):
+    """One line says how to name it; another dataset is refused."""
+    assert train_in(tmp_path, "--dataset_dir", "dataset", "--steps", 2).code == 0
+    dataset.rename(tmp_path / "moved")
+    resume = ["lenet_train", "--run_dir", tmp_path / "runs" / "x", "--resume"]
+    assert_one_error(call(*resume), f"{dataset} does not exist", "give --dataset_dir DIR too")
+    result = call(*resume, "--dataset_dir", tmp_path / "moved")
+    assert result.code == 0 and "is finished: 2 steps" in result.err, result
+    assert convert("--part_num", 3, "--save_dir", tmp_path / "other").code == 0
+    result = call(*resume, "--dataset_dir", tmp_path / "other")
+    assert_one_error(result, "trained on a different dataset")
+
+
+def test_a_finished_run_is_trained_for_longer(dataset, tmp_path):
+    """As if it had been started so: the same weights and losses, and its config.yaml says it."""
+    once, twice = tmp_path / "runs" / "once", tmp_path / "runs" / "twice"
+    options = ["--dataset_dir", dataset, "--steps", "null"]
+    whole = train_in(tmp_path, *options, "--epochs", 3, "--run_dir", once)
+    first = train_in(tmp_path, *options, "--epochs", 2, "--run_dir", twice)
+    more = ["lenet_train", "--run_dir", twice, "--resume", "--epochs"]
+    second = call(*more, 3)
+    assert "resumed after step 10\n" in second.err, second
+    assert losses(first) + losses(second) == losses(whole) and len(losses(second)) == 5
+    assert arrays(twice / "last.npz") == arrays(once / "last.npz")
+    assert yaml.safe_load((twice / "config.yaml").read_text())["epochs"] == 3
+    before = snapshot(twice)
+    assert_one_error(call(*more, 2), "it has taken 15 steps, and would end after 10")
+    assert snapshot(twice) == before
+
+
+@pytest.mark.parametrize("setting", ["--schedule=cosine", "--warmup=0.5"])
+def test_a_learning_rate_that_follows_from_the_length_forbids_another(dataset, tmp_path, setting):
+    assert train_in(tmp_path, "--dataset_dir", dataset, "--steps", 2, setting).code == 0
+    before = snapshot(tmp_path / "runs")
+    result = train_in(tmp_path, "--resume", "--steps", 3)
+    text = "only with schedule constant and warmup 0 can a run be trained for longer"
+    assert_one_error(result, "it was started with steps 2, not 3", text)
+    assert snapshot(tmp_path / "runs") == before
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(dataset, tmp_path):
+    """The training goes on, and everything else is kept."""
+    assert train_in(tmp_path, "--dataset_dir", dataset, "--steps", 2).code == 0
+    for name in ("loss.png", "predictions.png"):
+        (tmp_path / "runs" / "x" / name).unlink()
+        (tmp_path / "runs" / "x" / name).mkdir()
+    result = train_in(tmp_path, "--resume", "--steps", 4)
+    assert len(losses(result)) == 2 and result.err.count("warning: cannot draw ") == 2, result
+    assert about(tmp_path / "runs" / "x" / "last.npz")["step"] == 4
