@@ -15,6 +15,7 @@ compared, all else exactly.
 """
 
 import ast
+import csv
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import pytest
 from helpers import ENVIRONMENT, MNIST, PROJECT, needs_mnist
 
@@ -71,8 +73,6 @@ SLOW = {
     "docs/distributed.md": {"*"},
 }
 NEEDS_MNIST = {"README.md", "docs/mnist.md"}
-# Pages that begin with the reader's own photos: the page whose first block draws some.
-NEEDS_PHOTOS = {"README.md": "docs/own-images.md"}
 
 
 class Block(NamedTuple):
@@ -291,10 +291,48 @@ def test_blocks(page, clone):
 def test_all_blocks(page, clone):
     if page in NEEDS_MNIST and not MNIST.is_dir():
         pytest.skip(needs_mnist.kwargs["reason"])
+    new = make_photos(clone) if page == "README.md" else []
     runner = Page(clone)
-    if page in NEEDS_PHOTOS:
-        runner.run(blocks(NEEDS_PHOTOS[page])[:1])
     runner.run(blocks(page))
+    if new:
+        assert_classifies_photos(runner, new)
+
+
+def make_photos(folder):
+    """Write the reader's photos: patches of real pictures, a palace, a flower and a person.
+
+    Returns [(file, class)] of six that are in no class's folder, the first of them new.jpg.
+    """
+    from matplotlib.cbook import get_sample_data
+    from sklearn.datasets import load_sample_images
+
+    pictures = dict(zip(("palace", "flower"), load_sample_images().images, strict=True))
+    hopper = cv2.imread(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    pictures["person"] = cv2.cvtColor(hopper, cv2.COLOR_BGR2RGB)
+    new = []
+    for name, picture in sorted(pictures.items()):
+        (folder / "photos" / name).mkdir(parents=True)
+        for y in range(0, picture.shape[0] - 63, 64):  # none shares a pixel with another
+            for x in range(0, picture.shape[1] - 63, 64):
+                if (x + y) % 128 == 0:  # half of them will do
+                    patch = cv2.cvtColor(picture[y : y + 64, x : x + 64], cv2.COLOR_RGB2BGR)
+                    assert cv2.imwrite(str(folder / "photos" / name / f"{y}_{x}.jpg"), patch)
+        for path in sorted((folder / "photos" / name).iterdir())[3:9:5]:
+            new.append((f"{name}_{path.name}" if new else "new.jpg", name))
+            shutil.move(path, folder / new[-1][0])
+    return new
+
+
+def assert_classifies_photos(runner, new):
+    """The README's training on them is better than a guess, on the validation set and on ``new``."""
+    metrics = (runner.folder / "runs" / "own_images" / "metrics.csv").read_text().splitlines()
+    accuracies = [row["eval_accuracy"] for row in csv.DictReader(metrics) if row["eval_accuracy"]]
+    best = "runs/own_images/best.npz"
+    command = [sys.executable, "-m", "lenet.predict", "--checkpoint", best]
+    printed = runner.start([*command, *(file for file, _ in new)]).stdout
+    correct = sum(f"{file}: {name} (" in printed for file, name in new)
+    print(f"validation accuracy {accuracies[-1]}, {correct} of {len(new)} new ones")
+    assert float(accuracies[-1]) > 0.7 and correct >= 4, printed
 
 
 # -- what is not run ------------------------------------------------------------------
