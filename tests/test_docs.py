@@ -67,10 +67,12 @@ EXCEPTIONS = {
 # Sections that take long, or need MNIST's files: run by `make test-all`.
 SLOW = {
     "README.md": {"MNIST", "Your own images"},
-    "docs/tutorial.md": {"Exercises"},
+    "docs/tutorial.md": {"4. Train", "Exercises"},
     "docs/own-images.md": {"*"},
     "docs/mnist.md": {"*"},
     "docs/distributed.md": {"*"},
+    "docs/gpu.md": {"*"},
+    "docs/benchmarks.md": {"*"},
 }
 NEEDS_MNIST = {"README.md", "docs/mnist.md"}
 
