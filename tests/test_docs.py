@@ -6,7 +6,7 @@ How a page's blocks are read:
   prints, stdout and stderr together;
 * ```python: typed into an interactive Python in the project's folder, which lives until
   the next console block; lines that begin with "#>" are what it prints;
-* ```python that begins with "# FILE": an excerpt of that file, with "..." for lines left out;
+* ```python that begins with "# FILE": an excerpt of that file, with "..." for lines that are not shown;
 * ```yaml that begins with "# FILE": a file to write.
 
 In what is printed, "..." stands for anything: in a line for a part of it, on a line of its
