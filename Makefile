@@ -1,7 +1,7 @@
 # make train   make the dataset from the 50 digits and train LeNet on it
 # make mnist   download MNIST, make datasets of it and train LeNet to 99.4 %; continues a run that was stopped
 # make test    run the tests that are quick: at most five minutes
-# make test-all   run all tests: a quarter of an hour
+# make test-all   run all tests: about twenty minutes
 # make gpu     run the tests that need a GPU, and no others
 # make picture   draw the pictures of README and docs again, those of MNIST excepted
 # make lint    check the code's style with ruff
