@@ -1,8 +1,9 @@
 # make train   make the dataset from the 50 digits and train LeNet on it
 # make mnist   download MNIST, make datasets of it and train LeNet to 99.4 %; continues a run that was stopped
 # make test    run the tests that are quick: at most five minutes
-# make test-all   run all tests: a quarter of an hour
+# make test-all   run all tests: about twenty minutes
 # make gpu     run the tests that need a GPU, and no others
+# make picture   draw the pictures of README and docs again, those of MNIST excepted
 # make lint    check the code's style with ruff
 # make constraints   pin what the requirements files bring along; UPGRADE=1 takes the newest of it
 # make bench   time img2ofrecord.py against other ways (with MNIST=DIR on its images)
@@ -46,11 +47,12 @@ lint: venv-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-picture: venv  # the README's
+picture: venv
 	$(PYTHON_RUN) img2ofrecord.py
 	rm -rf runs/tutorial
 	$(PYTHON_RUN) lenet_train.py --device cpu --run_dir runs/tutorial
 	for name in loss predictions; do cp runs/tutorial/$$name.png data/tutorial_$$name.png || exit; done
+	$(PYTHON_RUN) tools/pictures.py
 
 bench: venv .venv-peers/ready
 	$(PYTHON_RUN) benchmarks/convert.py --peers_python .venv-peers/bin/python $(if $(MNIST),--mnist $(MNIST)) $(BENCH)

@@ -1,4 +1,13 @@
-"""A dataset on disk, checked before OneFlow sees it, as OneFlow aborts the process on a bad one."""
+"""A dataset on disk, checked before OneFlow reads it.
+
+OneFlow aborts the process if a part is missing, truncated or empty. So the files
+are compared with the manifest first, in Python::
+
+    from ofrecord.dataset import open_dataset
+
+    dataset = open_dataset("dataset/")
+    print(dataset.manifest.num_records, dataset.manifest.label_counts)
+"""
 
 import hashlib
 import os
@@ -19,18 +28,26 @@ from .manifest import (
 
 
 def dataset_in_use(folder: str | None) -> AbstractContextManager[None]:
-    """Return a context in which no converter replaces the dataset in a folder."""
+    """Return a context in which no converter replaces the dataset in a folder; None: no dataset.
+
+    Any number of readers may be in it at once. Raises InputError if a conversion is
+    writing to the folder.
+    """
     return folder_lock(folder, "a conversion is writing to", shared=True)
 
 
 class Dataset(NamedTuple):
-    """A finished dataset."""
+    """A finished dataset: its folder, and the manifest that says what is in it."""
 
     folder: str
     manifest: Manifest
 
     def parts_per_rank(self, world_size: int) -> list[list[Part]]:
-        """Return the parts that each rank reads: OneFlow shares them out whole, in order."""
+        """Return a list of parts for each rank, as OneFlow's reader shares them out.
+
+        Each rank reads whole parts, in order; the first ranks read one more if the
+        number of parts is not divisible by ``world_size``.
+        """
         parts, small, larger = [], *divmod(len(self.manifest.parts), world_size)
         for rank in range(world_size):
             start = sum(map(len, parts))
@@ -38,17 +55,18 @@ class Dataset(NamedTuple):
         return parts
 
     def records_per_rank(self, world_size: int) -> list[int]:
-        """Return how many records each rank reads."""
+        """Return the number of records that each rank reads in an epoch."""
         shares = self.parts_per_rank(world_size)
         return [sum(part.num_records for part in parts) for parts in shares]
 
 
 def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
-    """Return a finished dataset whose files are those that its manifest lists.
+    """Return the dataset in a folder, after comparing its part files with its manifest.
 
-    Sizes are compared, and SHA-256 sums (a second for a gigabyte) of parts that
-    were written to after the manifest, or with ``all_hashes`` of all. Raises
-    InputError for the first difference.
+    The names and the sizes of all parts are compared, and the SHA-256 sums (a second a
+    gigabyte) of those that were written to after the manifest; with ``all_hashes``, of
+    all. Raises InputError if there is no finished dataset, at the first difference, and
+    if there are negative labels.
     """
     manifest = load_manifest(folder)
     finished = os.stat(os.path.join(folder, MANIFEST_NAME)).st_mtime_ns
@@ -83,7 +101,7 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
 
 
 def sha256_of(path: str) -> str:
-    """Return the SHA-256 of a file. Raises OSError."""
+    """Return the SHA-256 of a file, as 64 hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

@@ -1,12 +1,20 @@
-"""One OFRecord: features, and how it is framed in a part file.
+"""Records: the bytes of a part file, and what they hold.
 
-A part file is records one after the other, each an 8-byte little-endian
-length and then that many bytes of a serialized ``OFRecord`` protobuf::
+A part file is records one after the other. A record is a length in bytes
+(int64, little-endian), then that many bytes of a serialized protobuf message::
 
     message OFRecord { map<string, Feature> feature = 1; }
 
-Here a record holds two features: ``images``, a bytes list with one encoded
-image, and ``labels``, an int32 list with one label.
+It holds two features: ``images``, a bytes list with one encoded image (a whole
+PNG or JPEG file), and ``labels``, an int32 list with one label::
+
+    from ofrecord.record import read_part
+
+    for index, image, label in read_part("dataset/part-0"):
+        print(index, len(image), label)
+
+The message and the length are OneFlow's: ``oneflow/core/record/record.proto``,
+and what its OFRecordReader reads. There are no checksums; the manifest has them.
 """
 
 import importlib.util
@@ -26,7 +34,7 @@ INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 
 def _load_record_pb2():
-    """OneFlow's generated protobuf classes, without importing OneFlow itself.
+    """Return OneFlow's module of generated protobuf classes, without importing OneFlow itself.
 
     ``import oneflow.core.record.record_pb2`` would start the whole engine
     (0.8 s and 300 MB) for one file that needs nothing but protobuf.
@@ -43,9 +51,10 @@ OFRecord = _load_record_pb2().OFRecord
 
 @cache
 def reused_record(dataname: str, labelname: str) -> tuple[OFRecord, list[bytes], list[int]]:
-    """Return an OFRecord with two features, and their lists, to be filled again and again.
+    """Return an OFRecord with two features, and the lists of their values, one value each.
 
-    Making one for each image takes half the time of packing a small one.
+    It is the same one at each call, to be filled again: making a new record takes half
+    of the time of packing a small image.
     """
     record = OFRecord()
     images = record.feature[dataname].bytes_list.value
@@ -66,9 +75,11 @@ class BadRecord(Exception):
 
 
 def split_part(path: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (index, serialized record) of a part file.
+    """Yield (index, serialized record) of each record of a part file, without parsing it.
 
-    Raises BadRecord at the first length that cannot be, and OSError.
+    ``index`` counts from 0. Raises BadRecord at the first length that is not
+    positive or reaches beyond the end of the file, for an empty file and for
+    a TFRecord file; OSError if the file cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -98,7 +109,8 @@ def split_part(path: str) -> Iterator[tuple[int, bytes]]:
 def is_tfrecord(content: mmap.mmap) -> bool:
     """Whether a file's first record ends where it would in TensorFlow's framing.
 
-    That is a length, its checksum, the data, its checksum; then the next length or the file's end.
+    There, a record is its length (8 bytes), the length's checksum (4), the data and the
+    data's checksum (4): https://www.tensorflow.org/tutorials/load_data/tfrecord.
     """
     position, size = 0, len(content)
     for _ in range(2):
@@ -116,7 +128,9 @@ def read_part(
 ) -> Iterator[tuple[int, bytes, int]]:
     """Yield (index, encoded image, label) of each record of a part file.
 
-    Raises BadRecord and OSError.
+    ``index`` counts from 0, the image is the bytes of an image file, the label an
+    int. Raises BadRecord for a record that is not as read_record expects it, and
+    OSError if the file cannot be read.
     """
     for index, serialized in split_part(path):
         yield index, *read_record(serialized, index, image_feature, label_feature)[:2]
@@ -128,11 +142,11 @@ def read_record(
     image_feature: str = IMAGE_FEATURE,
     label_feature: str = LABEL_FEATURE,
 ) -> tuple[bytes, int, str]:
-    """Return the encoded image, the label, and the label's type of one serialized record.
+    """Return the encoded image, the label, and the label's type, of one serialized record.
 
-    The label is an int32 list with one value; an int64 list, which other
-    converters write, is read too, and the type is ``"int32"`` or ``"int64"``.
-    Raises BadRecord where it is no OFRecord or has not exactly one of each.
+    The type is ``"int32"``, or ``"int64"``, which other converters write. ``index`` is
+    for messages only. Raises BadRecord if the bytes are not an OFRecord, or if it does
+    not hold exactly one image and one label under the given names.
     """
     try:
         feature = OFRecord.FromString(serialized).feature

@@ -1,0 +1,494 @@
+"""README and docs/ do what they say: each block is run, each link leads somewhere.
+
+How a page's blocks are read:
+
+* ```console: a line that begins with "$ " is a command, the lines below it are what it
+  prints, stdout and stderr together;
+* ```python: typed into an interactive Python in the project's folder, which lives until
+  the next console block; lines that begin with "#>" are what it prints;
+* ```python that begins with "# FILE": an excerpt of that file, with "..." for lines that are not shown;
+* ```yaml that begins with "# FILE": a file to write.
+
+In what is printed, "..." stands for anything: in a line for a part of it, on a line of its
+own for any number of lines. Losses are compared within 1 %, seconds and images/s are not
+compared, all else exactly.
+"""
+
+import ast
+import csv
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import pytest
+from helpers import ENVIRONMENT, MNIST, PROJECT, needs_mnist
+
+PAGES = [
+    "README.md",
+    "README.zh-CN.md",
+    *(f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md"))),
+]
+CHINESE = {"README.zh-CN.md": "README.md", "docs/tutorial.zh-CN.md": "docs/tutorial.md"}
+ENGLISH = [page for page in PAGES if page not in CHINESE]
+
+# What is not run as it stands: what is run instead (None: nothing), and why.
+LAUNCH = "python -m oneflow.distributed.launch --nnodes 2 --node_rank {} --master_addr 10.0.0.1"
+LAUNCH += " --nproc_per_node 8 lenet_train.py --config configs/mnist.yaml"
+GET_MNIST = f"python data/get_mnist.py --source {MNIST}"
+TRAIN_MNIST = "python lenet_train.py --config configs/mnist.yaml"
+SHORT = f"{TRAIN_MNIST} --steps 250 --epochs 1"
+MAKE_MNIST = " && ".join(
+    [GET_MNIST]
+    + [
+        f"python img2ofrecord.py --image_root data/mnist/{split}_set/ "
+        f"--label_dir data/mnist/{split}_label/label.txt --save_dir data/mnist/{split}_dataset/"
+        for split in ("train", "test")
+    ]
+    + [SHORT]
+)
+EXCEPTIONS = {
+    "make train": (None, "installs packages; tests/test_setup.py runs it"),
+    "make test": (None, "calls this test"),
+    "make mnist": (MAKE_MNIST, "installs packages, takes long"),
+    "python data/get_mnist.py": (GET_MNIST, "the network"),
+    TRAIN_MNIST: (SHORT, "four epochs take a quarter of an hour"),
+    LAUNCH.format(0): (None, "two machines"),
+    LAUNCH.format(1): (None, "two machines"),
+    "pip install -q onnx -c constraints.txt": (None, "the network; the tests have it installed"),
+}
+# Sections that take long, or need MNIST's files: run by `make test-all`.
+SLOW = {
+    "README.md": {"MNIST", "Your own images"},
+    "docs/tutorial.md": {"4. Train", "Exercises"},
+    "docs/own-images.md": {"*"},
+    "docs/mnist.md": {"*"},
+    "docs/distributed.md": {"*"},
+    "docs/gpu.md": {"*"},
+    "docs/benchmarks.md": {"*"},
+}
+NEEDS_MNIST = {"README.md": {"MNIST"}, "docs/mnist.md": {"*"}}
+
+
+class Block(NamedTuple):
+    """A fenced code block of a page."""
+
+    section: str  # the heading above it, of the second level
+    language: str
+    text: str
+
+
+@cache
+def text_of(page):
+    return (PROJECT / page).read_text(encoding="utf-8")
+
+
+@cache
+def blocks(page):
+    """All code blocks of a page, in order."""
+    found, section = [], ""
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", text_of(page), re.M | re.S):
+        section = match[1] or section
+        if match[3] is not None:
+            found.append(Block(section, match[2], match[3]))
+    return found
+
+
+def commands(block):
+    """[(command, what it prints)] of a console block."""
+    found = []
+    for line in block.text.splitlines(keepends=True):
+        if line.startswith("$ "):
+            found.append([line[2:].strip(), ""])
+        elif found[-1][0].endswith("\\"):
+            found[-1][0] = found[-1][0][:-1] + line.strip()
+        else:
+            found[-1][1] += line
+    return [(re.sub(r"\s+#.*", "", command), printed) for command, printed in found]
+
+
+def project_files():
+    """The project's files, by their path in it: what git tracks, and new ones."""
+    listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    process = subprocess.run(
+        ["git", "-c", "safe.directory=*", *listing],
+        cwd=PROJECT,
+        env=ENVIRONMENT,
+        capture_output=True,
+    )
+    if process.returncode == 0:
+        names = process.stdout.decode().split("\0")
+    else:  # a downloaded archive
+        skipped = {".venv", ".venv-peers", ".uv", "runs", "mnist", "dataset", "__pycache__"}
+        paths = [path.relative_to(PROJECT) for path in PROJECT.rglob("*")]
+        names = [str(path) for path in paths if not skipped & set(path.parts)]
+    return sorted({name for name in names if (PROJECT / name).is_file()})
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the project without what its commands make, but with .venv."""
+    for name in project_files():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PROJECT / name, tmp_path / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+# -- what is printed ------------------------------------------------------------------
+
+NUMBERS = re.compile(
+    r"(?<!\.)\.\.\.(?!\.)"  # anything
+    r"|(?<=\[)\d+\.\d+(?=\])|(?<=loss )\d+\.\d+"  # a loss
+    r"|\d[\d,.]*(?= s\b| images/s)"  # seconds, speed
+)
+
+
+def assert_prints(expected, printed, what):
+    """``printed`` is what a page shows."""
+    pattern, losses, end = "", [], 0
+    expected = re.sub(r"^\.\.\.\n", "\0", expected, flags=re.M)  # any number of lines
+    for match in NUMBERS.finditer(expected):
+        pattern += re.escape(expected[end : match.start()])
+        end = match.end()
+        if match[0] == "...":
+            pattern += r"[^\n]*"
+        elif expected[match.start() - 1] == "[" or expected[: match.start()].endswith("loss "):
+            losses.append(float(match[0]))
+            pattern += r"(\d[\d.e-]*)"
+        else:
+            pattern += r"[\d,.]+"
+    pattern = (pattern + re.escape(expected[end:])).replace(re.escape("\0"), r"(?:.*\n)*?")
+    match = re.fullmatch(pattern, printed)
+    assert match, f"{what}\n--- should print\n{expected}\n--- prints\n{printed}"
+    for loss, value in zip(losses, map(float, match.groups()), strict=True):
+        # Losses near 0 depend on the kind of CPU.
+        assert value == pytest.approx(loss, rel=0.01) or max(loss, value) < 0.05, (what, printed)
+
+
+def test_what_counts_as_printed():
+    """The comparison itself: it passes what is equal, and fails what is not."""
+    page = "Start......\n[7.932]\n...\nloss 1.00\n10 images in 2.0 s\na ... b\n"
+    same = "Start......\n[7.95]\nx\ny\nloss 1.001\n10 images in 17.3 s\na c d b\n"
+    assert_prints(page, same, "same")
+    changes = [("7.95", "7.4"), ("......", "..."), ("10 images", "11 images"), (" b", "")]
+    for old, new in changes:
+        with pytest.raises(AssertionError):
+            assert_prints(page, same.replace(old, new), "changed")
+
+
+# -- running a page -------------------------------------------------------------------
+
+# Types blocks into an interactive Python, with a line between their outputs.
+TYPIST = """
+import code, json, sys
+blocks = json.load(sys.stdin)
+console = code.InteractiveConsole({"__name__": "__main__"})
+for block in blocks:
+    for line in [*block.splitlines(), ""]:
+        console.push(line)
+    print("\\0", flush=True)
+"""
+
+
+class Page:
+    """Runs the blocks of a page in a folder, one after the other."""
+
+    def __init__(self, folder):
+        self.folder, self.session = folder, []
+        paths = os.pathsep.join([str(Path(sys.executable).parent), ENVIRONMENT["PATH"]])
+        self.environment = {
+            **ENVIRONMENT,
+            "PATH": paths,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONSTARTUP": "",
+            "CUDA_VISIBLE_DEVICES": "",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def run(self, page_blocks):
+        for block in page_blocks:
+            excerpt = re.match(r"# (\S+\.(?:py|yaml))\n", block.text)
+            if block.language == "console":
+                self.end_session()
+                for command, printed in commands(block):
+                    self.run_command(command, printed)
+            elif block.language == "yaml" and excerpt:
+                (self.folder / excerpt[1]).write_text(block.text)
+            elif block.language == "python" and excerpt:
+                assert_excerpt(excerpt[1], block.text[excerpt.end() :])
+            elif block.language == "python":
+                self.session.append(block.text)
+            else:
+                assert block.language in ("", "text"), block
+        self.end_session()
+
+    def run_command(self, command, printed):
+        if command in EXCEPTIONS:
+            command, printed = EXCEPTIONS[command][0], "...\n"
+            if not command:
+                return
+        if "oneflow.distributed.launch" in command and "--master_port" not in command:
+            with socket.socket() as free:  # the usual port may be taken on this machine
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            command = command.replace("launch", f"launch --master_port {port}", 1)
+        process = self.start(["sh", "-c", command])
+        assert (process.returncode == 0) == (": error: " not in printed), (command, process)
+        assert_prints(printed, process.stdout, command)
+
+    def end_session(self):
+        typed, self.session = self.session, []
+        if not typed:
+            return
+        process = self.start([sys.executable, "-c", TYPIST], json.dumps(typed))
+        outputs = process.stdout.split("\0\n")
+        assert process.returncode == 0 and len(outputs) == len(typed) + 1, process.stdout
+        for block, printed in zip(typed, outputs[:-1], strict=True):
+            shown = "".join(re.findall(r"^#> ?(.*\n)", block, re.M))
+            assert_prints(shown, printed, block)
+
+    def start(self, command, text=""):
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            timeout=1200,
+        )
+
+
+def assert_excerpt(file, excerpt):
+    """The lines of an excerpt stand in the file, in this order; "..." skips lines."""
+    content = (PROJECT / file).read_text(encoding="utf-8")
+    pieces = re.split(r"^ *\.\.\.\n", excerpt, flags=re.M)
+    for piece in pieces:
+        start = content.find("\n" + piece)
+        assert start >= 0, f"not in {file}, or not there:\n{piece}"
+        content = content[start + len(piece) :]
+
+
+def sections(page, among):
+    """The blocks of a page in the sections that ``among`` names for it; "*" is all."""
+    return [block for block in blocks(page) if {block.section, "*"} & among.get(page, set())]
+
+
+@pytest.mark.parametrize("page", [page for page in ENGLISH if "*" not in SLOW.get(page, ())])
+def test_blocks(page, clone):
+    """What is quick, in order, in an empty folder with a copy of the project."""
+    slow = sections(page, SLOW)
+    Page(clone).run([block for block in blocks(page) if block not in slow])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", list(SLOW))
+def test_all_blocks(page, clone):
+    without = [] if MNIST.is_dir() else sections(page, NEEDS_MNIST)
+    chosen = [block for block in blocks(page) if block not in without]
+    if not chosen:
+        pytest.skip(needs_mnist.kwargs["reason"])
+    new = make_photos(clone) if page == "README.md" else []
+    runner = Page(clone)
+    runner.run(chosen)
+    if new:
+        assert_classifies_photos(runner, new)
+
+
+def make_photos(folder):
+    """Write the reader's photos: patches of real pictures, a palace, a flower and a person.
+
+    Returns [(file, class)] of six that are in no class's folder, the first of them new.jpg.
+    """
+    from matplotlib.cbook import get_sample_data
+    from sklearn.datasets import load_sample_images
+
+    pictures = dict(zip(("palace", "flower"), load_sample_images().images, strict=True))
+    hopper = cv2.imread(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    pictures["person"] = cv2.cvtColor(hopper, cv2.COLOR_BGR2RGB)
+    new = []
+    for name, picture in sorted(pictures.items()):
+        (folder / "photos" / name).mkdir(parents=True)
+        for y in range(0, picture.shape[0] - 63, 64):  # none shares a pixel with another
+            for x in range(0, picture.shape[1] - 63, 64):
+                if (x + y) % 128 == 0:  # half of them will do
+                    patch = cv2.cvtColor(picture[y : y + 64, x : x + 64], cv2.COLOR_RGB2BGR)
+                    assert cv2.imwrite(str(folder / "photos" / name / f"{y}_{x}.jpg"), patch)
+        for path in sorted((folder / "photos" / name).iterdir())[3:9:5]:
+            new.append((f"{name}_{path.name}" if new else "new.jpg", name))
+            shutil.move(path, folder / new[-1][0])
+    return new
+
+
+def assert_classifies_photos(runner, new):
+    """The README's training on them is better than a guess, on the validation set and on ``new``."""
+    metrics = (runner.folder / "runs" / "own_images" / "metrics.csv").read_text().splitlines()
+    accuracies = [row["eval_accuracy"] for row in csv.DictReader(metrics) if row["eval_accuracy"]]
+    best = "runs/own_images/best.npz"
+    command = [sys.executable, "-m", "lenet.predict", "--checkpoint", best]
+    printed = runner.start([*command, *(file for file, _ in new)]).stdout
+    correct = sum(f"{file}: {name} (" in printed for file, name in new)
+    print(f"validation accuracy {accuracies[-1]}, {correct} of {len(new)} new ones")
+    assert float(accuracies[-1]) > 0.7 and correct >= 4, printed
+
+
+# -- what is not run ------------------------------------------------------------------
+
+
+def all_commands(page):
+    """The commands of a page's console blocks, and those in its sentences and tables."""
+    for block in blocks(page):
+        if block.language == "console":
+            yield from (command for command, _ in commands(block))
+    prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+    yield from re.findall(r"`((?:python|make|pip) [^`]+)`", prose)
+
+
+@cache
+def help_of(*command):
+    process = Page(PROJECT).start([*command, "--help"])
+    assert process.returncode == 0, process
+    return process.stdout
+
+
+def test_options_are_those_of_help():
+    """Of every command, those that are not run too."""
+    targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), re.M))
+    seen = 0
+    for page in PAGES:
+        for command in all_commands(page):
+            words = command.split()
+            if words[0] == "make":
+                assert {word for word in words[1:] if "=" not in word} <= targets, command
+            while words and words[0] != "python":  # NAME=value, or another program
+                if words[0] == "pip":
+                    words[:1] = ["python", "-m", "pip"]
+                else:
+                    words = words[1:]
+            if not words or words[1] == "-c":
+                continue
+            scripts = [i for i, word in enumerate(words) if word.endswith(".py") and i > 1]
+            parts = [words[: scripts[0]], ["python", *words[scripts[0] :]]] if scripts else [words]
+            for part in parts:
+                length = 3 if part[1] == "-m" else 2
+                if part[2:3] in (["ofrecord"], ["pip"]):
+                    length = 4
+                for option in (word for word in part[length:] if word.startswith("-")):
+                    option = option.split("=")[0]
+                    text = help_of(*part[:length])
+                    assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), (page, command)
+                    seen += 1
+                for word in part:
+                    if word.startswith("configs/"):
+                        assert (PROJECT / word).is_file(), command
+    assert seen > 20
+
+
+def test_exceptions_are_few_and_needed():
+    assert len(EXCEPTIONS) <= 12
+    used = {command for page in PAGES for command in all_commands(page)}
+    assert set(EXCEPTIONS) <= used
+    for page, named in SLOW.items():
+        assert named <= {block.section for block in blocks(page)} | {"*"}, page
+
+
+# -- links, translations, messages ----------------------------------------------------
+
+
+def anchors(page):
+    """The anchors that GitHub makes of a page's headings."""
+    prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.+)$", prose, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (PROJECT / page).parent / path if path else PROJECT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(os.path.relpath(target, PROJECT)), link
+
+
+def test_readme_links_to_every_page():
+    for readme, ending in (("README.md", ""), ("README.zh-CN.md", ".zh-CN")):
+        links = set(re.findall(r"\]\(([^)\s#]+)", text_of(readme)))
+        pages = set(ENGLISH) - {"README.md"}
+        if ending:
+            pages = pages - {"docs/tutorial.md"} | {"docs/tutorial.zh-CN.md"}
+        assert pages <= links
+        assert ({*CHINESE, "README.md"} - {readme}) & links
+
+
+@pytest.mark.parametrize("chinese", CHINESE)
+def test_chinese_blocks_are_the_english_ones(chinese):
+    pairs = [blocks(chinese), blocks(CHINESE[chinese])]
+    theirs, ours = ([(block.language, block.text) for block in each] for each in pairs)
+    assert theirs == ours
+    images = [
+        re.findall(r"!\[.*?\]\((.+?)\)", text_of(page)) for page in (chinese, CHINESE[chinese])
+    ]
+    assert images[0] == images[1]
+
+
+def test_lengths():
+    """Pages that people read to the end."""
+    for readme in ("README.md", "README.zh-CN.md"):
+        assert len(text_of(readme).splitlines()) <= 140
+    for tutorial in ("docs/tutorial.md", "docs/tutorial.zh-CN.md"):
+        assert 150 <= len(text_of(tutorial).splitlines()) <= 250
+
+
+def test_the_map_is_the_project():
+    """Every top-level file and folder stands in the README's map, and nothing else."""
+    (tree,) = [each.text for each in blocks("README.md") if "├── img2ofrecord.py" in each.text]
+    lines = re.findall(r"^[├└]── (.+?)(?:  |$)", tree, re.M)
+    shown = {name.strip("/") for line in lines for name in line.split(", ")}
+    there = {name.split("/")[0] for name in project_files() if name[0] != "."}
+    assert shown == there
+
+
+def texts_in_the_code():
+    """All string constants of the project's modules, without docstrings."""
+    texts = []
+    for name in project_files():
+        if not name.endswith(".py") or name.startswith(("tests/", "benchmarks/")):
+            continue
+        tree = ast.parse((PROJECT / name).read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts += [node.value] * (id(node) not in docstrings)
+    return "\n".join(texts)
+
+
+# What the table of troubleshooting.md shows where the programs fill something in.
+FILLED_IN = (
+    r"…|: |3\.12|\./dataset/|part-3|NVIDIA H100|'images'|libcudnn_cnn_infer.so.8|29500|world size 2"
+)
+
+
+def test_messages_are_the_programs_own():
+    """The fixed parts of each message in the table stand in the code."""
+    code = texts_in_the_code()
+    messages = re.findall(r"^\| `([^`]+)` \|", text_of("docs/troubleshooting.md"), re.M)
+    assert len(messages) > 10
+    for message in messages:
+        parts = [part.strip(" ,:") for part in re.split(FILLED_IN, message)]
+        assert max(map(len, parts)) > 8, message
+        for part in parts:
+            assert part in code, message
