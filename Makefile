@@ -2,7 +2,7 @@
 # make mnist   download MNIST, make datasets of it and train LeNet to 99.4 %; continues a run that was stopped
 # make test    run the tests that are quick: at most five minutes
 # make test-all   run all tests: about twenty minutes
-# make gpu     run the tests that need a GPU, and no others
+# make gpu     prove and time the training on a GPU, and write gpu-report.md; then the tests that need one
 # make picture   draw the pictures of README and docs again, those of MNIST excepted
 # make lint    check the code's style with ruff
 # make constraints   pin what the requirements files bring along; UPGRADE=1 takes the newest of it
@@ -41,6 +41,8 @@ test-all: venv-test
 	$(PYTEST)
 
 gpu: venv-test
+	$(PYTHON_RUN) benchmarks/gpu.py $(if $(MNIST),--mnist $(MNIST)) \
+	  $(if $(wildcard .venv-peers/ready),--peers_python .venv-peers/bin/python)
 	$(PYTEST) -m gpu -rs
 
 lint: venv-test

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from runtime.cli import EXIT_BAD_INPUT, InputError, log, skip_shutdown
+from runtime.cli import EXIT_BAD_INPUT, InputError, log, shutdown
 from runtime.environment import REMEDY
 from runtime.guard import launched_ranks
 from runtime.versions import installed_version
@@ -109,11 +109,8 @@ def check_graphs_work() -> None:
 
 
 def repair_0_8() -> None:
-    """Go around what ends the process in OneFlow 0.8.0: ranks, its shutdown, reading while it computes."""
-    if launched_ranks() > 1:
-        log("OneFlow 0.8.0 hangs with several ranks: start one process", "error")
-        raise SystemExit(EXIT_BAD_INPUT)
-    skip_shutdown()  # in which it ends with SIGSEGV
+    """Go around what ends the process in OneFlow 0.8.0: its shutdown, reading while it computes."""
+    shutdown.skipped = True  # it ends with SIGSEGV there
     nn = flow.nn
     for module in (nn.OFRecordReader, nn.OFRecordBytesDecoder, nn.OFRecordImageDecoder):
         module.forward = alone(module.forward)
@@ -137,6 +134,9 @@ def alone(forward):
     return forward_alone
 
 
+if IS_0_8 and launched_ranks() > 1:
+    log("OneFlow 0.8.0 hangs with several ranks: start one process", "error")
+    raise SystemExit(EXIT_BAD_INPUT)
 flow = import_oneflow()
 if IS_0_8:
     repair_0_8()

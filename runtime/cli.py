@@ -21,7 +21,7 @@ SHOWN_PROBLEMS = 20
 RANK_SECONDS = 3
 
 _ranks = types.SimpleNamespace(rank=0, world_size=1)  # see become_rank
-_shutdown = types.SimpleNamespace(skipped=False)  # see skip_shutdown
+shutdown = types.SimpleNamespace(skipped=False)  # True: run_main() ends the process at once
 
 
 class InputError(Exception):
@@ -115,11 +115,6 @@ def become_rank(rank: int, world_size: int) -> None:
     Rank 0 alone prints results and messages; each rank prints its errors.
     """
     _ranks.rank, _ranks.world_size = rank, world_size
-
-
-def skip_shutdown() -> None:
-    """Make run_main() end the process at once, without the shutdown of Python and its libraries."""
-    _shutdown.skipped = True
 
 
 def output(*lines: object, flush: bool = False) -> None:
@@ -245,7 +240,7 @@ def run_main(main: Callable[[], object]) -> NoReturn:
     except OSError:  # it has been reported, or stdout was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     # With several ranks OneFlow's shutdown waits for the others.
-    if _shutdown.skipped or (_ranks.world_size > 1 and code):
+    if shutdown.skipped or (_ranks.world_size > 1 and code):
         os._exit(code or 0)
     sys.exit(code)
 

@@ -25,7 +25,7 @@ BUILDS = (
         "0.8.0",
         "10.2",
         "440.33",
-        "compute capability 5.2 to 7.5, and newer GPUs where the driver compiles its PTX",
+        "compute capability 6.0 to 7.5, and newer GPUs whose driver compiles its PTX",
         "1.24",
         True,
     ),

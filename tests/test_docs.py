@@ -62,6 +62,10 @@ EXCEPTIONS = {
     TRAIN_MNIST: (SHORT, "four epochs take a quarter of an hour"),
     LAUNCH.format(0): (None, "two machines"),
     LAUNCH.format(1): (None, "two machines"),
+    ".venv/bin/pip install oneflow==0.9.0+cu118 -f https://release.oneflow.info": (
+        None,
+        "the network",
+    ),
     "pip install -q onnx -c constraints.txt": (None, "the network; the tests have it installed"),
 }
 # Sections that take long, or need MNIST's files: run by `make test-all`.
@@ -477,9 +481,7 @@ def texts_in_the_code():
 
 
 # What the table of troubleshooting.md shows where the programs fill something in.
-FILLED_IN = (
-    r"…|: |3\.12|\./dataset/|part-3|NVIDIA H100|'images'|libcudnn_cnn_infer.so.8|29500|world size 2"
-)
+FILLED_IN = r"…|: |3\.12|\./dataset/|part-3|NVIDIA H100|OneFlow 0.9.0|'images'|libcudnn_cnn_infer.so.8|29500|world size 2"
 
 
 def test_messages_are_the_programs_own():

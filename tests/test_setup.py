@@ -19,9 +19,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from runtime.environment import oneflow_folder
+from runtime.versions import BUILDS
 
 SCRIPTS = ["img2ofrecord.py", "lenet_train.py"]
 slow = pytest.mark.slow
+GPU_PAGE = PROJECT / "docs" / "gpu.md"
 UV = Path(sys.executable).parent / "uv"
 
 
@@ -50,7 +52,7 @@ def test_wrong_python(script, version):
     "file",
     [*SCRIPTS, "data/get_mnist.py", "lenet/__init__.py", "lenet/export.py", "lenet/predict.py"]
     + ["ofrecord/__init__.py", "ofrecord/__main__.py"]
-    + ["runtime/__init__.py", "runtime/environment.py"],
+    + ["runtime/__init__.py", "runtime/environment.py", "runtime/versions.py"],
 )
 def test_what_users_start_parses_under_old_pythons(file):
     """Without that a wrong Python gets a SyntaxError instead of the line that says so."""
@@ -85,6 +87,66 @@ def test_no_packages_at_all(script, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
     result = run_script(script, python=str(tmp_path / "bin/python"))
     assert_one_error(result, "oneflow is not installed", "make train", "-c constraints.txt")
+
+
+# -- builds of OneFlow ----------------------------------------------------------------
+
+
+def pretend(folder, **versions):
+    """An environment in which packages, {name: version}, say that they are of these versions."""
+    for name, version in versions.items():
+        info = folder / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("version", ["0.9.0+cu118", "1.0.0", "0.9.1.dev20240802+cu118"])
+def test_a_build_that_was_not_tried_is_a_warning(version, tmp_path):
+    env = pretend(tmp_path, oneflow=version)
+    result = run_script("img2ofrecord.py", "--save_dir", tmp_path / "d", env=env)
+    assert result.code == 0 and f"warning: OneFlow {version} was never tried" in result.err, result
+    assert result.err.count("warning") == 1 and "docs/gpu.md" in result.err
+
+
+def test_the_build_of_requirements_txt_is_no_warning(tmp_path):
+    result = run_script("img2ofrecord.py", "--save_dir", tmp_path / "d")
+    assert result.code == 0 and "warning" not in result.err, result
+
+
+@pytest.mark.parametrize(
+    "versions, message",
+    [
+        ({"numpy": "2.1.0"}, "numpy 2.1.0 is too new for OneFlow 0.9.0, which needs numpy below 2"),
+        ({"protobuf": "4.25.1"}, "protobuf 4.25.1 is too new for OneFlow 0.9.0"),
+        ({"oneflow": "0.8.0"}, "is too new for OneFlow 0.8.0, which needs numpy below 1.24"),
+    ],
+    ids=str,
+)
+def test_packages_that_a_build_cannot_use(versions, message, tmp_path):
+    assert_one_error(run_script("lenet_train.py", env=pretend(tmp_path, **versions)), message)
+
+
+def test_what_0_8_0_cannot_do_is_refused(converted, tmp_path):
+    """0.9.0's engine, which says that it is 0.8.0: the way around its faults changes no loss."""
+    env = pretend(tmp_path, oneflow="0.8.0", numpy="1.23.5")
+    options = ["lenet_train.py", "--dataset_dir", converted, "--device", "cpu", "--steps", 3]
+    result = run_script(*options, env=env)
+    assert result.code == 0 and result.out == run_script(*options).out, result
+    result = run_script(*options, "--graph", env=env)
+    assert_one_error(result, "graph", "OneFlow 0.8.0 hangs", started=True)
+    ranks = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    result = run_script(*options, env={**env, **ranks, "MASTER_PORT": "29501"})
+    assert_one_error(result, "OneFlow 0.8.0 hangs with several ranks")
+
+
+def test_the_table_of_builds_is_that_of_the_page():
+    rows = re.findall(r"^\| ([\d.+cu]+) \| (.+?) \| ([\d.]+) \|", GPU_PAGE.read_text(), re.M)
+    assert sorted(rows) == sorted((build.name, build.cuda, build.driver) for build in BUILDS)
+    for build in BUILDS:
+        row = re.search(rf"^\| {re.escape(build.name)} \|.*$", GPU_PAGE.read_text(), re.M)[0]
+        assert re.search(r"compute capability [\d.]+ to [\d.]+", build.gpus)[0] in row
+        assert build.tried is ("not tried" not in row)
 
 
 # -- tools/venv.sh, with two small packages in place of OneFlow's gigabytes -----------
