@@ -10,12 +10,11 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 
 from runtime.cli import EXIT_BAD_INPUT, InputError, log, shutdown
 from runtime.environment import REMEDY
-from runtime.guard import launched_ranks
+from runtime.guard import during_import, launched_ranks
 from runtime.versions import installed_version
 
 # Environment variables that OneFlow reads while it is imported; those that are set
@@ -69,7 +68,7 @@ def import_oneflow():
     """Import ``oneflow`` and return it, or exit with one line, as where a library is missing.
 
     What it writes to file descriptor 2 during the import ("libibverbs not
-    available") is discarded. Its SIGINT handler, which exits without running
+    available") is discarded, unless it ends the process there. Its SIGINT handler, which exits without running
     any ``finally``, is replaced by the previous one.
     """
     wait_for_rank_0()
@@ -80,17 +79,17 @@ def import_oneflow():
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)
-        try:
-            import oneflow
-        except ImportError as error:
-            oneflow, problem = None, str(error).splitlines()[0]
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            signal.signal(signal.SIGINT, handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.dup2(during_import.fileno(), 2)
+    try:
+        import oneflow
+    except ImportError as error:
+        oneflow, problem = None, str(error).splitlines()[0]
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        during_import.truncate(0)  # the process that watches this one has the file too
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if oneflow is None:
         log(f"OneFlow cannot start ({problem}): {REMEDY}", "error")
         raise SystemExit(EXIT_BAD_INPUT)

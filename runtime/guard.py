@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 
 from .cli import EXIT_BAD_INPUT, log
 from .workers import end_with_parent
@@ -16,6 +17,9 @@ from .workers import end_with_parent
 EXIT_KILLED = 128 + signal.SIGKILL  # as shells have it
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 LAUNCHER_NUMBERS = ("WORLD_SIZE", "RANK", "MASTER_PORT")
+# A file in memory for what the child writes to stderr while it imports OneFlow: noise, unless
+# that ends it.
+during_import = open(os.memfd_create("during_import"), "w+b")
 RANK_SECONDS = 60  # that the ranks have to save after a request to stop
 
 
@@ -119,6 +123,8 @@ def _watch(child: int, launched: bool, hint: str) -> None:
     number = os.WTERMSIG(status)
     who = f"rank {os.environ['RANK']}" if launched else "the training"
     if number in CRASHES and not (launched and interrupted):  # then a rank has lost the others
+        during_import.seek(0)
+        sys.stderr.write(during_import.read().decode(errors="replace"))
         log(f"{who} was ended by {signal.Signals(number).name}; {hint}", "error")
         os._exit(1)
     if number == signal.SIGKILL or number in CRASHES:

@@ -115,3 +115,26 @@ def test_ctrl_z_pauses_and_fg_goes_on(training):
     process.send_signal(signal.SIGINT)
     assert wait_for_end(process).endswith("error: interrupted")
     assert process.returncode == 130 and reaches(child, "ZX")
+
+
+def test_what_ends_the_import_of_oneflow_is_shown(tmp_path):
+    """OneFlow's noise while it is imported is not shown, its last words are."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Abort:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'oneflow.framework.session_context':\n"
+        "            os.write(2, b'F1126 Check failed: this machine\\n')\n"
+        "            os.abort()\n"
+        "sys.meta_path.insert(0, Abort())\n"
+    )
+    result = run_script("lenet_train.py", env={"PYTHONPATH": str(tmp_path)})
+    assert result.code == 1 and "F1126 Check failed: this machine\n" in result.err, result
+    assert "the training was ended by SIGABRT" in result.err, result
+
+
+def test_oneflow_is_in_the_child_alone(training):
+    """Forked after its import, it would crash in the end where cuDNN is the system's."""
+    process, child = training
+    maps = [open(f"/proc/{pid}/maps").read() for pid in (process.pid, child)]
+    assert ["liboneflow" in text for text in maps] == [False, True]
