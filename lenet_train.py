@@ -1,10 +1,10 @@
 """Train LeNet on an OFRecord dataset, with OneFlow's own reader and image decoders.
 
     $ python lenet_train.py
-    [7.932042]
+    [7.9320416]
     [8.212606]
     ...
-    [0.00461251]
+    [0.00461091]
 
 The losses go to stdout, one a step, everything else to stderr. The settings
 and their defaults are in configs/lenet.yaml; `--name value` overrides one.

@@ -112,6 +112,8 @@ class Training:
 
 
 def make_training(folder: str, batch_size: int, options: list[str]) -> Training:
+    if "STEPS_IMPORT_FIRST" in os.environ:  # before lenet.engine sets anything
+        import oneflow  # noqa: F401
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return Training(folder, batch_size, options)
 

@@ -18,12 +18,18 @@ BATCH = 64  # images, of all ranks together
 STEPS = PROJECT / "benchmarks" / "steps.py"
 LAUNCH = [sys.executable, "-m", "oneflow.distributed.launch", "--nproc_per_node", "2"]
 
+# What lenet/engine.py sets, apart from OPENBLAS_CORETYPE.
+DEFAULTS = {
+    "ONEFLOW_KERNEL_ENABLE_FUSED_CONV_BIAS": "1",
+    "ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD": "0",
+}
+
 # OneFlow's switches, {name: environment}; each is compared with the default.
 SWITCHES = {
     "without fused convolution and bias": {"ONEFLOW_KERNEL_ENABLE_FUSED_CONV_BIAS": "0"},
     "with oneDNN's operators": {"ONEFLOW_ENABLE_ONEDNN_OPTS": "1"},
     "computing on threads of its own": {"ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD": "1"},
-    "with OpenBLAS's own choice of kernels": {"OPENBLAS_CORETYPE": ""},
+    "with OpenBLAS's own choice of kernels": {**DEFAULTS, "STEPS_IMPORT_FIRST": "1"},
 }
 GPU_SWITCHES = {
     "without TF32": {"ONEFLOW_EP_CUDA_ENABLE_TF32_EXECUTION": "0"},

@@ -163,7 +163,7 @@ class Run:
         losses, self._stopping = mean_over_ranks(losses, self.stop.asked)
         self.metrics.add_losses(losses, rates)
         for number, loss in enumerate(losses, step - len(losses) + 1):
-            if number % self.config.print_every == 0:  # as the tutorial prints them: [7.932042]
+            if number % self.config.print_every == 0:  # as the tutorial prints them: [7.9320416]
                 self._progress.output(str(np.array([loss], np.float32)))
             _check_finite("loss", loss, number)
         self._progress.update(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))

@@ -1,0 +1,77 @@
+"""The matrix kernels that lenet/engine.py chooses compute what NumPy does, and what OpenBLAS's own do.
+
+OneFlow's OpenBLAS is older than the CPUs that it runs on, and old kernels on new CPUs can be wrong.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import losses, run_python, run_script
+
+FLAGS = set(open("/proc/cpuinfo").read().split())
+haswell = pytest.mark.skipif(not {"avx2", "fma"} <= FLAGS, reason="no AVX2 and FMA here")
+OLDEST = "Prescott"  # what OpenBLAS takes for CPUs that it does not know
+
+# Sums of products at LeNet's sizes, forward and backward; printed as JSON, with what NumPy's
+# float64 gives for each.
+PRODUCTS = """
+import json, sys
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view as windows
+from lenet.engine import flow
+functional = flow.nn.functional
+rng = np.random.default_rng(0)
+def compare(name, ours, exact):
+    scale = np.abs(exact).max()
+    print(json.dumps([name, float(np.abs(ours.numpy() - exact).max() / scale)]))
+for n, inner, outer in ((25, 3136, 512), (64, 512, 10), (1, 3136, 512), (7, 33, 5)):
+    x, w = rng.standard_normal((n, inner)), rng.standard_normal((outer, inner))
+    a, b = (flow.tensor(v.astype("f4"), requires_grad=True) for v in (x, w))
+    functional.linear(a, b).sum().backward()
+    compare(f"linear {n}x{inner}x{outer}", functional.linear(a, b).detach(), x @ w.T)
+    compare("its inputs' gradient", a.grad, np.ones((n, outer)) @ w)
+    compare("its weights' gradient", b.grad, np.ones((outer, n)) @ x)
+for n, inner, outer, side in ((25, 1, 32, 28), (25, 32, 64, 14), (2, 3, 32, 31)):
+    x, w = rng.standard_normal((n, inner, side, side)), rng.standard_normal((outer, inner, 5, 5))
+    g = rng.standard_normal((n, outer, side, side))
+    a, b = (flow.tensor(v.astype("f4"), requires_grad=True) for v in (x, w))
+    y = functional.conv2d(a, b, padding=2)
+    (y * flow.tensor(g.astype("f4"))).sum().backward()
+    pad = lambda v: windows(np.pad(v, ((0, 0), (0, 0), (2, 2), (2, 2))), (5, 5), (2, 3))
+    compare(f"conv {inner}x{outer}", y.detach(), np.einsum("nchwij,ocij->nohw", pad(x), w, optimize=True))
+    compare("its weights' gradient", b.grad, np.einsum("nohw,nchwij->ocij", g, pad(x), optimize=True))
+    turned = w[:, :, ::-1, ::-1]
+    compare("its inputs' gradient", a.grad, np.einsum("nohwij,ocij->nchw", pad(g), turned, optimize=True))
+"""
+
+
+@haswell
+def test_the_chosen_kernels():
+    result = run_python("-c", "import os, lenet.engine; print(os.environ['OPENBLAS_CORETYPE'])")
+    assert result.out == "Haswell\n", result
+
+
+def test_a_choice_of_ones_own_is_kept():
+    env = {"OPENBLAS_CORETYPE": OLDEST}
+    code = "import os, lenet.engine; print(os.environ['OPENBLAS_CORETYPE'])"
+    assert run_python("-c", code, env=env).out == f"{OLDEST}\n"
+
+
+@pytest.mark.parametrize("kernels", [None, pytest.param(OLDEST, marks=pytest.mark.slow)])
+def test_products_are_numpys(kernels):
+    result = run_python("-c", PRODUCTS, env={"OPENBLAS_CORETYPE": kernels} if kernels else {})
+    errors = [json.loads(line) for line in result.out.splitlines()]
+    assert len(errors) == 21, result
+    for name, error in errors:
+        assert error < 2e-6, (name, error)
+
+
+@haswell
+def test_ten_losses_are_those_of_the_oldest_kernels(converted):
+    options = ["lenet_train.py", "--dataset_dir", converted, "--device", "cpu", "--steps", 10]
+    ours, oldest = (
+        losses(run_script(*options, env=env)) for env in ({}, {"OPENBLAS_CORETYPE": OLDEST})
+    )
+    assert len(ours) == 10
+    np.testing.assert_allclose(ours, oldest, rtol=1e-5)
