@@ -157,7 +157,7 @@ def get_file(name: str, args: argparse.Namespace) -> bytes:
         log(f"{url}: {reason_of(failure)}", "warning")
     raise InputError(
         "could not download MNIST: get the four .gz files in another way "
-        "and pass their folder as --source"
+        "and pass their folder as --source (with make: MNIST=DIR)"
     )
 
 

@@ -64,7 +64,7 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
     """Return the dataset in a folder, after comparing its part files with its manifest.
 
     The names and the sizes of all parts are compared, and the SHA-256 sums (a second a
-    gigabyte) of those that were written to after the manifest; with ``all_hashes``, of
+    gigabyte) of those that were written to since the manifest was; with ``all_hashes``, of
     all. Raises InputError if there is no finished dataset, at the first difference, and
     if there are negative labels.
     """
@@ -89,7 +89,9 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
                     f"{path} has {status.st_size:,} bytes and should have {part.bytes:,}: "
                     f"it was truncated or changed; {CONVERT}"
                 )
-            changed = status.st_mtime_ns > finished
+            changed = (
+                status.st_mtime_ns >= finished
+            )  # the clock of files ticks a few times a second
             if (changed or all_hashes) and sha256_of(path) != part.sha256:
                 raise InputError(
                     f"{path} was changed or damaged after it was written (SHA-256 differs); "

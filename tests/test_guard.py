@@ -64,7 +64,7 @@ def test_an_image_damaged_unseen(dataset):
     start = content.find(b"\x89PNG", len(content) // 2)
     content[start : start + 4] = b"rott"
     part.write_bytes(content)
-    os.utime(part, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.utime(part, ns=(times.st_atime_ns, times.st_mtime_ns - 10**9))
     result = run_script("lenet_train.py", "--device", "cpu", "--dataset_dir", dataset)
     assert result.code == 1 and "Traceback" not in result.err, result
     last = result.err.splitlines()[-1]

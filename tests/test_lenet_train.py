@@ -373,11 +373,18 @@ def test_hashes_of_what_did_not_change_only_when_asked(dataset):
     path = dataset / "part-1"
     before = path.stat()
     flip(path, 150)
-    os.utime(str(path), ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(str(path), ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))
     open_dataset(dataset)
     assert_one_error(train(dataset, "--check_hashes", "true"), "part-1", "SHA-256")
     flip(path, 150)
     assert train(dataset, "--check_hashes", "true", "--steps", 1).code == 0
+
+
+def test_a_part_changed_in_the_same_tick_as_the_manifest(dataset):
+    """As by `cp -r dataset copy && damage copy/part-3`: a file system's clock stands still for milliseconds."""
+    flip(dataset / "part-3", 150)
+    os.utime(dataset / "part-3", ns=(0, (dataset / "dataset.json").stat().st_mtime_ns))
+    assert_one_error(train(dataset), "part-3", "SHA-256")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def draw_record(path: str) -> None:
     right = left + 16 * cell
     pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
     notes = {
-        BLUE: f"length of the record: {len(content) - LENGTH.size} bytes\n(int64, little-endian)",
+        BLUE: f"length of the message: {len(content) - LENGTH.size} bytes\n(int64, little-endian)",
         ORANGE: "names of the features:\n“images” and “labels”",
         GREEN: f"image: {len(image)} bytes of PNG,\nexactly those of the file",
         RED: f"label: {label}",
@@ -116,7 +116,7 @@ def draw_record(path: str) -> None:
 
 def draw_pipeline(path: str) -> None:
     """The first three images of the dataset at each stage, a column each."""
-    samples = read_label_file(LABELS)
+    samples, _ = read_label_file(LABELS, IMAGES)
     dataset = open_dataset(DATASET)
     spec = ModelSpec.from_dataset(dataset, None)
     config = TrainConfig(crop=0.3)  # strong enough to be seen
