@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import cv2
 
-from runtime.atomic import replace_file
-from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors, why_no_folder
+from runtime.atomic import replace_file, why_no_folder
+from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors
 from runtime.workers import ordered_map
 
 from .headers import BadImage, Header, read_header

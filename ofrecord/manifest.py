@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from runtime.atomic import read_small_file
-from runtime.cli import InputError, count, os_errors, why_no_folder
+from runtime.atomic import read_small_file, why_no_folder
+from runtime.cli import InputError, count, os_errors
 
 from .images import DEFAULT_BACKGROUND, FORMATS
 from .record import IMAGE_FEATURE, LABEL_FEATURE

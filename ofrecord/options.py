@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from runtime.cli import ArgumentParser, why_no_folder
+from runtime.atomic import why_no_folder
+from runtime.cli import ArgumentParser
 from runtime.workers import num_cpus
 
 from .images import DEFAULT_BACKGROUND, DEFAULT_QUALITY, FORMATS, ImageOptions

@@ -23,8 +23,9 @@ from runtime.atomic import (
     flush_folder,
     folder_lock,
     read_small_file,
+    why_no_folder,
 )
-from runtime.cli import InputError, first_few, os_errors, uninterrupted, why_no_folder
+from runtime.cli import InputError, first_few, os_errors, uninterrupted
 
 from .images import FORMATS
 from .manifest import (

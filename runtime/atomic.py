@@ -122,3 +122,12 @@ def read_small_file(path: str, most: int = 2**26) -> bytes:
         return os.read(descriptor, status.st_size)
     finally:
         os.close(descriptor)
+
+
+def why_no_folder(path: str) -> str | None:
+    """Return why a path is no folder, such as "does not exist", or None for a folder."""
+    if os.path.isdir(path):
+        return None
+    if os.path.exists(path):
+        return "is not a folder"
+    return "is a link to nothing" if os.path.islink(path) else "does not exist"

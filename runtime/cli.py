@@ -65,15 +65,6 @@ def os_errors(action: str, path: str, hint: str = "") -> Iterator[None]:
         raise InputError(f"cannot {action} {path}: {reason}") from error
 
 
-def why_no_folder(path: str) -> str | None:
-    """Return why a path is no folder, such as "does not exist", or None for a folder."""
-    if os.path.isdir(path):
-        return None
-    if os.path.exists(path):
-        return "is not a folder"
-    return "is a link to nothing" if os.path.islink(path) else "does not exist"
-
-
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser without abbreviated options and with one-line errors."""
 
@@ -89,9 +80,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def one_line(text: object) -> str:
     """Return ``str(text)`` with line breaks and unprintable characters escaped."""
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in str(text)
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
 
 
@@ -118,7 +111,7 @@ def become_rank(rank: int, world_size: int) -> None:
 
 
 def output(*lines: object, flush: bool = False) -> None:
-    """Print lines of results to stdout.
+    """Print lines of results to stdout, unprintable characters escaped.
 
     Raises InputError if they cannot be written (a full disk).
     """
@@ -126,7 +119,7 @@ def output(*lines: object, flush: bool = False) -> None:
         return
     try:
         for line in lines:
-            print(line)
+            print(*map(one_line, str(line).split("\n")), sep="\n")
         if flush and sys.stdout:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import pytest
 from helpers import ENVIRONMENT, MNIST, PROJECT, needs_mnist
 
@@ -464,6 +465,20 @@ def test_the_map_is_the_project():
     shown = {name.strip("/") for line in lines for name in line.split(", ")}
     there = {name.split("/")[0] for name in project_files() if name[0] != "."}
     assert shown == there
+
+
+@pytest.mark.slow
+def test_the_script_of_the_pictures_runs(clone):
+    """As `make picture` runs it; what it draws is looked at by people."""
+    for command in ("img2ofrecord.py --progress none", "tools/pictures.py"):
+        process = subprocess.run(
+            [sys.executable, *command.split()], cwd=clone, env=ENVIRONMENT, capture_output=True
+        )
+        assert process.returncode == 0, process.stderr.decode()
+    for name in ("record.png", "pipeline.png"):
+        drawn, shown = (cv2.imread(str(folder / "docs" / name)) for folder in (clone, PROJECT))
+        assert drawn.shape == shown.shape
+        assert (np.abs(drawn.astype(int) - shown) > 8).mean() < 0.01
 
 
 def texts_in_the_code():
