@@ -141,3 +141,13 @@ def test_the_probe_is_ours_in_any_folder(tmp_path):
     result = run_python("-c", code, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
     assert result.code == 0 and "works=False" in result.out, result
     assert "cannot run on the GPU (a test step exited with code" in result.out, result
+
+
+def test_the_report_says_at_once_that_there_is_no_gpu(tmp_path):
+    """With one, `make gpu` writes the report, in minutes; see its first test above."""
+    works, _, reason = probe()
+    if works:
+        pytest.skip("there is a GPU here")
+    result = run_script("benchmarks/gpu.py", "--report", tmp_path / "report.md")
+    assert result.code == 1 and f"| **failed** | {reason} |" in result.out, result
+    assert (tmp_path / "report.md").read_text() == result.out and "1 failed" in result.out
