@@ -7,6 +7,7 @@ signals and streams, runs in a process of its own (``run_script``, ``start_scrip
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -60,6 +61,7 @@ def call(module, *arguments, cwd=PROJECT):
     before = sys.argv, os.getcwd(), signal.getsignal(signal.SIGINT)
     sys.argv = [f"{module}.py", *map(str, arguments)]
     os.chdir(cwd)
+    gc.freeze()  # worker processes must not collect what was made here with OneFlow
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
@@ -67,6 +69,7 @@ def call(module, *arguments, cwd=PROJECT):
             except SystemExit as end:
                 code = end.code
     finally:
+        gc.unfreeze()
         sys.argv = before[0]
         os.chdir(before[1])
         signal.signal(signal.SIGINT, before[2])

@@ -3,6 +3,7 @@
 Run as a script, this module checks that on a mount point of its own: see ``check_mount_point``.
 """
 
+import gc
 import itertools
 import os
 import shutil
@@ -56,6 +57,9 @@ def stop_at_each_step(prepare, action, stop=lambda: os._exit(KILLED)):
     for number in itertools.count():
         for after in (False, True):
             prepare()
+            # The child must not collect what this process made with OneFlow: that would wait
+            # for threads which a fork does not copy.
+            gc.freeze()
             child = os.fork()
             if child == 0:
                 code = 1
@@ -68,6 +72,7 @@ def stop_at_each_step(prepare, action, stop=lambda: os._exit(KILLED)):
                 finally:
                     os._exit(code)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            gc.unfreeze()
             if code == ENDED:
                 assert number >= 3
                 return
