@@ -25,7 +25,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from runtime.versions import installed_build, installed_version
+from runtime.versions import installed_build, installed_version, is_0_8
 
 STEPS = PROJECT / "benchmarks" / "steps.py"
 LIMIT = 600  # seconds that one command may take; the first on a new GPU may compile for minutes
@@ -63,7 +63,7 @@ class Report:
         self.dataset, self.mnist = folder / "digits", folder / "mnist"
         self.lines: list[str] = []
         self.num_failed = 0
-        self.graphs = not installed_build().name.startswith("0.8.")
+        self.graphs = not is_0_8()
 
     def write(self, *lines: str) -> None:
         print(*lines, sep="\n", flush=True)
@@ -259,10 +259,15 @@ def predict(report: Report) -> str:
     checkpoint = report.folder / "run" / "best.npz"
     images = sorted((PROJECT / "data/images/train_set").iterdir())[:5]
     result = report.run("-m", "lenet.predict", "--checkpoint", checkpoint, *images)
-    return "; ".join(f"{Path(line).name}" for line in result.out.splitlines())
+    return "; ".join(Path(line).name for line in result.out.splitlines())
 
 
 # -- timings ----------------------------------------------------------------------------
+
+
+def begin_table(report: Report, title: str) -> None:
+    columns = " | ".join(f"batch {batch}" for batch in BATCHES)
+    report.write("", title, "", f"| | {columns} |", "|---|" + "---|" * len(BATCHES))
 
 
 def speeds(report: Report) -> None:
@@ -271,8 +276,7 @@ def speeds(report: Report) -> None:
     ways = {"op by op": ("ours", ()), "as a graph": ("ours", ("--graph",))}
     ways["as a graph, in mixed precision"] = ("ours", ("--graph", "--amp"))
     ways["PyTorch, a batch in memory"] = ("pytorch", ())
-    columns = " | ".join(f"batch {batch}" for batch in BATCHES)
-    report.write("", "Training, images/s:", "", f"| | {columns} |", "|---|" + "---|" * len(BATCHES))
+    begin_table(report, "Training, images/s:")
     for name, (way, options) in ways.items():
         cells = []
         for batch in BATCHES:
@@ -300,10 +304,7 @@ def parts(report: Report) -> None:
     for batch in BATCHES:
         command = (STEPS, "parts", report.mnist / "train", batch, "--device", report.options.device)
         times[batch] = json.loads(report.run(*command).out.splitlines()[-1])
-    columns = " | ".join(f"batch {batch}" for batch in BATCHES)
-    report.write(
-        "", "A step op by op, ms:", "", f"| | {columns} |", "|---|" + "---|" * len(BATCHES)
-    )
+    begin_table(report, "A step op by op, ms:")
     for name in times[BATCHES[0]]:
         row = " | ".join(f"{times[batch][name]:.2f}" for batch in BATCHES)
         report.write(f"| {name} | {row} |")

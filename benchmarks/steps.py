@@ -92,7 +92,6 @@ class Training:
         reader = script.ImageReader(dataset, spec, self.batch_per_rank, buffer)
         model = script.LeNet(spec).init_weights(self.config.init, 0).to(self.device)
         self.learner = script.make_learner(model, self.config, 1000, self.config.amp)
-        self.reader = reader
         self.next_batch, self.rng = reader.next_batch, np.random.default_rng(0)
         self.mask = self.make_mask()
 

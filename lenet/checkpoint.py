@@ -10,15 +10,13 @@ names, shapes and types are compared with the model's before it is made.
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ofrecord.settings import Count, Name, StrictModel, load_json, validate
 from runtime.atomic import replace_file
-from runtime.cli import ArgumentParser, InputError
+from runtime.cli import ArgumentParser, InputError, os_errors
 
 from .engine import flow
 from .model import LeNet, ModelSpec, parameter_shapes
@@ -59,15 +57,6 @@ class Checkpoint(NamedTuple):
         return model.eval()
 
 
-@contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Make an OSError of writing to a file one line that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def save_checkpoint(
     path: str, info: CheckpointInfo, weights: Arrays, training_state: Arrays
 ) -> None:
@@ -75,7 +64,11 @@ def save_checkpoint(
     text = np.frombuffer(info.model_dump_json().encode(), np.uint8)
     state = {TRAINING + name: array for name, array in training_state.items()}
     # As np.savez, which leaves its ZipFile to the garbage collector where the disk is full.
-    with writing(path), replace_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with (
+        os_errors("write", path),
+        replace_file(path) as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
         for name, array in {INFO: text, **weights, **state}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from ofrecord.settings import Layer, Name, StrictModel, given_options, parse_settings, text_of
 from runtime.atomic import read_small_file
-from runtime.cli import ArgumentParser, InputError, one_line, output
+from runtime.cli import ArgumentParser, InputError, one_line, os_errors, output
 
 TITLE = """How `python lenet_train.py` trains. Any of these can be given on the command
 line (--steps 100) or in a file of your own (--config FILE) that names only
@@ -170,9 +170,8 @@ def check_run(config: TrainConfig) -> None:
 def read_yaml(path: str) -> dict[str, str]:
     """Return a YAML file's settings, {name: text}. Raises InputError."""
     try:
-        settings = yaml.load(read_small_file(path, 2**20), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        with os_errors("read", path):
+            settings = yaml.load(read_small_file(path, 2**20), Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = one_line(" ".join(str(error).split()))
         raise InputError(f"{path} is not valid YAML: {reason}") from None

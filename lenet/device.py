@@ -69,10 +69,11 @@ def choose_device(setting: str) -> str:
 
 def probe_gpu(index: int = 0) -> Probe:
     """Run one training step on a GPU, in a separate process."""
-    name, build = name_from_driver(index), installed_build()
+    name = name_from_driver(index)
     if not flow.cuda.is_available():
         if name is None:
             return Probe(False, None, "no NVIDIA GPU or driver found")
+        build = installed_build()
         return Probe(
             False,
             name,

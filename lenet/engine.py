@@ -15,7 +15,7 @@ import time
 from runtime.cli import EXIT_BAD_INPUT, InputError, log, shutdown
 from runtime.environment import REMEDY
 from runtime.guard import during_import, launched_ranks
-from runtime.versions import installed_version
+from runtime.versions import is_0_8
 
 # Environment variables that OneFlow reads while it is imported; those that are set
 # already are kept. `make bench-train BENCH="--only switches"` measures what each gains.
@@ -68,8 +68,9 @@ def import_oneflow():
     """Import ``oneflow`` and return it, or exit with one line, as where a library is missing.
 
     What it writes to file descriptor 2 during the import ("libibverbs not
-    available") is discarded, unless it ends the process there. Its SIGINT handler, which exits without running
-    any ``finally``, is replaced by the previous one.
+    available") is discarded, unless it ends the process there. Its SIGINT
+    handler, which exits without running any ``finally``, is replaced by the
+    previous one.
     """
     wait_for_rank_0()
     for name, value in switches().items():
@@ -98,12 +99,10 @@ def import_oneflow():
 
 # -- what differs between OneFlow's versions ----------------------------------------
 
-IS_0_8 = (installed_version("oneflow") or "").startswith("0.8.")
-
 
 def check_graphs_work() -> None:
     """Raise InputError where this OneFlow cannot train as a graph."""
-    if IS_0_8:
+    if is_0_8():
         raise InputError("graph: OneFlow 0.8.0 hangs in graphs: train without --graph")
 
 
@@ -111,9 +110,8 @@ def repair_0_8() -> None:
     """Go around what ends the process in OneFlow 0.8.0: its shutdown, reading while it computes."""
     shutdown.skipped = True  # it ends with SIGSEGV there
     nn = flow.nn
-    for module in (nn.OFRecordReader, nn.OFRecordBytesDecoder, nn.OFRecordImageDecoder):
-        module.forward = alone(module.forward)
-    for module in (nn.image.decode, nn.image.Resize):
+    decoders = nn.OFRecordBytesDecoder, nn.OFRecordImageDecoder, nn.image.decode, nn.image.Resize
+    for module in (nn.OFRecordReader, *decoders):
         module.forward = alone(module.forward)
 
 
@@ -133,9 +131,9 @@ def alone(forward):
     return forward_alone
 
 
-if IS_0_8 and launched_ranks() > 1:
+if is_0_8() and launched_ranks() > 1:
     log("OneFlow 0.8.0 hangs with several ranks: start one process", "error")
     raise SystemExit(EXIT_BAD_INPUT)
 flow = import_oneflow()
-if IS_0_8:
+if is_0_8():
     repair_0_8()

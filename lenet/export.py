@@ -20,9 +20,9 @@ os.environ.pop("WORLD_SIZE", None)  # one process, wherever it runs; OneFlow wou
 import numpy as np
 
 from runtime.atomic import replace_file
-from runtime.cli import ArgumentParser, InputError, output, run_main
+from runtime.cli import ArgumentParser, InputError, os_errors, output, run_main
 
-from .checkpoint import add_checkpoint_option, open_checkpoint, writing
+from .checkpoint import add_checkpoint_option, open_checkpoint
 from .model import LeNet
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
@@ -36,7 +36,7 @@ def main() -> None:
         raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
     model = make_onnx(open_checkpoint(args.checkpoint).load_model())
     onnx.checker.check_model(model)
-    with writing(args.output), replace_file(args.output) as file:
+    with os_errors("write", args.output), replace_file(args.output) as file:
         file.write(model.SerializeToString())
     image, logits = (
         ", ".join(str(size.dim_value) for size in tensor.type.tensor_type.shape.dim[1:])

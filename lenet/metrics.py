@@ -5,8 +5,8 @@ import csv
 import numpy as np
 
 from runtime.atomic import flush_file, replace_file
+from runtime.cli import os_errors
 
-from .checkpoint import writing
 from .plan import Plan
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "eval_loss", "eval_accuracy")
@@ -61,7 +61,7 @@ class Metrics:
 
     def open(self, path: str) -> None:
         """Write what is known to a file, in place of the one there, and what follows too."""
-        with writing(path):
+        with os_errors("write", path):
             with replace_file(path, "w") as file:
                 self._write(file)
             self._path, self._file = path, open(path, "a", encoding="utf-8", newline="")
@@ -84,7 +84,7 @@ class Metrics:
         """Write what was added to the file, and the file ``to_disk``. Raises InputError."""
         if self._file is None:  # nothing is kept, or rank 0 keeps it
             return self._rows.clear()
-        with writing(self._path):
+        with os_errors("write", self._path):
             self._write(self._file)
             if to_disk:
                 flush_file(self._file)

@@ -18,9 +18,9 @@ import numpy as np
 from ofrecord.dataset import Dataset
 from ofrecord.settings import text_of
 from runtime.atomic import folder_lock, replace_file
-from runtime.cli import InputError, count, first_few, log, uninterrupted
+from runtime.cli import InputError, count, first_few, log, os_errors, uninterrupted
 
-from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint, save_checkpoint, writing
+from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint, save_checkpoint
 from .config import CONFIG, FOLDERS, LENGTH, MAY_CHANGE_ON_RESUME, METRICS, TrainConfig, to_yaml
 from .metrics import Metrics
 from .model import LeNet
@@ -67,13 +67,9 @@ class RunFolder:
         """Make the folder of a new run. Raises InputError if it holds a run, or anything else."""
         if not self.writes:
             return
-        try:
+        with os_errors("use run_dir", self.path, "name another folder"):
             os.makedirs(self.path, exist_ok=True)
             names = [name for name in os.listdir(self.path) if name != CONFIG]
-        except OSError as error:
-            raise InputError(
-                f"cannot use run_dir {self.path}: {error.strerror}; name another folder"
-            ) from None
         if METRICS in names:
             raise InputError(
                 f"{self.path} contains a run already: --resume continues it, "
@@ -144,7 +140,8 @@ class RunFolder:
             # So that they are found, whatever folder the run is resumed in.
             folders = {name: os.path.abspath(folder) for name, folder in config.items()}
             text = to_yaml(self._config.model_copy(update=folders), f"To resume: {self.command}")
-            with writing(self.join(CONFIG)), replace_file(self.join(CONFIG), "w") as file:
+            path = self.join(CONFIG)
+            with os_errors("write", path), replace_file(path, "w") as file:
                 file.write(text)
         self.metrics.open(self.join(METRICS))
 

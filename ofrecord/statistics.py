@@ -100,10 +100,8 @@ class ImageStatistics:
 
 def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the mean and the standard deviation of each row of a histogram, in 0 to 255."""
-    counts, levels = (
-        counts.astype(object),
-        np.arange(256).astype(object),
-    )  # Python's integers: exact
+    # As Python's integers, whose sums are exact for any number of pixels.
+    counts, levels = counts.astype(object), np.arange(256).astype(object)
     sums = zip(counts.sum(axis=1), counts @ levels, counts @ levels**2, strict=True)
     figures = [(one / n, (two * n - one * one) ** 0.5 / n) for n, one, two in sums]
     means, stds = zip(*figures, strict=True)

@@ -59,6 +59,11 @@ def installed_version(package: str) -> "str | None":
         return None
 
 
+def is_0_8() -> bool:
+    """Whether OneFlow 0.8 is installed, in which graphs and several ranks hang."""
+    return (installed_version("oneflow") or "").startswith("0.8.")
+
+
 def installed_build() -> Build:
     """Return the installed build of OneFlow; for one that is not in the table, what is certain."""
     name = installed_version("oneflow") or "of unknown version"

@@ -15,12 +15,10 @@ from helpers import (
     train,
 )
 
-from runtime.versions import installed_build
+from runtime.versions import installed_build, is_0_8
 
 ON_GPU = ["--device", "cuda"]
-no_graphs = pytest.mark.skipif(
-    installed_build().name.startswith("0.8."), reason="OneFlow 0.8.0 hangs in graphs and ranks"
-)
+no_graphs = pytest.mark.skipif(is_0_8(), reason="OneFlow 0.8.0 hangs in graphs and ranks")
 H100 = "NVIDIA H100 PCIe (compute capability 9.0)"
 
 
