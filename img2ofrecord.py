@@ -56,7 +56,7 @@ from ofrecord.packing import (
     survey,
 )
 from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, reused_record
-from ofrecord.statistics import ImageStatistics
+from ofrecord.statistics import ImageStatistics, sampling_interval
 from ofrecord.writer import DatasetWriter, check_target
 from runtime.atomic import read_small_file
 from runtime.cli import InputError, InputErrors, count, first_few, log, output, run_main
@@ -72,7 +72,8 @@ def main() -> None:
         options = find_max_value(samples, options)
     if options.skip_bad or options.val_fraction:
         # Every image is looked at before the first is written, and encoded twice.
-        samples, digests, fields = survey(partial(pack_chunk, options), samples, options)
+        pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
+        samples, digests, fields = survey(pack, samples, options)
     outputs = [samples]
     if options.val_fraction:
         outputs = split_by_class(samples, digests, options.val_fraction, options.seed or 0)
@@ -124,29 +125,34 @@ def read_samples(options: ConvertOptions) -> Samples:
 
 
 def encode_img_file(
-    filename: str, ext: str = ".jpg", options: ImageOptions | None = None
+    filename: str, ext: str = ".jpg", options: ImageOptions | None = None, measured: bool = True
 ) -> EncodedImage:
     """Read an image file and return it as it is stored in a record, encoded as ``ext``.
 
     A PNG or JPEG of that format, size and color is stored unchanged if OneFlow
-    decodes it as OpenCV does; anything else is decoded and encoded again. Raises
-    BadImage for what is not a whole image and OSError for a file that cannot be read.
+    decodes it as OpenCV does; anything else is decoded and encoded again. Its pixels may be
+    None where it is not to be ``measured``. Raises BadImage for what is not a whole image
+    and OSError for a file that cannot be read.
     """
     options = options or ImageOptions()
     data = read_small_file(filename, MAX_FILE_SIZE)
     header = read_header(data)
-    pixels = decode(data, header, options)
     reason = header.reencode_reason
     if header.kind != FORMATS[ext] or header.kind not in STORED_UNCHANGED:
         reason = reason or f"{header.kind} to {FORMATS[ext]}"
-    elif (pixels.ndim == 2) != header.gray:
+    elif options.color != "auto" and header.gray != (options.color == "gray"):
         reason = reason or f"to {options.color}"
+    if not (measured or reason) and header.size and options.size in (None, header.size):
+        decode(data, header, quick=True)  # is it whole?
+        return EncodedImage(data, header.size, 1 if header.gray else 3, None, None)
+    pixels = decode(data, header, options)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
         pixels = resize(pixels, options.size)
     if reason:
         data = encode(pixels, ext, options.quality)
-    return EncodedImage(data, pixels, reason, header.several)
+    channels = 1 if pixels.ndim == 2 else 3
+    return EncodedImage(data, pixels.shape[1::-1], channels, pixels, reason, header.several)
 
 
 # -- pack -----------------------------------------------------------------------
@@ -170,15 +176,21 @@ def ndarray2ofrecords(
     return dsfile.write(LENGTH.pack(len(serialized)) + serialized)
 
 
-def pack_chunk(options: ConvertOptions, samples: list[tuple[str, int]]) -> Chunk:
-    """Read, encode and pack images, given as (name, label): a worker process's job."""
+def pack_chunk(
+    options: ConvertOptions, interval: int, samples: list[tuple[str, int]], first: int = 0
+) -> Chunk:
+    """Read, encode and pack images, given as (name, label): a worker process's job.
+
+    ``first`` is the number of the first; every ``interval``-th counts for the statistics.
+    """
     packed, saved, problems, statistics, digests = io.BytesIO(), [], [], ImageStatistics(), []
     ext, image_options = options.img_format, options.image_options
     folder = os.path.join(options.image_root, "")  # ends in a slash
     with decoder_messages:
-        for name, label in samples:
+        for number, (name, label) in enumerate(samples, first):
+            measured = number % interval == 0
             try:
-                image = encode_img_file(folder + name, ext, image_options)
+                image = encode_img_file(folder + name, ext, image_options, measured)
             except FileNotFoundError:
                 problems.append((name, "missing, but it has a label"))
             except OSError as error:
@@ -218,7 +230,8 @@ def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fiel
     start, problems, statistics = time.perf_counter(), [], ImageStatistics()
     digits, dry_run = options.part_name_suffix_length, options.dry_run
     writer = DatasetWriter(folder, options.img_format, digits, dry_run)
-    chunks = pack_all(partial(pack_chunk, options), samples, sizes, options)
+    pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
+    chunks = pack_all(pack, samples, sizes, options)
     with writer, ConversionProgress(len(samples), options) as progress, closing(chunks):
         for size in sizes:
             with writer.new_part(size) as write:

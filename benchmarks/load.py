@@ -1,7 +1,7 @@
 """Measure how fast a dataset is read into float batches to train on.
 
 Each way runs in a process of its own, in turn (A B C, A B C …), on files that
-are in memory; ratios are those of runs in the same turn. Prints Markdown tables.
+are in memory; ratios are those of runs in the same turn. Prints a Markdown table.
 
     make bench-load                  (MNIST=DIR with MNIST)
 """
@@ -10,78 +10,81 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from convert import make_small
 from sides import (
     PROJECT,
     check,
     convert_command,
+    make_small,
     parse_options,
-    speed_table,
+    speed_rows,
     workspace,
     write_photos,
 )
 
 LOADERS = PROJECT / "benchmarks" / "loaders.py"
 WRITERS = PROJECT / "benchmarks" / "writers.py"
+OURS = "**OneFlow's reader, our dataset**"
+PEERS = {
+    "PyTorch's DataLoader, files, 2 workers": "pytorch",
+    "WebDataset, 2 workers": "webdataset",
+    "MosaicML streaming, 2 workers": "streaming",
+}
+PHOTOS = (256, 256), (500, 375)  # width and height
+SIZE = 256  # pixels, to which photos are resized
 
 
 def main() -> None:
-    args = parse_options("Compare ways to read images for training.", ["small", "color"], seconds=5)
-    with workspace(args) as folder:
-        if args.only in (None, "small"):
-            small(folder, args)
-        if args.only in (None, "color"):
-            color(folder, args)
-
-
-def small(folder: Path, args: Namespace) -> None:
-    """Small gray PNG files, which every way decodes."""
-    images, labels = make_small(folder, args)
-    check(convert_command(images, labels, folder / "ofrecord"))
-    ours = [sys.executable, LOADERS, "oneflow", folder / "ofrecord", images, args.seconds]
-    ways = {
-        "**OneFlow's reader, our dataset**": (ours, {}),
-        # Where there is no GPU, lenet/engine.py turns them off.
-        "the same, with OneFlow's own threads": (
-            ours,
-            {"ONEFLOW_VM_COMPUTE_ON_WORKER_THREAD": "1"},
-        ),
-    }
-    if args.peers_python:
-        for name in ("webdataset", "streaming"):
-            check([args.peers_python, WRITERS, name, images, labels, folder / name])
-        for name, way, dataset in (
-            ("PyTorch DataLoader, PNG files, 2 workers", "pytorch", "-"),
-            ("WebDataset, 2 workers", "webdataset", folder / "webdataset"),
-            ("MosaicML streaming, 2 workers", "streaming", folder / "streaming"),
-        ):
-            ways[name] = ([args.peers_python, LOADERS, way, dataset, images, args.seconds], {})
-    else:
-        print("(no --peers_python: PyTorch, WebDataset and streaming are skipped)\n")
-    print(f"{args.images:,} gray PNG of 28x28, batches of 256:\n")
-    speed_table(ways, args.rounds, before=lambda: read_all(images))
-
-
-def read_all(folder: Path) -> None:
-    """Read every file of a folder, so that none comes from the disk later."""
-    for path in folder.iterdir():
-        path.read_bytes()
-
-
-def color(folder: Path, args: Namespace) -> None:
-    """Colour JPEG: OneFlow's fused decoder against its bytes decoder."""
-    images, labels = write_photos(folder, 3000, (256, 256), (1, 1), (2, 6, 20, 90))
-    dataset = folder / "jpeg"
-    check(convert_command(images, labels, dataset, "--img_format", ".jpg"))
-    command = [sys.executable, LOADERS, "oneflow", dataset, images, args.seconds]
-    print("3,000 colour JPEG of 256x256, batches of 256:\n")
-    speed_table(
-        {
-            f"{decoder} decoder": ([*command, decoder], {"COLOR": "1"})
-            for decoder in ("fused", "bytes")
-        },
-        args.rounds,
+    args = parse_options(
+        "Compare ways to read images for training.", ["small", "photos"], seconds=5.0, photos=3000
     )
+    with workspace(args) as folder:
+        print("| images | way | images/s | ours / this |\n|---|---|---|---|")
+        if args.only in (None, "small"):
+            images, labels = make_small(folder, args)
+            dataset = folder / "small"
+            check(convert_command(images, labels, dataset))
+            ways = {OURS: oneflow(dataset, images, args)}
+            ways |= peers(folder, images, labels, args)
+            print_rows(f"{args.images:,} gray PNG of 28x28", ways, images, args)
+        for size in PHOTOS if args.only in (None, "photos") else ():
+            images, labels = write_photos(folder, args.photos, size)
+            dataset = folder / f"{images.name}-ofrecord"
+            convert = convert_command(images, labels, dataset, "--img_format", ".jpg")
+            check(convert)
+            command = oneflow(dataset, images, args, SIZE)
+            ways = {OURS: command, "the same, decoder for all formats": [*command, "bytes"]}
+            if size != (SIZE, SIZE):
+                resized = folder / f"{images.name}-resized"
+                check([*convert, "--save_dir", resized, "--size", f"{SIZE}x{SIZE}"])
+                ways["the same, converted with --size"] = oneflow(resized, images, args, SIZE)
+            ways |= peers(folder, images, labels, args, SIZE)
+            print_rows(f"{args.photos:,} colour JPEG of {size[0]}x{size[1]}", ways, images, args)
+    print()
+
+
+def oneflow(dataset: Path, images: Path, args: Namespace, *size: int) -> list:
+    """Return the command that reads our dataset."""
+    return [sys.executable, LOADERS, "oneflow", dataset, images, args.seconds, *size]
+
+
+def peers(folder: Path, images: Path, labels: Path, args: Namespace, *size: int) -> dict:
+    """Return the commands of the other loaders, for whom the images are written as they need."""
+    ways = {}
+    for name, way in PEERS.items() if args.peers_python else ():
+        dataset = folder / f"{images.name}-{way}"
+        if way != "pytorch":
+            check([args.peers_python, WRITERS, way, images, labels, dataset])
+        ways[name] = [args.peers_python, LOADERS, way, dataset, images, args.seconds, *size]
+    return ways
+
+
+def print_rows(what: str, commands: dict[str, list], images: Path, args: Namespace) -> None:
+    def read_all() -> None:  # so that no file comes from the disk later
+        for path in images.iterdir():
+            path.read_bytes()
+
+    ways = {name: (command, {}) for name, command in commands.items()}
+    speed_rows(what, ways, args.rounds, before=read_all)
 
 
 if __name__ == "__main__":

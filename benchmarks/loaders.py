@@ -1,10 +1,11 @@
 """Ways to read images for training, which load.py compares.
 
-python benchmarks/loaders.py WAY DATASET IMAGES SECONDS [OPTION]
+python benchmarks/loaders.py WAY DATASET IMAGES SECONDS [SIZE [DECODER]]
 
 Each yields normalised float32 batches of 256 images (256, channels, height,
-width) with their labels, shuffled in its usual way. It is timed after the first
-20 batches, for at least SECONDS, and prints {"images": …, "seconds": …}.
+width) with their labels, shuffled in its usual way: gray ones as they are, or with
+SIZE colour ones, resized to SIZE x SIZE. It is timed after the first batches, for at
+least SECONDS, and prints {"images": …, "seconds": …}.
 """
 
 import glob
@@ -16,21 +17,22 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-BATCH, WORKERS, WARM_UP = 256, 2, 20
-AHEAD = 10  # batches; PyTorch's workers prefetch two each
+BATCH, WORKERS = 256, 2
+AHEAD = 4  # batches; PyTorch's two workers prefetch two each
+WARM_UP = 2 * AHEAD  # batches
 MEAN, STD = 33.3, 78.6
 
 
-def oneflow(dataset: str, images: str, decoder: str | None) -> Iterator:
+def oneflow(dataset: str, images: str) -> Iterator:
     """Read with OneFlow's reader and decoders, on their own threads, as lenet_train.py does."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from lenet_train import Dataset, ImageReader, ModelSpec, open_dataset
 
     folder, manifest = open_dataset(dataset)
-    if decoder == "bytes":
+    if DECODER == "bytes":
         manifest = manifest.model_copy(update={"plain_jpeg": False})
     opened = Dataset(folder, manifest)
-    reader = ImageReader(opened, ModelSpec.from_dataset(opened, None), BATCH, shuffle_buffer=1024)
+    reader = ImageReader(opened, ModelSpec.from_dataset(opened, SIZE), BATCH, shuffle_buffer=1024)
     while True:
         # As in training, batches are requested ahead and waited for together.
         batches = [reader.next_batch() for _ in range(AHEAD)]
@@ -44,16 +46,20 @@ def repeat(loader: Iterable) -> Iterator:
         yield from loader
 
 
-def to_float(encoded: bytes, flag: int) -> np.ndarray:
+def to_float(encoded: bytes) -> np.ndarray:
     """Decode an image to normalised float32 (channels, height, width).
 
-    With OpenCV, which is faster than Pillow.
+    With OpenCV, which is faster than Pillow; colours are left in its order, B G R.
     """
     import cv2
 
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return (pixels.astype(np.float32) - MEAN) / STD
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), 1 if SIZE else 0)
+    if SIZE and pixels.shape[:2] != (SIZE, SIZE):
+        pixels = cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)  # as OneFlow
+    pixels = pixels.transpose(2, 0, 1) if SIZE else pixels[None]
+    normalized = np.subtract(pixels, MEAN, dtype=np.float32)
+    normalized /= STD
+    return normalized
 
 
 def use_one_thread() -> None:
@@ -65,7 +71,7 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def pytorch(dataset: str, images: str, option: None) -> Iterator:
+def pytorch(dataset: str, images: str) -> Iterator:
     """Read image files with PyTorch's DataLoader."""
     import torch
 
@@ -78,7 +84,7 @@ def pytorch(dataset: str, images: str, option: None) -> Iterator:
 
         def __getitem__(self, index):
             with open(self.paths[index], "rb") as file:
-                return torch.from_numpy(to_float(file.read(), FLAG)), index % 10
+                return torch.from_numpy(to_float(file.read())), index % 10
 
     use_one_thread()
     return repeat(
@@ -93,7 +99,7 @@ def pytorch(dataset: str, images: str, option: None) -> Iterator:
     )
 
 
-def webdataset(dataset: str, images: str, option: None) -> Iterator:
+def webdataset(dataset: str, images: str) -> Iterator:
     """Read WebDataset's tar files in DataLoader workers, shuffled in a buffer of 1024 records."""
     import torch
     import webdataset as wds
@@ -106,7 +112,7 @@ def webdataset(dataset: str, images: str, option: None) -> Iterator:
         wds.split_by_worker,
         wds.tarfile_to_samples(),
         wds.shuffle(1024),
-        wds.map(lambda sample: (to_float(sample["png"], FLAG), int(sample["cls"]))),
+        wds.map(lambda sample: (to_float(sample["image"]), int(sample["cls"]))),
         wds.batched(BATCH, partial=False),
     )
     return repeat(
@@ -116,7 +122,7 @@ def webdataset(dataset: str, images: str, option: None) -> Iterator:
     )
 
 
-def streaming(dataset: str, images: str, option: None) -> Iterator:
+def streaming(dataset: str, images: str) -> Iterator:
     """Read MosaicML streaming's shards in DataLoader workers."""
     import torch
     from streaming import StreamingDataset
@@ -125,7 +131,7 @@ def streaming(dataset: str, images: str, option: None) -> Iterator:
     class Shards(StreamingDataset):
         def __getitem__(self, index):
             record = super().__getitem__(index)
-            return torch.from_numpy(to_float(record["image"], FLAG)), record["label"]
+            return torch.from_numpy(to_float(record["image"])), record["label"]
 
     use_one_thread()
     clean_stale_shared_memory()
@@ -141,17 +147,17 @@ def streaming(dataset: str, images: str, option: None) -> Iterator:
 
 
 def main() -> None:
-    global FLAG
-    way, dataset, images, seconds = sys.argv[1:5]
-    FLAG = 1 if os.environ.get("COLOR") else 0  # OpenCV's flags
+    global SIZE, DECODER
+    way, dataset, images, seconds, size, DECODER = (*sys.argv[1:], "", "")[:6]
+    SIZE = int(size) if size else None
     ways = {each.__name__: each for each in (oneflow, pytorch, webdataset, streaming)}
-    batches = ways[way](dataset, images, sys.argv[5] if len(sys.argv) > 5 else None)
+    batches = ways[way](dataset, images)
     for _ in range(WARM_UP):
         next(batches)
     num_images, start = 0, time.perf_counter()
     while time.perf_counter() - start < float(seconds):
         pixels, labels = next(batches)
-        assert tuple(pixels.shape[:2]) == (BATCH, 3 if FLAG else 1) and len(labels) == BATCH
+        assert tuple(pixels.shape[:2]) == (BATCH, 3 if SIZE else 1) and len(labels) == BATCH
         num_images += BATCH
     print(json.dumps({"images": num_images, "seconds": time.perf_counter() - start}), flush=True)
     os._exit(0)  # without waiting for the workers

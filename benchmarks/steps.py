@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-WARM_UP, SECONDS = 8, 10
+WARM_UP, SECONDS = 8, float(os.environ.get("STEPS_SECONDS", "10"))
 
 
 def ours(dataset: str, batch_size: int, options: list[str]) -> None:

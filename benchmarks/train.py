@@ -7,12 +7,21 @@ of its own, in turn (A B C, A B C …). Prints Markdown tables.
     make bench-train BENCH="--only switches"  the effect of OneFlow's own switches
 """
 
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from convert import make_small
-from sides import PROJECT, check, convert_command, last_line, parse_options, speed_table, workspace
+from sides import (
+    PROJECT,
+    check,
+    convert_command,
+    last_line,
+    make_small,
+    parse_options,
+    speed_rows,
+    workspace,
+)
 
 BATCH = 64  # images, of all ranks together
 STEPS = PROJECT / "benchmarks" / "steps.py"
@@ -39,30 +48,28 @@ GPU_SWITCHES = {
 
 
 def main() -> None:
-    args = parse_options("Compare training steps.", ["ways", "switches"])
+    args = parse_options("Compare training steps.", ["ways", "switches"], seconds=10.0)
+    os.environ["STEPS_SECONDS"] = str(args.seconds)
     with workspace(args) as folder:
         images, labels = make_small(folder, args)
         dataset = folder / "ofrecord"
         check(convert_command(images, labels, dataset, "--part_num", "4"))
         probe = "import json; from lenet.device import probe_gpu; print(json.dumps(probe_gpu()))"
         gpu, name, _ = last_line([sys.executable, "-c", probe], PYTHONPATH=str(PROJECT))
-        print(
-            f"{name if gpu else 'On the CPU'}; batches of {BATCH}, dropout and random crops on, "
-            "MNIST's network; images/s\n"
-        )
+        what = f"LeNet, batches of {BATCH}, {name if gpu else 'CPU'}"
+        print("| training | way | images/s | op by op / this |\n|---|---|---|---|")
         if args.only in (None, "ways"):
-            speed_table(ways(dataset, gpu, args), args.rounds)
-            if not gpu:
-                took = last_line([sys.executable, STEPS, "parts", dataset, BATCH])
-                print("What a step's parts take by themselves, in milliseconds:\n")
-                print("| | ms |\n|---|---|")
-                print("".join(f"| {name} | {ms:.1f} |\n" for name, ms in took.items()))
+            speed_rows(what, ways(dataset, gpu, args), args.rounds)
         if args.only in (None, "switches"):
-            print("OneFlow's switches:\n")
             step = [sys.executable, STEPS, "ours", dataset, BATCH]
             switches = GPU_SWITCHES if gpu else SWITCHES
             commands = {name: (step, environment) for name, environment in switches.items()}
-            speed_table({"default": (step, {}), **commands}, args.rounds)
+            speed_rows(f"{what}, switches", {"as it is": (step, {}), **commands}, args.rounds)
+        print()
+        if args.only in (None, "ways") and not gpu:
+            took = last_line([sys.executable, STEPS, "parts", dataset, BATCH])
+            print("| part of a step | ms |\n|---|---|")
+            print("".join(f"| {name} | {ms:.1f} |\n" for name, ms in took.items()))
 
 
 def ways(dataset: Path, gpu: bool, args: Namespace) -> dict[str, tuple[list, dict[str, str]]]:
@@ -78,9 +85,10 @@ def ways(dataset: Path, gpu: bool, args: Namespace) -> dict[str, tuple[list, dic
     if gpu:
         ways["as a graph, in mixed precision"] = ([sys.executable, *ours, "--graph", "--amp"], {})
     if args.peers_python:
-        ways["PyTorch"] = ([args.peers_python, STEPS, "pytorch", "-", BATCH], {})
-    else:
-        print("(no --peers_python: PyTorch is skipped)\n")
+        command = [args.peers_python, STEPS, "pytorch", "-", BATCH]
+        for threads in "1", "2":
+            name = f"PyTorch, OMP_NUM_THREADS={threads}, batch in memory"
+            ways[name] = (command, {"OMP_NUM_THREADS": threads})
     return ways
 
 

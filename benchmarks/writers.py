@@ -35,14 +35,15 @@ def webdataset(samples: list[tuple[str, int]], out: str) -> None:
     with ShardWriter(os.path.join(out, "part-%06d.tar"), maxcount=12000, verbose=0) as writer:
         for index, (path, label) in enumerate(samples):
             with open(path, "rb") as file:
-                writer.write({"__key__": f"{index:08d}", "png": file.read(), "cls": label})
+                writer.write({"__key__": f"{index:08d}", "image": file.read(), "cls": label})
 
 
 def streaming(samples: list[tuple[str, int]], out: str) -> None:
-    """Store the files' bytes in shards with MosaicML streaming's MDSWriter. Nothing is decoded."""
+    """Store the files' bytes in shards with MosaicML streaming's MDSWriter, and SHA-256 of the shards."""
     from streaming import MDSWriter
 
-    with MDSWriter(out=out, columns={"image": "bytes", "label": "int"}) as writer:
+    columns = {"image": "bytes", "label": "int"}
+    with MDSWriter(out=out, columns=columns, hashes=["sha256"]) as writer:
         for path, label in samples:
             with open(path, "rb") as file:
                 writer.write({"image": file.read(), "label": label})

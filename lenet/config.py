@@ -66,6 +66,9 @@ class TrainConfig(StrictModel):
         "weight initialization: tutorial (truncated normal, sigma 0.1) or he (sqrt(2 / fan-in))",
     )
     dropout: float = setting(0.5, "fraction of the 512 dense features to drop", ge=0, lt=1)
+    label_smoothing: float = setting(
+        0.0, "fraction of each label to spread over all classes, in training only", ge=0, lt=1
+    )
     augment: bool = setting(True, "vary each training image at random, as the next four say")
     crop: float = setting(0.05, "cut off up to this fraction of its area", ge=0, lt=1)
     rotation: float = setting(0.0, "rotate by up to this many degrees", ge=0, le=180)

@@ -55,6 +55,16 @@ def make_adam(parameters, config: TrainConfig, num_steps: int):
     return optimizer, schedule
 
 
+def loss_function(logits, labels, label_smoothing: float = 0.0):
+    """Return the batch's mean cross-entropy; see Szegedy et al., Rethinking the Inception
+    Architecture for Computer Vision, 2015, for ``label_smoothing``."""
+    loss = functional.cross_entropy(logits, labels)
+    if label_smoothing:  # by hand: cross_entropy of OneFlow 0.8.0 has no such parameter
+        uniform = -functional.log_softmax(logits, dim=1).mean()
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
+
+
 class Learner:
     """What both share: the schedule, and the names and shapes of the state."""
 
@@ -65,6 +75,7 @@ class Learner:
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
         self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._label_smoothing = config.label_smoothing
 
     def state_layout(self) -> Layout:
         """Return what state_dict holds after a step, to compare a checkpoint with."""
@@ -93,7 +104,8 @@ class EagerLearner(Learner):
         self._forward = flow.nn.parallel.DistributedDataParallel(model) if several else model
 
     def step(self, images, labels, dropout_mask):
-        loss = functional.cross_entropy(self._forward(images, dropout_mask), labels)
+        logits = self._forward(images, dropout_mask)
+        loss = loss_function(logits, labels, self._label_smoothing)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -152,7 +164,7 @@ class GraphLearner(Learner):
         self._copy.load_state_dict(model.state_dict())
         self._copy.to_global(self._placement, flow.sbp.broadcast)
         adam = make_adam(self._copy.parameters(), config, num_steps)
-        self._graph = _Graph(self._copy, *adam, amp)
+        self._graph = _Graph(self._copy, *adam, config.label_smoothing, amp)
         self._steps = 0
 
     def step(self, images, labels, dropout_mask):
@@ -216,15 +228,16 @@ class GraphLearner(Learner):
 
 
 class _Graph(flow.nn.Graph):
-    def __init__(self, model, optimizer, schedule, amp):
+    def __init__(self, model, optimizer, schedule, label_smoothing, amp):
         super().__init__()
-        self.model = model
+        self.model, self.label_smoothing = model, label_smoothing
         self.add_optimizer(optimizer, lr_sch=schedule)
         if amp:
             self.config.enable_amp(True)  # float16 where it is safe
             self.set_grad_scaler(flow.amp.GradScaler())  # small gradients survive, scaled up
 
     def build(self, images, labels, dropout_mask):
-        loss = functional.cross_entropy(self.model(images, dropout_mask), labels)
+        logits = self.model(images, dropout_mask)
+        loss = loss_function(logits, labels, self.label_smoothing)
         loss.backward()
         return loss.to_global(sbp=flow.sbp.broadcast)  # the whole batch's, for every rank

@@ -120,7 +120,8 @@ def read_image(data: bytes) -> tuple[Header, EncodedImage]:
         reason = "rare format"
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
-    return header, EncodedImage(data, pixels, reason)
+    channels = 1 if pixels.ndim == 2 else 3
+    return header, EncodedImage(data, pixels.shape[1::-1], channels, pixels, reason)
 
 
 def _compare(header: Header, image: EncodedImage, manifest: Manifest | None) -> None:

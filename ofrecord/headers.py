@@ -28,6 +28,7 @@ class Header(NamedTuple):
     reencode_reason: str | None  # why OneFlow may read it differently than OpenCV, or None
     transparent: bool = False
     several: bool = False  # an animation, or pages: it holds more pictures than the first
+    size: tuple[int, int] | None = None  # a JPEG's width and height in pixels
 
 
 # Formats that OpenCV does not turn as their EXIF data says, or does not read.
@@ -120,7 +121,7 @@ def _jpeg_header(data: bytes) -> Header:
         elif marker in _JPEG_FRAMES | _JPEG_OTHER_FRAMES:
             if data.rfind(b"\xff\xd9", end) < 0:  # before it, a thumbnail may have one
                 raise BadImage("the JPEG is truncated (no end marker)")
-            precision, components = data[body], data[body + 5]
+            precision, height, width, components = struct.unpack_from(">BHHB", data, body)
             reason = None
             if marker in _JPEG_OTHER_FRAMES or precision != 8:
                 reason = "rare JPEG coding"
@@ -128,7 +129,7 @@ def _jpeg_header(data: bytes) -> Header:
                 reason = "CMYK"
             elif rotated:
                 reason = "EXIF rotation"
-            return Header("JPEG", components == 1, reason)
+            return Header("JPEG", components == 1, reason, size=(width, height))
         elif marker == 0xDA:
             raise BadImage("the JPEG frame header is missing")
         position = end

@@ -64,7 +64,7 @@ def read_label_file(path: str, image_root: str) -> tuple[Samples, set[str]]:
         raise InputErrors(found, f"{count(len(found), 'problem')} in {path}; nothing was written")
     if not labels:
         raise InputError(f"the label file {path} lists no images")
-    return Samples(lines, labels, class_names), list_images(image_root)[0].keys() - lines.keys()
+    return Samples(lines, labels, class_names), set(list_images(image_root, known=lines)[0])
 
 
 def _problem_of(name: str, label: int) -> str | None:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors
 
@@ -160,11 +160,13 @@ def kinds_of(names: Iterable[str]) -> str:
     return ", ".join(f"{number:,} {ending or 'without one'}" for ending, number in endings)
 
 
-def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:
+def list_images(
+    root: str, folder: str = "", known: Container[str] = ()
+) -> tuple[dict[str, str], list[str]]:
     """Return the files below ``folder``: {name: real path} of images by extension, names of others.
 
-    Names are relative to ``root``. Hidden files and folders are skipped; links
-    to folders are followed, but each folder is listed once. Raises InputError
+    Names are relative to ``root``. Those that are ``known``, and hidden files and folders, are
+    skipped; links to folders are followed, but each folder is listed once. Raises InputError
     for a folder that cannot be listed.
     """
     images, others, seen, folders = {}, [], set(), [folder]
@@ -177,7 +179,10 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
         path = os.path.join(root, folder)
         with os_errors("list", path), os.scandir(path) as entries:
             for entry in entries:
-                name, link = folder + entry.name, entry.is_symlink()
+                name = folder + entry.name
+                if name in known:
+                    continue
+                link = entry.is_symlink()
                 if os.path.isdir(entry.path) if link else entry.is_dir():
                     if not is_hidden(entry.name):
                         folders.append(name + "/")

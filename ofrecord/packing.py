@@ -45,12 +45,12 @@ DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
 
 
 def pack_all(
-    pack: Callable[[list[tuple[str, int]]], Any],
+    pack: Callable[[list[tuple[str, int]], int], Any],
     samples: Samples,
     sizes: list[int],
     options: ConvertOptions,
 ) -> Generator[Any, None, None]:
-    """Yield ``pack([(name, label), ...])`` for all images, in order, from several processes.
+    """Yield ``pack([(name, label), ...], first)`` for all images, in order, from several processes.
 
     ``sizes`` are the parts' numbers of records: no chunk crosses from one part into the next.
     """
@@ -63,7 +63,7 @@ def pack_all(
         for size, end in zip(sizes, ends, strict=True)
         for first in range(end - size, end, step)
     )
-    return ordered_map(lambda span: pack(samples[slice(*span)]), spans, options.workers)
+    return ordered_map(lambda span: pack(samples[slice(*span)], span[0]), spans, options.workers)
 
 
 def _mean_file_size(samples: Samples, image_root: str) -> float:
@@ -78,7 +78,7 @@ def _mean_file_size(samples: Samples, image_root: str) -> float:
 
 
 def survey(
-    pack: Callable[[list[tuple[str, int]]], Chunk], samples: Samples, options: ConvertOptions
+    pack: Callable[[list[tuple[str, int]], int], Chunk], samples: Samples, options: ConvertOptions
 ) -> tuple[Samples, list[bytes], dict[str, Any]]:
     """Look at every image before anything is written.
 
@@ -128,7 +128,7 @@ def find_max_value(samples: Samples, options: ConvertOptions) -> ConvertOptions:
     return options.model_copy(update={"max_value": str(2**depth - 1) if largest else None})
 
 
-def _largest_value(image_root: str, samples: list[tuple[str, int]]) -> int:
+def _largest_value(image_root: str, samples: list[tuple[str, int]], first: int) -> int:
     """The largest value in those of some images that have 16 bits, or 0."""
     largest = 0
     with decoder_messages:
@@ -204,6 +204,8 @@ def report(folder: str, manifest: Manifest, statistics: ImageStatistics, seconds
         text += "; re-encoded: "
         text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
     log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
+    if statistics.num_measured < statistics.num_images:
+        log(f"mean and standard deviation are those of {statistics.num_measured:,} of the images")
     wide = count(reasons["16-bit"], "16-bit image")
     doubts = {
         f"{folder}: all pixels of all images have the same value": max(manifest.std) == 0,

@@ -7,9 +7,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .images import EncodedImage
+from .images import FORMATS, EncodedImage
 
 BLOCK = 2**20  # pixels that are counted at once: calcHist's float32 is exact up to 2**24
+SAMPLE = 10_000  # images, of which a JPEG dataset's statistics are at least
+WAIT = 2**17  # values; small images wait for each other, which takes a quarter of the time
+
+
+def sampling_interval(num_images: int, ext: str) -> int:
+    """Return n: mean, std and histogram are those of every n-th image, of 10,000 at least.
+
+    1 for other formats than JPEG: those have to be decoded in full to see whether they are whole.
+    """
+    return max(1, num_images // SAMPLE) if FORMATS[ext] == "JPEG" else 1
 
 
 class ImageStatistics:
@@ -19,18 +29,16 @@ class ImageStatistics:
         # (width, height) and CRC-32, at most two of each: enough to know that they vary
         self.sizes: set[tuple[int, int]] = set()
         self.contents: set[int] = set()
+        self.num_images = 0
+        self.num_measured = 0  # images whose pixels are counted
         self.num_gray = 0
         self.num_several = 0  # images of files that hold more pictures
         self.brightest = 0  # 8-bit level in 16-bit images
         self.reencode_reasons: Counter[str | None] = Counter()  # None: stored unchanged
         self._histogram = np.zeros((4, 256), np.int64)  # gray images', then B, G, R of colour ones
-        # Pixels that are not counted yet: together takes a quarter of the time for small images.
-        self._waiting: dict[int, list[np.ndarray]] = {1: [], 3: []}  # by channels
+        # Pixels that are not counted yet, by channels
+        self._waiting: dict[int, list[np.ndarray]] = {1: [], 3: []}
         self._num_waiting = 0
-
-    @property
-    def num_images(self) -> int:
-        return self.reencode_reasons.total()
 
     @property
     def channels(self) -> int:
@@ -38,25 +46,27 @@ class ImageStatistics:
         return 1 if self.num_gray == self.num_images else 3
 
     def add(self, image: EncodedImage) -> None:
-        pixels = image.pixels
-        channels = 1 if pixels.ndim == 2 else 3
-        self.num_gray += channels == 1
+        self.num_images += 1
+        self.num_gray += image.channels == 1
         self.num_several += image.several
         self.reencode_reasons[image.reencode_reason] += 1
         if image.reencode_reason == "16-bit":
-            self.brightest = max(self.brightest, int(pixels.max()))
+            self.brightest = max(self.brightest, int(image.pixels.max()))
         if len(self.sizes) < 2:
-            self.sizes.add(pixels.shape[1::-1])
+            self.sizes.add(image.size)
         if len(self.contents) < 2:
             self.contents.add(zlib.crc32(image.data))
-        self._waiting[channels].append(pixels.reshape(-1, 1, channels))
-        self._num_waiting += pixels.size
-        if self._num_waiting > BLOCK:
+        if image.pixels is None:
+            return
+        self.num_measured += 1
+        self._waiting[image.channels].append(image.pixels.reshape(-1, 1, image.channels))
+        self._num_waiting += image.pixels.size
+        if self._num_waiting > WAIT:
             self._count()
 
     def _count(self) -> None:
         for channels, waiting in self._waiting.items():
-            pixels = np.concatenate(waiting) if waiting else ()
+            pixels = waiting[0] if len(waiting) == 1 else np.concatenate(waiting or [()])
             for first in range(0, len(pixels), BLOCK):
                 for channel in range(channels):
                     block = [pixels[first : first + BLOCK]], [channel], None, [256], [0, 256]
@@ -70,6 +80,8 @@ class ImageStatistics:
 
     def merge(self, other: "ImageStatistics") -> None:
         other._count()
+        self.num_images += other.num_images
+        self.num_measured += other.num_measured
         self.num_gray += other.num_gray
         self.num_several += other.num_several
         self.brightest = max(self.brightest, other.brightest)
@@ -94,7 +106,7 @@ class ImageStatistics:
             "mean": mean,
             "std": std,
             "histogram": histogram.tolist(),
-            "num_measured": self.num_images,
+            "num_measured": self.num_measured,
         }
 
 

@@ -424,7 +424,7 @@ def test_encode_img_file(tmp_path):
     encoded = encode(tmp_path / "color.bmp", ".png")
     assert encoded.data.startswith(b"\x89PNG")
     np.testing.assert_array_equal(unchanged_pixels(encoded.data), pixels)
-    assert (encoded.width, encoded.height, encoded.channels) == (20, 24, 3)
+    assert (encoded.size, encoded.channels) == ((20, 24), 3)
     np.testing.assert_array_equal(encoded.pixels, pixels)
     assert encoded.reencode_reason == "BMP to PNG"
 
@@ -444,7 +444,8 @@ def test_statistics_of_pixels(shape):
     statistics = ImageStatistics()
     for _ in range(2):
         part = ImageStatistics()
-        part.add(EncodedImage(b"", pixels, None))
+        channels = 3 if pixels.ndim == 3 else 1
+        part.add(EncodedImage(b"", shape[1::-1], channels, pixels, None))
         statistics.merge(pickle.loads(pickle.dumps(part)))
     channels = pixels.reshape(-1, shape[2] if len(shape) == 3 else 1).T[::-1]  # R, G, B
     counts = [2 * np.bincount(values, minlength=256) for values in channels]
@@ -453,6 +454,38 @@ def test_statistics_of_pixels(shape):
     np.testing.assert_allclose(fields["mean"], channels.mean(axis=1), atol=1e-5)
     np.testing.assert_allclose(fields["std"], channels.std(axis=1), atol=1e-5)
     assert (fields["width"], fields["num_measured"]) == (shape[1], 2)
+
+
+def test_large_jpeg_datasets_are_measured_by_a_sample(tmp_path, monkeypatch):
+    """Every n-th image, the same on any number of workers; all are checked, and say so."""
+    monkeypatch.setattr("ofrecord.statistics.SAMPLE", 10)
+    rng, root = np.random.default_rng(0), tmp_path / "images"
+    root.mkdir()
+    photos = [rng.integers(0, 40 + 5 * i, (40, 60, 3), dtype=np.uint8) for i in range(43)]
+    for index, photo in enumerate(photos):
+        cv2.imwrite(str(root / f"{index:02}.jpg"), photo)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f'{{"{index:02}.jpg": {index % 2}}}\n' for index in range(43)))
+    options = ["--image_root", root, "--label_dir", labels, "--img_format", ".jpg"]
+    for workers in 1, 2:
+        dataset = tmp_path / str(workers)
+        result = convert(*options, "--save_dir", dataset, "--workers", workers)
+        assert "those of 11 of the images" in result.err, result
+        manifest = read_manifest(dataset)
+        assert manifest["num_measured"] == 11 and (manifest["width"], manifest["height"]) == (
+            60,
+            40,
+        )
+        sample = np.stack([cv2.imread(str(root / f"{i:02}.jpg")) for i in range(0, 43, 4)])
+        np.testing.assert_allclose(manifest["mean"], sample.mean((0, 1, 2))[::-1], atol=1e-5)
+        np.testing.assert_allclose(manifest["std"], sample.std((0, 1, 2))[::-1], atol=1e-5)
+    assert (tmp_path / "1/part-0").read_bytes() == (tmp_path / "2/part-0").read_bytes()
+    small = convert(*options, "--save_dir", tmp_path / "png", "--img_format", ".png")
+    assert read_manifest(tmp_path / "png")["num_measured"] == 43, small
+    data = (root / "02.jpg").read_bytes()  # not in the sample
+    (root / "02.jpg").write_bytes(data[:400] + bytes(100) + data[500:])
+    damaged = convert(*options, "--save_dir", tmp_path / "1")
+    assert_one_error(damaged, "02.jpg: invalid image: ", started=True)
 
 
 def test_ndarray2ofrecords(tmp_path):

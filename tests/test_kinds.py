@@ -113,6 +113,34 @@ def decoded_kinds(converted_kinds):
     return decode_with_oneflow(datasets)
 
 
+JPEGS = [name for name in sorted(STORED_UNCHANGED[".jpg", "color"]) if name != "after-the-end.jpg"]
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_that_is_not_measured_is_checked_as_well(name):
+    """Decoded at an eighth of its size, it shows all damage that decoding it in full shows."""
+    from ofrecord.headers import BadImage, read_header
+    from ofrecord.images import decode
+
+    def verdict(data, quick):
+        try:
+            header = read_header(data)
+            return decode(data, header, quick=quick) is not None if header.size else None
+        except BadImage as error:
+            return str(error)
+
+    rng, verdicts = np.random.default_rng(0), set()
+    for _ in range(100):
+        damaged, position = bytearray(KINDS[name]), int(rng.integers(len(KINDS[name])))
+        if rng.random() < 0.5:
+            damaged[position] ^= 1 << int(rng.integers(8))
+        else:
+            damaged[position : position + 100] = bytes(len(damaged[position : position + 100]))
+        verdicts.add(verdict(bytes(damaged), True))
+        assert verdict(bytes(damaged), True) == verdict(bytes(damaged), False), position
+    assert True in verdicts and len(verdicts) > 2, verdicts
+
+
 @pytest.mark.parametrize("ext, color", CASES)
 def test_what_is_stored_unchanged(converted_kinds, ext, color):
     dataset, result = converted_kinds[ext, color]

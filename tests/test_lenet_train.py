@@ -218,6 +218,22 @@ def augmented(script, images, **amounts):
 RAMP = np.tile(np.arange(40, dtype=np.float32), (64, 1, 40, 1))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_label_smoothing_is_cross_entropy_with_smoothed_labels(script, smoothing):
+    from lenet.learner import loss_function
+
+    flow, rng = script.flow, np.random.default_rng(0)
+    x, labels = rng.standard_normal((8, 10)).astype("f4"), rng.integers(0, 10, 8)
+    targets = (1 - smoothing) * np.eye(10)[labels] + smoothing / 10
+    softmax = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    logits = flow.tensor(x, requires_grad=True)
+    loss = loss_function(logits, flow.tensor(labels.astype("i4")), smoothing)
+    loss.backward()
+    expected = -(targets * np.log(softmax)).sum(axis=1).mean()
+    np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(logits.grad.numpy(), (softmax - targets) / 8, atol=1e-6)
+
+
 def test_crop_stays_close_and_inside(script):
     cropped = augmented(script, RAMP, crop=0.05)
     assert cropped.shape == RAMP.shape

@@ -318,7 +318,7 @@ def full_run(mnist, tmp_path_factory):
         options += ["--label_dir", mnist / f"{split}_label" / "label.txt"]
         result = run_script("img2ofrecord.py", *options, "--save_dir", folder / split)
         assert result.code == 0, result.err[-3000:]
-    options = ["--config", PROJECT / "configs/mnist.yaml", "--device", "cpu", "--steps", 250]
+    options = ["--config", PROJECT / "configs/mnist.yaml", "--device", "cpu", "--steps", 160]
     options += ["--dataset_dir", folder / "train", "--eval_dataset_dir", folder / "test"]
     result = run_script("lenet_train.py", *options, "--run_dir", folder / "run", timeout=1200)
     assert result.code == 0, result
@@ -330,7 +330,7 @@ def full_run(mnist, tmp_path_factory):
 def test_mnist_is_learned(full_run):
     _, result = full_run
     right, count = re.search(r"epoch 1/1: accuracy ([\d,]+)/([\d,]+)", result.err).groups()
-    print(f"after 250 steps of 64 images: {right} of {count}")
+    print(f"after 160 steps of 128 images: {right} of {count}")
     assert count == "10,000" and int(right.replace(",", "")) >= 9800, result
 
 
