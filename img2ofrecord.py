@@ -40,6 +40,7 @@ from ofrecord.images import (
     decode,
     decoder_messages,
     encode,
+    may_be_quick,
     resize,
 )
 from ofrecord.label_file import read_label_file
@@ -130,9 +131,9 @@ def encode_img_file(
     """Read an image file and return it as it is stored in a record, encoded as ``ext``.
 
     A PNG or JPEG of that format, size and color is stored unchanged if OneFlow
-    decodes it as OpenCV does; anything else is decoded and encoded again. Its pixels may be
-    None where it is not to be ``measured``. Raises BadImage for what is not a whole image
-    and OSError for a file that cannot be read.
+    decodes it as OpenCV does; anything else is decoded and encoded again. One that is not to be
+    ``measured`` may be decoded at an eighth of its size. Raises BadImage for what is not a
+    whole image and OSError for a file that cannot be read.
     """
     options = options or ImageOptions()
     data = read_small_file(filename, MAX_FILE_SIZE)
@@ -142,9 +143,9 @@ def encode_img_file(
         reason = reason or f"{header.kind} to {FORMATS[ext]}"
     elif options.color != "auto" and header.gray != (options.color == "gray"):
         reason = reason or f"to {options.color}"
-    if not (measured or reason) and header.size and options.size in (None, header.size):
-        decode(data, header, quick=True)  # is it whole?
-        return EncodedImage(data, header.size, 1 if header.gray else 3, None, None)
+    if not (measured or reason) and may_be_quick(header, options.size):
+        pixels = decode(data, header, quick=True)  # is it whole?
+        return EncodedImage(data, header.size, 1 if header.gray else 3, pixels, None, False, False)
     pixels = decode(data, header, options)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
@@ -183,7 +184,8 @@ def pack_chunk(
 
     ``first`` is the number of the first; every ``interval``-th counts for the statistics.
     """
-    packed, saved, problems, statistics, digests = io.BytesIO(), [], [], ImageStatistics(), []
+    packed, saved, problems, digests = io.BytesIO(), [], [], []
+    statistics = ImageStatistics(sampled=interval > 1)
     ext, image_options = options.img_format, options.image_options
     folder = os.path.join(options.image_root, "")  # ends in a slash
     with decoder_messages:

@@ -42,7 +42,7 @@ def parts(dataset: str, batch_size: int, options: list[str]) -> None:
     training = make_training(dataset, batch_size, options)
     images, labels = training.next_batch()
 
-    def milliseconds(function, calls=30):
+    def milliseconds(function, calls=round(3 * SECONDS)):
         function().numpy()
         start = time.perf_counter()
         for _ in range(calls):

@@ -45,6 +45,7 @@ DEFAULT_QUALITY = 95  # OpenCV's own for JPEG, 0 to 100
 DEFAULT_BACKGROUND = "white"
 FLAGS = {True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR, None: cv2.IMREAD_ANYCOLOR}
 MAX_FILE_SIZE = 2**30  # bytes of an image file
+REDUCTION = 8  # of the sides of a JPEG that is decoded quickly
 LARGE = 2**26  # pixels
 LOG_LEVEL_DEBUG = 5  # of cv2.setLogLevel
 
@@ -65,9 +66,10 @@ class EncodedImage(NamedTuple):
     data: bytes
     size: tuple[int, int]  # width and height in pixels
     channels: int  # 1: gray, 3: colour
-    pixels: np.ndarray | None  # uint8, gray (height, width) or B G R (height, width, 3)
+    pixels: np.ndarray  # uint8, gray (height, width) or B G R (height, width, 3)
     reencode_reason: str | None  # None where the file's bytes are stored unchanged
     several: bool = False  # the file holds more pictures, of which this is the first
+    measured: bool = True  # False: ``pixels`` are those at an eighth of the size
 
 
 # -- pixels -------------------------------------------------------------------------
@@ -79,8 +81,8 @@ def decode(
     """Return an image's pixels as 8-bit: (height, width) gray or (height, width, 3) BGR.
 
     Raises BadImage, also where the decoder only warns that data is damaged. ``quick`` is
-    for a JPEG whose pixels are not needed: they are gray and of an eighth of its size. Every
-    bit of its compressed data is read all the same, in little more than half the time.
+    for a JPEG: its pixels at an eighth of its size, in little more than half the time. Every
+    bit of its compressed data is read all the same.
     """
     if not decoder_messages.is_open:
         with decoder_messages:
@@ -88,8 +90,8 @@ def decode(
     options = options or ImageOptions()
     gray = header.gray if options.color == "auto" else options.color == "gray"
     flag = FLAGS[gray] | cv2.IMREAD_ANYDEPTH if options.max_value else FLAGS[gray]
-    if quick and math.prod(header.size) <= LARGE:  # else: is there memory for its pixels?
-        flag = cv2.IMREAD_REDUCED_GRAYSCALE_8
+    if quick:
+        flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if gray else cv2.IMREAD_REDUCED_COLOR_8
     try:
         if header.transparent or header.kind in PILLOW_KINDS:
             return _decode_with_pillow(data, gray, options.background)
@@ -107,6 +109,13 @@ def decode(
     if pixels.dtype == np.uint16:
         return np.minimum(np.rint(pixels * (255 / options.max_value)), 255).astype(np.uint8)
     return pixels
+
+
+def may_be_quick(header: Header, size: tuple[int, int] | None) -> bool:
+    """Whether a file that is stored in this size, or its own, may be decoded quickly."""
+    stays = header.size and size in (None, header.size)
+    # A very large one may not fit in memory, or be more than OpenCV decodes.
+    return bool(stays) and math.prod(header.size) <= LARGE
 
 
 def largest_value(data: bytes) -> int:

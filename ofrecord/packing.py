@@ -205,7 +205,10 @@ def report(folder: str, manifest: Manifest, statistics: ImageStatistics, seconds
         text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
     log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
     if statistics.num_measured < statistics.num_images:
-        log(f"mean and standard deviation are those of {statistics.num_measured:,} of the images")
+        log(
+            f"mean and standard deviation: of all images at an eighth of their size, and of "
+            f"{statistics.num_measured:,} at full size"
+        )
     wide = count(reasons["16-bit"], "16-bit image")
     doubts = {
         f"{folder}: all pixels of all images have the same value": max(manifest.std) == 0,

@@ -1,4 +1,4 @@
-"""What is counted over the images of a dataset, exactly and whatever the order they come in."""
+"""What is counted over the images of a dataset, whatever the order they come in."""
 
 import zlib
 from collections import Counter
@@ -7,38 +7,81 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .images import FORMATS, EncodedImage
+from .images import FORMATS, REDUCTION, EncodedImage
 
 BLOCK = 2**20  # pixels that are counted at once: calcHist's float32 is exact up to 2**24
-SAMPLE = 10_000  # images, of which a JPEG dataset's statistics are at least
+SAMPLE = 10_000  # images of a JPEG dataset that are measured at least
 WAIT = 2**17  # values; small images wait for each other, which takes a quarter of the time
 
 
 def sampling_interval(num_images: int, ext: str) -> int:
-    """Return n: mean, std and histogram are those of every n-th image, of 10,000 at least.
+    """Return n: every n-th image is measured at its full size, 10,000 at least.
 
     1 for other formats than JPEG: those have to be decoded in full to see whether they are whole.
     """
     return max(1, num_images // SAMPLE) if FORMATS[ext] == "JPEG" else 1
 
 
-class ImageStatistics:
-    """Sizes, colours and pixel values of images that are added one by one."""
+class PixelCounts:
+    """How often each pixel value occurs, in gray images and in each channel of colour ones."""
 
     def __init__(self):
+        self._counts = np.zeros((4, 256), np.int64)  # gray images', then B, G, R of colour ones
+        self._waiting: dict[int, list[np.ndarray]] = {1: [], 3: []}  # pixels, by channels
+        self._num_waiting = 0
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Add an image, uint8 (height, width) or (height, width, 3)."""
+        channels = 1 if pixels.ndim == 2 else 3
+        self._waiting[channels].append(pixels.reshape(-1, 1, channels))
+        self._num_waiting += pixels.size
+        if self._num_waiting > WAIT:
+            self._count()
+
+    def _count(self) -> None:
+        for channels, waiting in self._waiting.items():
+            pixels = waiting[0] if len(waiting) == 1 else np.concatenate(waiting or [()])
+            for first in range(0, len(pixels), BLOCK):
+                for channel in range(channels):
+                    block = [pixels[first : first + BLOCK]], [channel], None, [256], [0, 256]
+                    row = self._counts[channel + (channels == 3)]
+                    row += cv2.calcHist(*block)[:, 0].astype(np.int64)
+        self._waiting, self._num_waiting = {1: [], 3: []}, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._count()  # so that no pixels are sent to another process
+        return self.__dict__
+
+    def merge(self, other: "PixelCounts") -> None:
+        other._count()
+        self._counts += other._counts
+
+    def histogram(self, channels: int) -> np.ndarray:
+        """Return the counts, int64 (channels, 256): gray, or R, G, B, of which gray is a part."""
+        self._count()
+        gray, *bgr = self._counts
+        return np.stack([gray] if channels == 1 else [gray + row for row in reversed(bgr)])
+
+
+class ImageStatistics:
+    """Sizes, colours and pixel values of images that are added one by one.
+
+    Where the images are ``sampled``, all of them are counted at an eighth of their size too.
+    Images differ more from each other than these small ones from their originals.
+    """
+
+    def __init__(self, sampled: bool = False):
         # (width, height) and CRC-32, at most two of each: enough to know that they vary
         self.sizes: set[tuple[int, int]] = set()
         self.contents: set[int] = set()
         self.num_images = 0
-        self.num_measured = 0  # images whose pixels are counted
+        self.num_measured = 0  # images whose pixels are counted in full
         self.num_gray = 0
         self.num_several = 0  # images of files that hold more pictures
         self.brightest = 0  # 8-bit level in 16-bit images
         self.reencode_reasons: Counter[str | None] = Counter()  # None: stored unchanged
-        self._histogram = np.zeros((4, 256), np.int64)  # gray images', then B, G, R of colour ones
-        # Pixels that are not counted yet, by channels
-        self._waiting: dict[int, list[np.ndarray]] = {1: [], 3: []}
-        self._num_waiting = 0
+        self.sampled = sampled
+        self._measured, self._measured_small, self._small = (PixelCounts() for _ in range(3))
 
     @property
     def channels(self) -> int:
@@ -56,65 +99,59 @@ class ImageStatistics:
             self.sizes.add(image.size)
         if len(self.contents) < 2:
             self.contents.add(zlib.crc32(image.data))
-        if image.pixels is None:
-            return
-        self.num_measured += 1
-        self._waiting[image.channels].append(image.pixels.reshape(-1, 1, image.channels))
-        self._num_waiting += image.pixels.size
-        if self._num_waiting > WAIT:
-            self._count()
-
-    def _count(self) -> None:
-        for channels, waiting in self._waiting.items():
-            pixels = waiting[0] if len(waiting) == 1 else np.concatenate(waiting or [()])
-            for first in range(0, len(pixels), BLOCK):
-                for channel in range(channels):
-                    block = [pixels[first : first + BLOCK]], [channel], None, [256], [0, 256]
-                    row = self._histogram[channel + (channels == 3)]
-                    row += cv2.calcHist(*block)[:, 0].astype(np.int64)
-        self._waiting, self._num_waiting = {1: [], 3: []}, 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._count()  # so that no pixels are sent to another process
-        return self.__dict__
+        small = image.pixels
+        if image.measured:
+            self.num_measured += 1
+            self._measured.add(image.pixels)
+            if self.sampled:
+                size = [max(1, -(-side // REDUCTION)) for side in image.size]
+                small = cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
+                self._measured_small.add(small)
+        if self.sampled:
+            self._small.add(small)
 
     def merge(self, other: "ImageStatistics") -> None:
-        other._count()
         self.num_images += other.num_images
         self.num_measured += other.num_measured
         self.num_gray += other.num_gray
         self.num_several += other.num_several
         self.brightest = max(self.brightest, other.brightest)
         self.reencode_reasons += other.reencode_reasons
-        self._histogram += other._histogram
         for ours, theirs in (self.sizes, other.sizes), (self.contents, other.contents):
             ours.update(sorted(theirs - ours)[: 2 - len(ours)])
+        self.sampled |= other.sampled
+        self._measured.merge(other._measured)
+        self._measured_small.merge(other._measured_small)
+        self._small.merge(other._small)
 
     def manifest_fields(self, channels: int | None = None) -> dict[str, Any]:
         """Return the fields of a Manifest that follow from the images, or from ``channels``."""
-        self._count()
         channels = channels or self.channels
-        gray, *bgr = self._histogram
-        histogram = np.stack([gray] if channels == 1 else [gray + row for row in reversed(bgr)])
-        mean, std = mean_and_std(histogram)
+        histogram = self._measured.histogram(channels)
+        mean, variance = mean_and_variance(histogram)
+        if self.sampled:  # the mean and variance of all, small, and what full size adds to them
+            mean_small, variance_small = mean_and_variance(self._measured_small.histogram(channels))
+            mean_all, variance_all = mean_and_variance(self._small.histogram(channels))
+            mean += mean_all - mean_small
+            variance += variance_all - variance_small
         width, height = next(iter(self.sizes)) if len(self.sizes) == 1 else (None, None)
         return {
             "channels": channels,
             "num_gray": self.num_gray,
             "width": width,
             "height": height,
-            "mean": mean,
-            "std": std,
+            "mean": mean.clip(0, 255).round(6).tolist(),
+            "std": np.sqrt(variance.clip(0)).round(6).tolist(),
             "histogram": histogram.tolist(),
             "num_measured": self.num_measured,
         }
 
 
-def mean_and_std(counts: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return the mean and the standard deviation of each row of a histogram, in 0 to 255."""
+def mean_and_variance(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the variance of each row of a histogram, float64."""
     # As Python's integers, whose sums are exact for any number of pixels.
-    counts, levels = counts.astype(object), np.arange(256).astype(object)
+    counts, levels = histogram.astype(object), np.arange(256).astype(object)
     sums = zip(counts.sum(axis=1), counts @ levels, counts @ levels**2, strict=True)
-    figures = [(one / n, (two * n - one * one) ** 0.5 / n) for n, one, two in sums]
-    means, stds = zip(*figures, strict=True)
-    return [round(mean, 6) for mean in means], [round(std, 6) for std in stds]
+    figures = [(one / n, (two * n - one * one) / n**2) for n, one, two in sums]
+    mean, variance = np.array(figures).T
+    return mean, variance
