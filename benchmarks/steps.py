@@ -42,8 +42,9 @@ def parts(dataset: str, batch_size: int, options: list[str]) -> None:
     training = make_training(dataset, batch_size, options)
     images, labels = training.next_batch()
 
-    def milliseconds(function, calls=round(3 * SECONDS)):
+    def milliseconds(function):
         function().numpy()
+        calls = round(3 * SECONDS)
         start = time.perf_counter()
         for _ in range(calls):
             result = function()

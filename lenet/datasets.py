@@ -9,6 +9,8 @@ from runtime.cli import InputError, count
 from .config import TrainConfig
 from .ranks import WORLD_SIZE
 
+RESHARD = "`python -m ofrecord merge {} NEW_DIR --part_num {}` copies it into equal parts"
+
 
 def check_datasets(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None) -> None:
     """Raise InputError for the first reason why this training cannot be."""
@@ -62,18 +64,18 @@ def check_ranks(config: TrainConfig, train_set: Dataset, eval_set: Dataset | Non
         wanted = -(-num_parts // WORLD_SIZE) * WORLD_SIZE
         raise InputError(
             f"{train_set.folder} has {count(num_parts, 'part')}, not divisible by the world "
-            f"size {WORLD_SIZE}: convert the images with --part_num {wanted}"
+            f"size {WORLD_SIZE}: {RESHARD.format(train_set.folder, wanted)}"
         )
     if eval_set and len(eval_set.manifest.parts) < WORLD_SIZE:
         raise InputError(
             f"{eval_set.folder} has {count(len(eval_set.manifest.parts), 'part')}, fewer than the "
-            f"world size {WORLD_SIZE}: convert the images with --part_num {WORLD_SIZE}"
+            f"world size {WORLD_SIZE}: {RESHARD.format(eval_set.folder, WORLD_SIZE)}"
         )
     records = train_set.records_per_rank(WORLD_SIZE)
     if max(records) > min(records) + num_parts // WORLD_SIZE:  # more than the converter's rounding
         raise InputError(
             f"{train_set.folder}: {WORLD_SIZE} ranks would read {' and '.join(map(str, records))} "
-            "records each: its parts are too uneven; convert the images with img2ofrecord.py"
+            f"records each: its parts are too uneven: {RESHARD.format(train_set.folder, num_parts)}"
         )
 
 
@@ -83,7 +85,7 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
     folders = f"{train_set.folder} and {eval_set.folder}"
     if train.digest == held_out.digest:
         raise InputError(f"{folders} are the same dataset: evaluate on other images")
-    if held_out.split_id and held_out.split_id != train.split_id:
+    if held_out.split_id and held_out.split_id not in (train.split_id, *train.split_ids):
         raise InputError(
             f"{folders} come from different splits (--val_fraction), so that an image may be in "
             "both: convert again"

@@ -1,4 +1,4 @@
-"""Look at a dataset: ``python -m ofrecord check|show|index DIR``."""
+"""Work with datasets: ``python -m ofrecord check|show|index|merge|export``."""
 
 from runtime.environment import check_environment
 
@@ -23,9 +23,11 @@ from runtime.workers import num_cpus
 
 from .check import Features, check_parts, compare_totals, index_parts, read_image
 from .dataset import dataset_in_use
+from .export import export
 from .headers import BadImage
 from .images import decode, decoder_messages
 from .manifest import MANIFEST_NAME, load_manifest
+from .merge import merge
 from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_part
 
 ACTIONS = {
@@ -33,17 +35,29 @@ ACTIONS = {
     "show": "print what is in it and draw a contact sheet of sample images",
     "index": "write the manifest of part files that another converter wrote",
 }
+COPY_ACTIONS = {
+    "merge": "copy the records of datasets into a new one: to join, append, reshard or shuffle",
+    "export": "write the images as files, in a folder for each class",
+}
 
 
 def main() -> None:
     args = parse_args()
+    if args.action == "merge":
+        manifest = merge(args.sources, args.target, args.part_num, args.seed)
+        return output(f"{args.target}: {manifest.summary}")
     with dataset_in_use(args.folder):
+        if args.action == "export":
+            number = export(args.folder, args.target, args.flat)
+            return output(f"{args.target}: {count(number, 'image')}")
         {"check": check, "show": show, "index": index}[args.action](args)
 
 
 def parse_args():
-    parser = ArgumentParser(prog="python -m ofrecord", description="Look at an OFRecord dataset.")
-    actions = parser.add_subparsers(dest="action", metavar="|".join(ACTIONS), required=True)
+    parser = ArgumentParser(prog="python -m ofrecord", description="Work with OFRecord datasets.")
+    names = "|".join((*ACTIONS, *COPY_ACTIONS))
+    actions = parser.add_subparsers(dest="action", metavar=names, required=True)
+    add_copy_actions(actions)
     for name, text in ACTIONS.items():
         command = actions.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("folder", metavar="DIR", help="the dataset's folder")
@@ -55,9 +69,34 @@ def parse_args():
             help = f"the name of the records' {kind} feature (default: {default})"
             command.add_argument(f"--{kind}_feature", default=default, metavar="NAME", help=help)
     args = parser.parse_args()
+    if args.action == "merge":
+        if args.part_num is not None and not 1 <= args.part_num <= 10**6:
+            parser.error(f"--part_num {args.part_num}: it should be from 1 to 1,000,000")
+        if args.seed is not None and not args.shuffle:
+            parser.error("--seed is for --shuffle, which is not given")
+        args.seed = (args.seed or 0) if args.shuffle else None
     if getattr(args, "sheet", None) and not args.sheet.lower().endswith(".png"):
         parser.error(f"--sheet {args.sheet}: the name must end in .png")
     return args
+
+
+def add_copy_actions(actions) -> None:
+    """Add the parsers of merge and export."""
+    texts = {
+        name: {"help": t, "description": f"{t.capitalize()}."} for name, t in COPY_ACTIONS.items()
+    }
+    command = actions.add_parser("merge", **texts["merge"])
+    command.add_argument("sources", nargs="+", metavar="SRC", help="the folders of datasets")
+    command.add_argument("target", metavar="DST", help="the new dataset's folder")
+    help = "number of part files (default: as many as the datasets have together)"
+    command.add_argument("--part_num", type=int, metavar="N", help=help)
+    command.add_argument("--shuffle", action="store_true", help="in random order")
+    command.add_argument("--seed", type=int, metavar="N", help="of --shuffle (default: 0)")
+    command = actions.add_parser("export", **texts["export"])
+    command.add_argument("folder", metavar="SRC", help="the dataset's folder")
+    command.add_argument("target", metavar="DIR", help="the new folder of the images")
+    help = "all images in one folder, with a label file, labels.csv"
+    command.add_argument("--flat", action="store_true", help=help)
 
 
 def check(args) -> None:

@@ -77,6 +77,7 @@ class Manifest(StrictModel):
     split_id: Annotated[str, Field(max_length=64)] | None = (
         None  # the same in datasets of one split
     )
+    split_ids: list[Annotated[str, Field(max_length=64)]] = []  # of several that were merged
     skipped: list[SkippedImage] = []
     parts: Annotated[list[Part], Field(min_length=1, max_length=10**6)]
 

@@ -55,7 +55,7 @@ class DatasetWriter:
     def __init__(self, folder: str, image_format: str, digits: int = 1, dry_run: bool = False):
         self.folder, self.image_format = folder, image_format
         self.digits, self.dry_run = digits, dry_run
-        self._parts: list[Part] = []
+        self.parts: list[Part] = []
         self._staging = os.path.join(folder, STAGING_NAME)
         self._committing = False
         self._stack = ExitStack()
@@ -87,7 +87,7 @@ class DatasetWriter:
 
         At the end of the block the file is on the disk.
         """
-        name, digest, num_bytes = part_name(len(self._parts), self.digits), hashlib.sha256(), 0
+        name, digest, num_bytes = part_name(len(self.parts), self.digits), hashlib.sha256(), 0
 
         def write(data: bytes) -> None:
             nonlocal num_bytes
@@ -101,7 +101,7 @@ class DatasetWriter:
             yield write
             if not self.dry_run:
                 flush_file(file)
-        self._parts.append(
+        self.parts.append(
             Part(file=name, num_records=num_records, bytes=num_bytes, sha256=digest.hexdigest())
         )
 
@@ -113,7 +113,7 @@ class DatasetWriter:
         channels: int | None = None,
         **fields: Any,
     ) -> Manifest:
-        """Put the parts in place of the old dataset and return their manifest.
+        """Make the manifest of the parts and commit them.
 
         ``labels`` and ``statistics`` are those of the records; ``channels`` is 3 to have the
         manifest say so where all images are gray; ``fields`` are further fields of the Manifest.
@@ -125,12 +125,16 @@ class DatasetWriter:
             class_names=class_names,
             label_counts={str(label): counts[label] for label in sorted(counts)},
             image_format=self.image_format,
-            parts=self._parts,
+            parts=self.parts,
             # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
             plain_jpeg=FORMATS[self.image_format] == "JPEG" and not statistics.num_gray,
             **statistics.manifest_fields(channels),
             **fields,
         )
+        return self.commit_manifest(manifest)
+
+    def commit_manifest(self, manifest: Manifest) -> Manifest:
+        """Put the parts in place of the old dataset and return their manifest."""
         if self.dry_run:
             return manifest
         with os_errors("write to", self.folder, f"nothing was changed in {self.folder}"):

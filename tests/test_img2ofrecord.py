@@ -198,7 +198,8 @@ def test_part_names_can_be_padded(padded_dataset, tmp_path):
 IN_THE_MANIFEST = {
     **{"layout": 2, "num_records": 50, "num_classes": 10, "class_names": None},
     **{"image_format": ".png", "channels": 1, "num_gray": 50, "plain_jpeg": False},
-    **{"width": 28, "height": 28, "num_measured": 50, "split_id": None, "skipped": []},
+    **{"width": 28, "height": 28, "num_measured": 50, "split_id": None, "split_ids": []},
+    "skipped": [],
     **{"image_feature": "images", "label_feature": "labels", "label_type": "int32"},
 }
 

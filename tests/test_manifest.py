@@ -8,11 +8,22 @@ import pytest
 from damage import MANIFEST, ofrecord, rewrite_manifest
 from helpers import assert_one_error, convert, read_manifest, snapshot
 
+
+def copied(action, folder):
+    """The Result of ``python -m ofrecord merge`` or ``export``, whose new folder is removed again."""
+    result = ofrecord(action, folder, folder.parent / "copy")
+    assert (folder.parent / "copy").exists() == (result.code == 0), result
+    shutil.rmtree(folder.parent / "copy", ignore_errors=True)
+    return result
+
+
 COMMANDS = {
     "check": lambda folder: ofrecord("check", folder),
     "show": lambda folder: ofrecord("show", folder),
     "index": lambda folder: ofrecord("index", folder),
     "convert": lambda folder: convert("--save_dir", folder),
+    "merge": lambda folder: copied("merge", folder),
+    "export": lambda folder: copied("export", folder),
 }
 
 ODD = [

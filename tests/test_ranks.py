@@ -388,10 +388,10 @@ def test_no_rank_outlives_its_launcher(launcher, dealt, end, text):
 # -- what is refused --------------------------------------------------------------------
 
 
-UNEVEN = "has {} parts, not divisible by the world size 2: convert the images with --part_num {}"
+UNEVEN = "has {} parts, not divisible by the world size 2: `python -m ofrecord merge "
 SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
-    "parts": (5, None, 10, UNEVEN.format(5, 6)),
-    "one part": (1, None, 10, UNEVEN.format(1, 2).replace("parts,", "part,")),
+    "parts": (5, None, 10, UNEVEN.format(5)),
+    "one part": (1, None, 10, UNEVEN.format(1).replace("parts,", "part,")),
     "batch": (
         4,
         None,
@@ -402,7 +402,7 @@ SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
         2,
         1,
         10,
-        "has 1 part, fewer than the world size 2: convert the images with --part_num 2",
+        "has 1 part, fewer than the world size 2: `python -m ofrecord merge ",
     ),
 }
 

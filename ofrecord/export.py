@@ -1,0 +1,94 @@
+"""Getting the images of a dataset out again, as files whose bytes are those in the records."""
+
+import csv
+import os
+import re
+import shutil
+
+from tqdm import tqdm
+
+from runtime.cli import InputError, os_errors
+
+from .dataset import open_dataset
+from .headers import BadImage, read_header
+from .images import FORMATS
+from .manifest import MANIFEST_NAME, Manifest
+from .record import BadRecord, read_part
+
+EXTENSIONS = {kind: ext for ext, kind in reversed(FORMATS.items())}  # PNG: .png, JPEG: .jpg
+LABELS, CLASSES = "labels.csv", "classes.txt"
+
+
+def export(folder: str, target: str, flat: bool) -> int:
+    """Write a dataset's images to a new folder, and return how many they are.
+
+    They are in a folder for each class, named by their number, or, if ``flat``, in one folder
+    with a label file, labels.csv; classes.txt has the classes' names in order. Killed at any
+    moment, the folder does not exist. Raises InputError for a folder that exists and is not
+    empty, and for a damaged dataset.
+    """
+    dataset = open_dataset(folder, all_hashes=True)
+    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
+        raise InputError(f"{target} exists and is not an empty folder: choose another")
+    path = os.path.abspath(target)
+    staging = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.export")
+    try:
+        with os_errors("write to", target):
+            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+            os.makedirs(staging)
+            _write(folder, dataset.manifest, staging, flat)
+            os.replace(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return dataset.manifest.num_records
+
+
+def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:
+    names = manifest.class_names
+    folders = folder_names(manifest)
+    features, number = (manifest.image_feature, manifest.label_feature), 0
+    if names:
+        with open(os.path.join(target, CLASSES), "w", encoding="utf-8") as file:
+            file.writelines(f"{name}\n" for name in names)
+    if not flat:
+        for name in folders.values():
+            os.mkdir(os.path.join(target, name))
+    bar = tqdm(total=manifest.num_records, unit="image", disable=None)
+    with bar, open(os.path.join(target, LABELS) if flat else os.devnull, "w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("image", "label"))
+        for part in manifest.parts:
+            path = os.path.join(folder, part.file)
+            try:
+                for index, image, label in read_part(path, *features):
+                    if label not in folders:
+                        raise BadRecord(index, f"{MANIFEST_NAME} has no label {label}")
+                    name = f"{number:08d}{extension_of(image)}"
+                    table.writerow((name, names[label] if names else label))
+                    name = name if flat else os.path.join(folders[label], name)
+                    with open(os.path.join(target, name), "wb") as image_file:
+                        image_file.write(image)
+                    number += 1
+            except (BadRecord, BadImage) as error:
+                hint = f"`python -m ofrecord check {folder}` lists all problems"
+                raise InputError(f"{path}, {error}; {hint}") from None
+            bar.update(part.num_records)
+
+
+def extension_of(image: bytes) -> str:
+    """Return the file extension of an image's bytes, ``.bin`` for a rare format. Raises BadImage."""
+    return EXTENSIONS.get(read_header(image).kind, ".bin")
+
+
+def folder_names(manifest: Manifest) -> dict[int, str]:
+    """Return a folder's name for each label: the class's, without what no folder may have."""
+    folders: dict[int, str] = {}
+    for label in sorted(map(int, manifest.label_counts)):
+        name = manifest.class_names[label] if manifest.class_names else str(label)
+        safe = (
+            re.sub(r"[/\0]|^\.", "_", name)
+            .encode("utf-8", "replace")[:200]
+            .decode("utf-8", "ignore")
+        )
+        folders[label] = f"{safe}_{label}" if safe in folders.values() else safe
+    return folders

@@ -1,0 +1,244 @@
+"""Merging, appending and resharding: the records of datasets, copied as they are into a new one."""
+
+import os
+import random
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from runtime.cli import InputError, first_few, log, os_errors
+
+from .dataset import Dataset, dataset_in_use, open_dataset
+from .labels import natural_key
+from .manifest import MANIFEST_NAME, Manifest, part_sizes
+from .record import LENGTH, BadRecord, OFRecord, read_record, split_part
+from .statistics import mean_and_variance
+from .writer import DatasetWriter
+
+# Fields of the manifests that must be the same in all.
+ALIKE = {
+    "image_feature": "image features are named",
+    "label_feature": "label features are named",
+    "label_type": "labels are",
+    "image_format": "images are",
+    "color_name": "images are",
+    "width": "widths are",
+    "height": "heights are",
+    "background": "backgrounds of transparent images are",
+    "max_value": "largest values of 16-bit images are",
+}
+OPEN_FILES = 256  # at most, while records are shuffled
+
+
+def merge(folders: list[str], target: str, part_num: int | None, seed: int | None) -> Manifest:
+    """Copy the records of datasets into a new one, and return its manifest.
+
+    It has ``part_num`` parts; None: as many as they have together. Their order is kept, or
+    drawn by ``seed``, in a memory of 16 bytes a record. Raises InputError where the datasets
+    do not fit together or one is damaged; nothing is written then.
+    """
+    real = [os.path.realpath(folder) for folder in (*folders, target)]
+    if len(set(real)) < len(real):
+        raise InputError("merge: a dataset is named twice; the new one needs a folder of its own")
+    if os.path.lexists(os.path.join(target, MANIFEST_NAME)):
+        raise InputError(f"{target} is a dataset already: name a new folder last, or remove it")
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(dataset_in_use(folder))
+        datasets = [open_dataset(folder, all_hashes=True) for folder in folders]
+        check_fit(datasets)
+        class_names, new_labels = join_classes(datasets)
+        manifests = [dataset.manifest for dataset in datasets]
+        num_records = sum(manifest.num_records for manifest in manifests)
+        num_parts = part_num or sum(len(manifest.parts) for manifest in manifests)
+        if num_parts > num_records:
+            raise InputError(f"--part_num {num_parts}: there are only {num_records:,} records")
+        records = in_order(datasets) if seed is None else shuffled(datasets, seed)
+        digits = manifests[0].digits
+        writer = stack.enter_context(DatasetWriter(target, manifests[0].image_format, digits))
+        bar = stack.enter_context(tqdm(total=num_records, unit="record", disable=None))
+        for size in part_sizes(num_records, num_parts):
+            with writer.new_part(size) as write:
+                for _ in range(size):
+                    index, serialized = next(records)
+                    if new_labels[index]:
+                        serialized = relabel(serialized, manifests[index], new_labels[index])
+                    write(LENGTH.pack(len(serialized)) + serialized)
+            bar.update(size)
+        labels = Counter()
+        for manifest, new in zip(manifests, new_labels, strict=True):
+            for label, number in manifest.label_counts.items():
+                labels[new.get(int(label), int(label))] += number
+        fields = {name: getattr(manifests[0], name) for name in manifests[0].model_fields_set}
+        fields.update(
+            num_records=num_records,
+            num_classes=len(class_names or ()) or max(each.num_classes for each in manifests),
+            class_names=class_names,
+            label_counts={str(label): labels[label] for label in sorted(labels)},
+            num_gray=sum(manifest.num_gray for manifest in manifests),
+            plain_jpeg=all(manifest.plain_jpeg for manifest in manifests),
+            skipped=[image for manifest in manifests for image in manifest.skipped],
+            parts=writer.parts,
+            **split_ids_of(datasets),
+            **statistics_of(manifests),
+        )
+        return writer.commit_manifest(Manifest(**fields))
+
+
+def check_fit(datasets: list[Dataset]) -> None:
+    """Raise InputError unless the datasets can be one."""
+    first = datasets[0]
+    for other in datasets[1:]:
+        for name, what in ALIKE.items():
+            one, two = getattr(first.manifest, name), getattr(other.manifest, name)
+            if one != two:
+                folders = f"{first.folder} and {other.folder}"
+                raise InputError(f"{folders} do not fit together: their {what} {one} and {two}")
+        if (first.manifest.class_names is None) != (other.manifest.class_names is None):
+            raise InputError(
+                f"{first.folder} and {other.folder} do not fit together: "
+                "only one of them has names for its classes"
+            )
+        if first.manifest.digest == other.manifest.digest:
+            raise InputError(f"{first.folder} and {other.folder} are the same dataset")
+
+
+def join_classes(datasets: list[Dataset]) -> tuple[list[str] | None, list[dict[int, int]]]:
+    """Return all class names, and for each dataset {label: new label} where labels change.
+
+    The first dataset's classes keep their labels; the others are joined by name.
+    """
+    names = datasets[0].manifest.class_names
+    if names is None:
+        return None, [{} for _ in datasets]
+    others = {name for dataset in datasets for name in dataset.manifest.class_names}
+    names = names + sorted(others.difference(names), key=natural_key)
+    labels, changed = {name: label for label, name in enumerate(names)}, []
+    for folder, manifest in datasets:
+        new = {label: labels[name] for label, name in enumerate(manifest.class_names)}
+        changed.append(new if any(label != each for label, each in new.items()) else {})
+        if changed[-1]:
+            moves = [
+                f"{manifest.class_names[label]} {label} → {each}"
+                for label, each in new.items()
+                if label != each
+            ]
+            log(f"{folder}: labels renumbered: {first_few(moves)}")
+    return names, changed
+
+
+def relabel(serialized: bytes, manifest: Manifest, new: dict[int, int]) -> bytes:
+    """Return a record with its new label. Raises InputError where the manifest lies."""
+    features = manifest.image_feature, manifest.label_feature
+    try:
+        _, label, label_type = read_record(serialized, 0, *features)
+        record = OFRecord.FromString(serialized)
+        values = getattr(record.feature[features[1]], f"{label_type}_list").value
+        values[0] = new[label]
+    except (BadRecord, KeyError) as error:
+        raise InputError(f"a record is not as {MANIFEST_NAME} says: {error}") from None
+    return record.SerializeToString(deterministic=True)
+
+
+# -- the records, as (number of the dataset, serialized record) ---------------------------
+
+
+def paths_of(datasets: list[Dataset]) -> list[tuple[int, str]]:
+    """Return (number of the dataset, path) of all parts, in order."""
+    return [
+        (number, os.path.join(dataset.folder, part.file))
+        for number, dataset in enumerate(datasets)
+        for part in dataset.manifest.parts
+    ]
+
+
+def in_order(datasets: list[Dataset]) -> Iterator[tuple[int, bytes]]:
+    for number, path in paths_of(datasets):
+        for _, serialized in split(path):
+            yield number, serialized
+
+
+def split(path: str) -> Iterator[tuple[int, bytes]]:
+    """As split_part, but what is wrong is an InputError."""
+    try:
+        with os_errors("read", path):
+            yield from split_part(path)
+    except BadRecord as error:
+        raise InputError(f"{path}, {error}") from None
+
+
+def shuffled(datasets: list[Dataset], seed: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the records in random order; where each begins is all that is kept in memory."""
+    paths = paths_of(datasets)
+    starts, last = array("q"), [0]  # of the records; per part, the number of records up to it
+    for _, path in paths:
+        position = 0
+        for _, serialized in split(path):
+            starts.append(position)
+            position += LENGTH.size + len(serialized)
+        last.append(len(starts))
+    order = array("q", range(len(starts)))
+    random.Random(seed).shuffle(order)
+
+    @lru_cache(OPEN_FILES)
+    def opened(path: str) -> BinaryIO:
+        return open(path, "rb", buffering=0)
+
+    for record in order:
+        number, path = paths[np.searchsorted(last, record, "right") - 1]
+        with os_errors("read", path):
+            file = opened(path).fileno()
+            (length,) = LENGTH.unpack(os.pread(file, LENGTH.size, starts[record]))
+            yield number, os.pread(file, length, starts[record] + LENGTH.size)
+
+
+# -- the manifest -------------------------------------------------------------------------
+
+
+def split_ids_of(datasets: list[Dataset]) -> dict[str, Any]:
+    """Return the fields that tell which splits the records come from.
+
+    An id that two of the datasets have is dropped: both sides of that split are there now, so
+    that none may be evaluated on.
+    """
+    manifests = [dataset.manifest for dataset in datasets]
+    ids = Counter(each for m in manifests for each in {m.split_id, *m.split_ids} - {None})
+    for each, number in ids.items():
+        if number > 1:
+            folders = [
+                d.folder for d in datasets if each in (d.manifest.split_id, *d.manifest.split_ids)
+            ]
+            log(f"both sides of a split are merged: {first_few(folders)}", "warning")
+    kept = sorted(each for each, number in ids.items() if number == 1)
+    return {"split_id": kept[0] if len(kept) == 1 else None, "split_ids": kept[1:] and kept}
+
+
+def statistics_of(manifests: list[Manifest]) -> dict[str, Any]:
+    """Return histogram, mean and std of all images: exact, unless some were sampled."""
+    histograms = [np.array(manifest.histogram) for manifest in manifests]
+    histogram = sum(histograms)
+    mean, variance = mean_and_variance(histogram)
+    num_measured = sum(manifest.num_measured for manifest in manifests)
+    if num_measured < sum(manifest.num_records for manifest in manifests):
+        weights = np.array(
+            [
+                each.sum() * manifest.num_records / max(manifest.num_measured, 1)
+                for each, manifest in zip(histograms, manifests, strict=True)
+            ]
+        )
+        weights = (weights / weights.sum())[:, None]
+        means, stds = (np.array([getattr(m, name) for m in manifests]) for name in ("mean", "std"))
+        mean = (weights * means).sum(axis=0)
+        variance = (weights * (stds**2 + means**2)).sum(axis=0) - mean**2
+    return {
+        "histogram": histogram.tolist(),
+        "mean": mean.round(6).tolist(),
+        "std": np.sqrt(variance.clip(0)).round(6).tolist(),
+        "num_measured": num_measured,
+    }

@@ -1,0 +1,235 @@
+"""Merging, resharding and exporting: the records as they were, or one line and nothing written."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from damage import flip, ofrecord, rewrite_manifest
+from helpers import (
+    IMAGES,
+    PROJECT,
+    assert_one_error,
+    convert,
+    part_files,
+    read_manifest,
+    records,
+    snapshot,
+    train,
+)
+
+
+def make(folder, classes, number=6, size=(8, 8), color=True, **options):
+    """A dataset of ``number`` pictures of each class, by name; every picture is different."""
+    seed = sum(map(ord, "".join(classes) + folder.name))
+    rng = np.random.default_rng(seed)
+    images = folder.parent / f"{folder.name}-images"
+    for name in classes:
+        (images / name).mkdir(parents=True)
+        for index in range(number):
+            picture = rng.integers(0, 256, (*size, 3) if color else size, dtype=np.uint8)
+            cv2.imwrite(str(images / name / f"{index}.png"), picture)
+    arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
+    result = convert("--image_root", images, "--class_folders", "--save_dir", folder, *arguments)
+    assert result.code == 0, result
+    return folder
+
+
+def merged(*folders):
+    result = ofrecord("merge", *folders)
+    assert result.code == 0, result
+    assert ofrecord("check", folders[-1] if str(folders[-1])[0] != "-" else folders[-3]).code == 0
+    return result
+
+
+def named(folder):
+    """{image bytes: class name} of a dataset."""
+    names = read_manifest(folder)["class_names"]
+    return {image: names[label] for image, label in records(folder)}
+
+
+def test_resharding_gives_what_converting_gives(converted, tmp_path):
+    two, five = tmp_path / "two", tmp_path / "five"
+    assert ofrecord("merge", converted, two, "--part_num", 2).code == 0
+    assert [part["num_records"] for part in read_manifest(two)["parts"]] == [25, 25]
+    assert records(two) == records(converted)
+    assert ofrecord("merge", two, five, "--part_num", 5).code == 0
+    assert snapshot(five) == snapshot(converted)
+
+
+def test_classes_are_joined_by_name(tmp_path):
+    one = make(tmp_path / "one", ["cat", "dog"])
+    two = make(tmp_path / "two", ["ant", "dog", "eel"])
+    result = merged(one, two, tmp_path / "all")
+    assert f"{two}: labels renumbered: ant 0 → 2, eel 2 → 3" in result.err, result
+    manifest = read_manifest(tmp_path / "all")
+    assert manifest["class_names"] == ["cat", "dog", "ant", "eel"]
+    assert manifest["label_counts"] == {"0": 6, "1": 12, "2": 6, "3": 6}
+    assert named(tmp_path / "all") == {**named(one), **named(two)}
+    assert len(manifest["parts"]) == 10 and manifest["num_records"] == 30
+
+
+def test_statistics_are_those_of_all_images(tmp_path):
+    folders = [make(tmp_path / name, [name]) for name in ("a", "b", "c")]
+    merged(*folders, tmp_path / "all")
+    manifest = read_manifest(tmp_path / "all")
+    pixels = np.stack(
+        [cv2.imdecode(np.frombuffer(each, np.uint8), 1) for each, _ in records(tmp_path / "all")]
+    )
+    np.testing.assert_allclose(manifest["mean"], pixels.mean((0, 1, 2))[::-1], atol=1e-5)
+    np.testing.assert_allclose(manifest["std"], pixels.std((0, 1, 2))[::-1], atol=1e-5)
+    # Where one of them was measured by a sample, by the number of its images.
+    for name, number in (("a", 3), ("b", 6), ("c", 6)):
+        counts = np.array(read_manifest(tmp_path / name)["histogram"]) // (6 // number)
+        rewrite_manifest(tmp_path / name, histogram=counts.tolist(), num_measured=number)
+    merged(*folders, tmp_path / "sampled")
+    sampled = read_manifest(tmp_path / "sampled")
+    assert sampled["num_measured"] == 15
+    np.testing.assert_allclose(sampled["mean"], manifest["mean"], atol=0.5)
+    np.testing.assert_allclose(sampled["std"], manifest["std"], atol=0.5)
+
+
+def test_shuffled_by_seed(converted, tmp_path):
+    orders = []
+    for name, options in (("a", []), ("b", ["--seed", 0]), ("c", ["--seed", 1])):
+        assert ofrecord("merge", converted, tmp_path / name, "--shuffle", *options).code == 0
+        assert sorted(records(tmp_path / name)) == sorted(records(converted))
+        orders.append(records(tmp_path / name))
+    assert orders[0] == orders[1] != orders[2] and records(converted) not in orders
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"color": False}, "their images are colour and gray"),
+        ({"size": (9, 8)}, "their heights are 8 and 9"),
+        ({"img_format": ".bmp"}, "their images are .png and .bmp"),
+        ({"background": "black"}, "their backgrounds of transparent images are white and black"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, options, text):
+    one, two = make(tmp_path / "one", ["cat"]), make(tmp_path / "two", ["cat"], **options)
+    before = snapshot(tmp_path)
+    assert_one_error(ofrecord("merge", one, two, tmp_path / "all"), f"{one} and {two}", text)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("action", ["merge", "export"])
+def test_bad_folders(dataset, tmp_path, action):
+    before = snapshot(dataset)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").touch()
+    assert_one_error(ofrecord(action, dataset, full), f"{full} ", "empty")
+    assert_one_error(ofrecord(action, tmp_path / "none", tmp_path / "x"), "no dataset")
+    assert_one_error(
+        ofrecord(action, dataset, dataset), str(dataset) if action == "export" else "named twice"
+    )
+    assert_one_error(ofrecord(action, dataset, full / "mine" / "x"), "mine")
+    flip(part_files(dataset)[3], 100)
+    assert_one_error(ofrecord(action, dataset, tmp_path / "x"), f"{part_files(dataset)[3]} was ")
+    flip(part_files(dataset)[3], 100)
+    assert snapshot(dataset) == before and [path.name for path in full.iterdir()] == ["mine"]
+    assert not (tmp_path / "x").exists()
+
+
+def test_bad_options(converted, tmp_path):
+    for options, text in (
+        (["--part_num", 51], "there are only 50 records"),
+        (["--part_num", 0], "--part_num 0"),
+        (["--seed", 1], "--seed is for --shuffle"),
+    ):
+        assert_one_error(ofrecord("merge", converted, tmp_path / "x", *options), text)
+    copy = shutil.copytree(converted, tmp_path / "copy")
+    assert_one_error(ofrecord("merge", converted, copy, tmp_path / "x"), "are the same dataset")
+    assert_one_error(ofrecord("merge", converted, copy), f"{copy} is a dataset already")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_merged_dataset_remembers_its_splits(tmp_path):
+    """Neither side of a split may be evaluated on by what was trained on both."""
+    for name, number in (("a", 4), ("b", 6)):
+        make(tmp_path / name, ["cat", "dog"], number, val_fraction=0.5, part_num=2)
+    merged(tmp_path / "a", tmp_path / "b", tmp_path / "both")
+    ids = [read_manifest(tmp_path / name)["split_id"] for name in "ab"]
+    assert read_manifest(tmp_path / "both")["split_ids"] == sorted(ids)
+    options = ["--steps", 1, "--batch_size", 2, "--eval_dataset_dir", tmp_path / "a_val"]
+    assert train(tmp_path / "both", *options).code == 0
+    result = ofrecord("merge", tmp_path / "a", tmp_path / "a_val", tmp_path / "whole")
+    assert "both sides of a split are merged" in result.err, result
+    refused = train(tmp_path / "whole", *options)
+    assert_one_error(refused, "come from different splits")
+
+
+# -- export ------------------------------------------------------------------------------
+
+
+def test_exported_images_make_the_same_dataset(tmp_path):
+    dataset = make(tmp_path / "one", ["cat", "dog", "eel"])
+    result = ofrecord("export", dataset, tmp_path / "flat", "--flat")
+    assert result.out == f"{tmp_path / 'flat'}: 18 images\n", result
+    labels = tmp_path / "flat" / "labels.csv"
+    options = ["--image_root", tmp_path / "flat", "--label_dir", labels]
+    assert convert(*options, "--save_dir", tmp_path / "again").code == 0
+    assert snapshot(tmp_path / "again") == snapshot(dataset)
+    assert (tmp_path / "flat" / "classes.txt").read_text() == "cat\ndog\neel\n"
+
+    assert ofrecord("export", dataset, tmp_path / "folders").code == 0
+    options = ["--image_root", tmp_path / "folders", "--class_folders"]
+    assert convert(*options, "--save_dir", tmp_path / "third").code == 0
+    assert sorted(records(tmp_path / "third")) == sorted(records(dataset))
+
+
+def test_exported_bytes_are_those_of_the_files(converted, tmp_path):
+    assert ofrecord("export", converted, tmp_path / "x").code == 0
+    found = {path.read_bytes(): path.parent.name for path in tmp_path.glob("x/*/*")}
+    assert found == {path.read_bytes(): path.stem[-1] for path in IMAGES.iterdir()}
+
+
+def test_class_names_that_are_no_folder_names(dataset, tmp_path):
+    names = ["../up", "..", ".", "a/b", "a_b", "same", "x" * 300, "中文", " ", "nul\x01"]
+    rewrite_manifest(dataset, class_names=names)
+    assert ofrecord("export", dataset, tmp_path / "out" / "x").code == 0
+    assert [path.name for path in tmp_path.joinpath("out").iterdir()] == ["x"]
+    folders = [path for path in (tmp_path / "out" / "x").iterdir() if path.is_dir()]
+    assert len(folders) == 10 and len(list(tmp_path.glob("out/x/*/*.png"))) == 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["merge", "export"])
+def test_killed_at_any_moment(converted, tmp_path, action):
+    """There is nothing then, or no finished dataset; the same command does it the next time."""
+    big, seconds = converted, []
+    for number in range(3):  # 6,250 records
+        copies = []
+        for index in range(5):
+            copies.append(shutil.copytree(big, tmp_path / f"{number}-{index}"))
+            rewrite_manifest(copies[-1], background=f"#{number}{index}0000")
+        for copy in copies:
+            rewrite_manifest(copy, background="white", skipped=[{"file": copy.name, "reason": "x"}])
+        big = tmp_path / f"big{number}"
+        merged(*copies, big)
+    rng, target = np.random.default_rng(0), tmp_path / "target"
+    for _ in range(20):
+        start = time.monotonic()
+        command = [sys.executable, "-m", "ofrecord", action, big, target]
+        process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
+        if seconds:
+            time.sleep(rng.uniform(0.1, max(seconds)))
+            process.send_signal(signal.SIGKILL)
+        code = process.wait()
+        assert seconds or code == 0
+        seconds.append(time.monotonic() - start)
+        done = target / "dataset.json" if action == "merge" else target
+        if done.exists():
+            if action == "merge":
+                assert ofrecord("check", target).code == 0
+            assert action == "merge" or len(list(target.glob("*/*.png"))) == 6250
+            shutil.rmtree(target)
+    assert ofrecord(action, big, target).code == 0
+    assert json.dumps(sorted(path.name for path in tmp_path.glob(".*"))) == "[]"
