@@ -71,24 +71,8 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
                         serialized = relabel(serialized, manifests[index], new_labels[index])
                     write(LENGTH.pack(len(serialized)) + serialized)
             bar.update(size)
-        labels = Counter()
-        for manifest, new in zip(manifests, new_labels, strict=True):
-            for label, number in manifest.label_counts.items():
-                labels[new.get(int(label), int(label))] += number
-        fields = {name: getattr(manifests[0], name) for name in manifests[0].model_fields_set}
-        fields.update(
-            num_records=num_records,
-            num_classes=len(class_names or ()) or max(each.num_classes for each in manifests),
-            class_names=class_names,
-            label_counts={str(label): labels[label] for label in sorted(labels)},
-            num_gray=sum(manifest.num_gray for manifest in manifests),
-            plain_jpeg=all(manifest.plain_jpeg for manifest in manifests),
-            skipped=[image for manifest in manifests for image in manifest.skipped],
-            parts=writer.parts,
-            **split_ids_of(datasets),
-            **statistics_of(manifests),
-        )
-        return writer.commit_manifest(Manifest(**fields))
+        fields = manifest_fields(datasets, class_names, new_labels)
+        return writer.commit_manifest(Manifest(**fields, parts=writer.parts))
 
 
 def check_fit(datasets: list[Dataset]) -> None:
@@ -105,8 +89,11 @@ def check_fit(datasets: list[Dataset]) -> None:
                 f"{first.folder} and {other.folder} do not fit together: "
                 "only one of them has names for its classes"
             )
-        if first.manifest.digest == other.manifest.digest:
-            raise InputError(f"{first.folder} and {other.folder} are the same dataset")
+    owners: dict[str, str] = {}
+    for folder, manifest in datasets:
+        owner = owners.setdefault(manifest.digest, folder)
+        if owner != folder:
+            raise InputError(f"{owner} and {folder} are the same dataset")
 
 
 def join_classes(datasets: list[Dataset]) -> tuple[list[str] | None, list[dict[int, int]]]:
@@ -122,14 +109,11 @@ def join_classes(datasets: list[Dataset]) -> tuple[list[str] | None, list[dict[i
     labels, changed = {name: label for label, name in enumerate(names)}, []
     for folder, manifest in datasets:
         new = {label: labels[name] for label, name in enumerate(manifest.class_names)}
-        changed.append(new if any(label != each for label, each in new.items()) else {})
-        if changed[-1]:
-            moves = [
-                f"{manifest.class_names[label]} {label} → {each}"
-                for label, each in new.items()
-                if label != each
-            ]
-            log(f"{folder}: labels renumbered: {first_few(moves)}")
+        moved = {old: label for old, label in new.items() if old != label}
+        changed.append(new if moved else {})
+        if moved:
+            moves = first_few(f"{names[label]} {old} → {label}" for old, label in moved.items())
+            log(f"{folder}: labels renumbered: {moves}")
     return names, changed
 
 
@@ -199,6 +183,28 @@ def shuffled(datasets: list[Dataset], seed: int) -> Iterator[tuple[int, bytes]]:
 
 
 # -- the manifest -------------------------------------------------------------------------
+
+
+def manifest_fields(
+    datasets: list[Dataset], class_names: list[str] | None, new_labels: list[dict[int, int]]
+) -> dict[str, Any]:
+    """Return all fields of the new manifest but its parts."""
+    manifests, labels = [dataset.manifest for dataset in datasets], Counter()
+    for manifest, new in zip(manifests, new_labels, strict=True):
+        for label, number in manifest.label_counts.items():
+            labels[new.get(int(label), int(label))] += number
+    first = manifests[0].model_dump(exclude={"parts"})
+    return first | {
+        "num_records": labels.total(),
+        "num_classes": len(class_names or ()) or max(each.num_classes for each in manifests),
+        "class_names": class_names,
+        "label_counts": {str(label): labels[label] for label in sorted(labels)},
+        "num_gray": sum(manifest.num_gray for manifest in manifests),
+        "plain_jpeg": all(manifest.plain_jpeg for manifest in manifests),
+        "skipped": [image for manifest in manifests for image in manifest.skipped],
+        **split_ids_of(datasets),
+        **statistics_of(manifests),
+    }
 
 
 def split_ids_of(datasets: list[Dataset]) -> dict[str, Any]:
