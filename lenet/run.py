@@ -150,13 +150,15 @@ class Run:
         return self.folder.path is not None and (due or stopping)
 
     def log_loss(self, step: int, loss, learning_rate: float) -> bool:
-        """Add a step's loss, a 0-d tensor; every ``fetch_every`` steps they are printed: True.
+        """Add a step's loss, a 0-d tensor; the first, and every ``fetch_every`` steps, print: True.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
         """
         self._waiting.append((loss, learning_rate))
-        fetch = len(self._waiting) == self.config.fetch_every or self.should_stop()
-        if not (fetch or self.plan.should_evaluate(step) or self.should_save(step)):
+        fetch = step == 1 or len(self._waiting) == self.config.fetch_every
+        if not (
+            fetch or self.should_stop() or self.plan.should_evaluate(step) or self.should_save(step)
+        ):
             return False
         losses, rates = zip(*self._waiting, strict=True)
         self._waiting = []
