@@ -14,9 +14,12 @@ from runtime.cli import InputError, InputErrors, count, log, os_errors
 from .classes import number_labels
 from .labels import Samples, list_images, problem_of, resolve_names
 
-# Usual names of a table's columns, in lower case: the first of each list that are there.
-IMAGE_COLUMNS = [("image", "file", "filename", "file_name", "filepath", "path"), ("name",), ("id",)]
-LABEL_COLUMNS = [("label", "class", "class_name", "category", "target")]
+# Usual names of a table's columns of images, labels and groups: the first of each that are there.
+USUAL_COLUMNS = (
+    [("image", "file", "filename", "file_name", "filepath", "path"), ("name",), ("id",)],
+    [("label", "class", "class_name", "category", "target")],
+    [],
+)
 DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
@@ -102,50 +105,39 @@ def _read_rows(
         return _read_json_lines(file, problems), None
     if not is_table and (ending == ".lst" or LST_LINE.match(first)):
         return _read_lines(file, True, problems), "im2rec's list of index, label and path"
-    headers = {
-        delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in DELIMITERS
-    }
-    found = {delimiter: _find_columns(header, columns) for delimiter, header in headers.items()}
-    delimiter = max(DELIMITERS, key=lambda each: (all(found[each][:2]), len(headers[each])))
-    if not is_table and not all(found[delimiter][:2]):
+    headers = {each: next(csv.reader([first], delimiter=each), []) for each in DELIMITERS}
+    found = {each: _find_columns(header, columns) for each, header in headers.items()}
+    delimiter = max(found, key=lambda each: (None not in found[each][0][:2], len(headers[each])))
+    indices, problem = found[delimiter]
+    if not is_table and None in indices[:2]:
         return _read_lines(file, False, problems), "lines of an image name and a label"
-    if problem := _problem_of_header(headers[delimiter], found[delimiter], columns):
+    if problem:
         problems.append((1, problem))
         return [], None
-    indices = [each[0] if each else None for each in found[delimiter]]
-    image, label = (headers[delimiter][index] for index in indices[:2])
+    image, label = (headers[delimiter][index].strip() for index in indices[:2])
     form = f"a table with {DELIMITERS[delimiter]} between its columns"
-    form += f"; images in {image.strip()!r}, labels in {label.strip()!r}"
+    form += f"; images in {image!r}, labels in {label!r}"
     return _read_table(file, delimiter, indices, problems), form
 
 
-def _find_columns(header: list[str], columns: Columns) -> list[list[int]]:
-    """The indices of the columns that may be the image's, the label's and the group's."""
-    names, found = [name.strip().lower() for name in header], []
-    for given, usual in zip(columns, (IMAGE_COLUMNS, LABEL_COLUMNS, []), strict=True):
+def _find_columns(header: list[str], columns: Columns) -> tuple[list[int | None], str | None]:
+    """The indices of the image's, the label's and the group's column, and what is wrong or None."""
+    names, indices, missing, problem = [name.strip() for name in header], [], [], None
+    for option, given, usual in zip(columns._fields, columns, USUAL_COLUMNS, strict=True):
         wanted = [(given.strip().lower(),)] if given else usual
-        matches = ([i for i, name in enumerate(names) if name in each] for each in wanted)
-        found.append(next(filter(None, matches), []))
-    return found
-
-
-def _problem_of_header(header: list[str], found: list[list[int]], columns: Columns) -> str | None:
-    """What is wrong with a table's header, or None."""
-    wanted = [columns.image or "image", columns.label or "label", columns.group]
-    missing = [name for name, indices in zip(wanted, found, strict=True) if name and not indices]
+        matches = ([i for i, name in enumerate(names) if name.lower() in each] for each in wanted)
+        found = next(filter(None, matches), [None])
+        indices.append(found[0])
+        if len(found) > 1:
+            two = " and ".join(repr(names[index]) for index in found[:2])
+            problem = f"{option}s may be in the columns {two}: choose one with --{option}_column"
+        elif wanted and found == [None]:
+            missing.append(repr(given or option))
     if missing:
-        there = ", ".join(map(repr, header)) or "none"
-        names = " and ".join(map(repr, missing))
-        return (
-            f"the header must have the column{'s' * (len(missing) > 1)} {names}; it has {there} "
-            "(--image_column and --label_column name others)"
-        )
-    for option, indices in zip(columns._fields, found, strict=True):
-        if len(indices) > 1:
-            one, two = (header[index].strip() for index in indices[:2])
-            what = f"{option}s may be in the columns {one!r} and {two!r}"
-            return f"{what}: choose one with --{option}_column"
-    return None
+        problem = f"the header must have the column{'s' * (len(missing) > 1)} "
+        problem += f"{' and '.join(missing)}; it has {', '.join(map(repr, names)) or 'none'} "
+        problem += "(--image_column and --label_column name others)"
+    return indices, problem
 
 
 def _read_table(

@@ -43,21 +43,13 @@ class SourceOptions(StrictModel):
         "no label file: each folder in the image root is a class, named by the folder; folders "
         "train/, val/ and test/ that hold the class folders become a dataset each",
     )
-    image_column: Name | None = option(
-        None, "the table's column of image names; null: image, file, path, … ", "NAME"
-    )
-    label_column: Name | None = option(
-        None, "the table's column of labels; null: label, class, category, …", "NAME"
-    )
+    image_column: Name | None = option(None, "of image names, in a table; null: guessed", "NAME")
+    label_column: Name | None = option(None, "of labels, in a table; null: guessed", "NAME")
     classes: Name | None = option(
         None, "a file with a class name a line: the classes, in this order; null: sorted", "FILE"
     )
-    limit: int | None = option(
-        None, "take only this many images, at random, of all classes", "N", ge=1
-    )
-    limit_per_class: int | None = option(
-        None, "take only this many images of each class, at random", "N", ge=1
-    )
+    limit: int | None = option(None, "take N images at random, of all classes", "N", ge=1)
+    limit_per_class: int | None = option(None, "take N images of each class", "N", ge=1)
     shuffle: bool = option(
         False, "write the records in random order, which sorted labels need to be trained on"
     )
@@ -74,18 +66,14 @@ class SourceOptions(StrictModel):
     test_fraction: float | None = option(
         None, "hold out this fraction, too, as a dataset for testing", "FRACTION", gt=0, lt=1
     )
-    test_dir: Name | None = option(
-        None, "the folder of the dataset for testing; null: --save_dir with _test", "DIR"
-    )
+    test_dir: Name | None = option(None, "its folder; null: --save_dir with _test", "DIR")
     group: Name | None = option(
         None,
         "keep images in one dataset whose names have the same match of this regular expression, "
         "or of its first group in parentheses",
         "REGEX",
     )
-    group_column: Name | None = option(
-        None, "keep images in one dataset that are equal in this column of the table", "NAME"
-    )
+    group_column: Name | None = option(None, "the same, by a column of the table", "NAME")
     seed: int | None = option(
         None, "of what is chosen at random, and of --shuffle; null: 0", "N", ge=0, lt=2**63
     )
@@ -122,22 +110,22 @@ class SourceOptions(StrictModel):
         return {
             "--seed is for --shuffle, --val_fraction, --test_fraction, --limit and "
             "--limit_per_class, and none is given": self.seed is not None and not random,
-            "--val_dir is the folder for --val_fraction, which is not given": (
-                self.val_dir is not None and "val" not in self.folders
-            ),
-            "--test_dir is the folder for --test_fraction, which is not given": (
-                self.test_dir is not None and "test" not in self.folders
-            ),
+            **{
+                f"--{name}_dir is the folder for --{name}_fraction, which is not given": (
+                    folder is not None and name not in self.folders
+                )
+                for name, folder in (("val", self.val_dir), ("test", self.test_dir))
+            },
             "--val_fraction and --test_fraction leave nothing to train on": (
                 sum(self.fractions.values()) >= 1
             ),
             "two of --save_dir, --val_dir and --test_dir are the same folder": (
                 max(paths.values()) > 1
             ),
-            "--group and --group_column are for --val_fraction and --test_fraction, and neither "
-            "is given": (self.group or self.group_column) and not self.fractions,
-            "--group and --group_column cannot both give the groups": (
-                self.group and self.group_column
+            "--group and --group_column are for --val_fraction and --test_fraction: give one of the "
+            "two with one of those": (
+                (self.group and self.group_column)
+                or ((self.group or self.group_column) and not self.fractions)
             ),
             "--class_folders and --label_dir cannot both give the labels": (
                 self.class_folders and "label_dir" in self.model_fields_set
