@@ -49,7 +49,7 @@ def hold_out(
 
     Groups are drawn at random, by ``seed``, class by class (that of a group's first image), until
     a set has round(n * fraction) of the class's n images, at least one. The largest group stays
-    in the training set, and so do others that are far too large, if there are smaller ones.
+    in the training set; others of more than twice those images do if there are smaller ones.
     """
     by_class: dict[int, list[list[int]]] = {}
     for group in groups:
@@ -62,11 +62,11 @@ def hold_out(
         sets["train"] += drawn.pop(largest)
         drawn.reverse()  # the next one is the last
         for name, fraction in fractions.items():
-            wanted = max(round(num_images * fraction), 1)
+            left = wanted = max(round(num_images * fraction), 1)
             drawn.sort(key=lambda group, most=2 * wanted: len(group) <= most)
-            while drawn and wanted > 0:
+            while drawn and left > 0 and (left == wanted or len(drawn[-1]) <= 2 * wanted):
                 sets[name] += drawn[-1]
-                wanted -= len(drawn.pop())
+                left -= len(drawn.pop())
         sets["train"] += [index for group in drawn for index in group]
     return sets
 

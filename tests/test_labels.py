@@ -257,12 +257,11 @@ def test_a_name_in_other_words(images, listed):
     (images / "in/sub").mkdir()
     (images / "in/0.png").rename(images / "in/sub/x.y.png")
     (images / "link").symlink_to("in")
-    for root in ("in", "link"):
-        name = listed.format(root=images / root)
+    for root, written in (("in", "in"), ("link", "link"), ("link", "in")):
+        name = listed.format(root=images / written)
         (images / "labels.csv").write_text(f"image,label\n{name},1\n1.png,0\n")
-        result = convert_in(images, "--label_dir", images / "labels.csv")
-        assert result.code == (2 if root == "link" and name[0] == "/" else 0), result
-        result = convert("--image_root", images / root, "--label_dir", images / "labels.csv", "--save_dir", images / "d", "--part_num", 2)  # fmt: skip
+        options = ["--label_dir", images / "labels.csv", "--image_root", images / root]
+        result = convert_in(images, *options)
         assert result.code == 0 and labels_of(images) == [1, 0], result
         assert "skipped 10 images without a label" in result.err, result
 

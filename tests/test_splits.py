@@ -66,7 +66,7 @@ def test_a_test_set_alone_and_its_folder(patients):
     assert not (patients / "d_val").exists() and not (patients / "d_test").exists()
 
 
-@pytest.mark.parametrize("regex", ["(p[0-9]+)_", "p[0-9]+"])
+@pytest.mark.parametrize("regex", ["(p[0-9]+)_[0-9]", "p[0-9]+"])
 def test_groups_stay_together(patients, regex):
     options = ["--val_fraction", 0.2, "--test_fraction", 0.2, "--group", regex]
     result = convert_in(patients, *options)
@@ -95,12 +95,18 @@ def test_a_group_is_joined_by_copies_and_by_a_column(tmp_path):
     assert len(lines) == 20 and val_set and not train_set & val_set
 
 
-def test_images_of_no_group_are_alone_and_a_large_group_is_for_training(tmp_path):
-    names = [f"a/x_{n}.png" for n in range(30)] + [f"a/{n}.png" for n in range(10)]
-    write_images(tmp_path / "in", names)
-    result = convert_in(tmp_path, "--val_fraction", 0.1, "--group", "(x)_|(y)_")
-    assert result.code == 0 and "1 group of at most 30 images; 10 images in none" in result.err
-    assert len(names_in(tmp_path)["val"]) == 4
+@pytest.mark.parametrize("seed", range(4))
+def test_images_of_no_group_are_alone_and_large_groups_are_for_training(tmp_path, seed):
+    names = [f"a/x_{n}.png" for n in range(30)] + [f"a/y_{n}.png" for n in range(20)]
+    write_images(tmp_path / "in", names + [f"a/{n}.png" for n in range(10)])
+    result = convert_in(tmp_path, "--val_fraction", 0.1, "--group", "(x|y)_", "--seed", seed)
+    text = "2 groups of at most 30 images; 10 images in none"
+    assert result.code == 0 and text in result.err, result
+    assert len(names_in(tmp_path)["val"]) == 6
+    for number in range(1, 10):
+        (tmp_path / f"in/a/{number}.png").unlink()
+    result = convert_in(tmp_path, "--val_fraction", 0.1, "--group", "(.)_", "--seed", seed)
+    assert result.code == 0 and names_in(tmp_path)["val"] == ["a/0.png"], result
 
 
 @pytest.mark.parametrize(
@@ -152,7 +158,8 @@ def test_folders_of_splits(folders):
     assert [len(names) for names in sets.values()] == [18, 4, 4]
     manifests = [read_manifest(folders / f"d{end}") for end in SUFFIXES.values()]
     assert [each["class_names"] for each in manifests] == [["a", "b", "c"]] * 3
-    assert len({each["split_id"] for each in manifests}) == 1
+    ids = {each["split_id"] for each in manifests}
+    assert len(ids) == 1 and None not in ids
     eval_set = ["--eval_dataset_dir", folders / "d_test"]
     assert train(folders / "d", *eval_set, "--steps", 1, "--batch_size", 4).code == 0
 
