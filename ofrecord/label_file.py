@@ -98,7 +98,7 @@ def _read_rows(
 ) -> tuple[Iterable[Row], str | None]:
     """Return the rows of a label file, and what form it has, or None for the tutorial's."""
     ending = os.path.splitext(file.name)[1].lower()
-    first = next((line for line in file if line.strip()), "")
+    number, first = next((each for each in enumerate(file, start=1) if each[1].strip()), (1, ""))
     file.seek(0)
     is_table = ending in (".csv", ".tsv") or any(columns)
     if not is_table and first.lstrip()[:1] in ("{", "["):
@@ -112,7 +112,7 @@ def _read_rows(
     if not is_table and None in indices[:2]:
         return _read_lines(file, False, problems), "lines of an image name and a label"
     if problem:
-        problems.append((1, problem))
+        problems.append((number, problem))
         return [], None
     image, label = (headers[delimiter][index].strip() for index in indices[:2])
     form = f"a table with {DELIMITERS[delimiter]} between its columns"

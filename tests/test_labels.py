@@ -237,6 +237,10 @@ def test_columns_that_are_named(images):
         ("image,path,label\n0.png,a,0\n", ["'image' and 'path'", "--image_column"]),
         ("0.png 1\n\n1.png\n", ["line 3: not an image name and a label"]),
         ("0\t1\t0.png\n1\t1\t2\t1.png\n", ["line 2: not index, label and path"]),
+        (
+            "\n\npath,name,label,target\n",
+            ["line 3: labels may be in the columns 'label' and 'target'"],
+        ),
         ("0.png,1\n", ["line 1: not an image name and a label"]),
         ("0.png 1\n0 1\n", ["line 2: duplicate image '0.png', first in line 1"]),
         ("0.png\0x 1\n", ["line 1", "NUL"]),
