@@ -24,7 +24,6 @@ check_environment(__name__)
 import hashlib
 import io
 import os
-import random
 import time
 from contextlib import closing
 from functools import partial
@@ -43,8 +42,7 @@ from ofrecord.images import (
     may_be_quick,
     resize,
 )
-from ofrecord.label_file import read_label_file
-from ofrecord.labels import Samples, doubts, kinds_of, read_class_folders, split_by_class
+from ofrecord.labels import Samples
 from ofrecord.manifest import digest_of, part_sizes
 from ofrecord.options import ConvertOptions, parse_options
 from ofrecord.packing import (
@@ -57,30 +55,32 @@ from ofrecord.packing import (
     survey,
 )
 from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, reused_record
+from ofrecord.sources import read_samples
+from ofrecord.splits import split
 from ofrecord.statistics import ImageStatistics, sampling_interval
 from ofrecord.writer import DatasetWriter, check_target
 from runtime.atomic import read_small_file
-from runtime.cli import InputError, InputErrors, count, first_few, log, output, run_main
+from runtime.cli import InputError, InputErrors, count, output, run_main
 
 
 def main() -> None:
     options = parse_options()
     print_settings(options)
     samples, fields = read_samples(options), {}
-    for folder in options.folders:
+    for folder in options.folders.values():
         check_target(folder)
     if options.max_value == "auto":
         options = find_max_value(samples, options)
-    if options.skip_bad or options.val_fraction:
+    outputs = {"train": samples}
+    if options.skip_bad or options.is_split:
         # Every image is looked at before the first is written, and encoded twice.
         pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
         samples, digests, fields = survey(pack, samples, options)
-    outputs = [samples]
-    if options.val_fraction:
-        outputs = split_by_class(samples, digests, options.val_fraction, options.seed or 0)
-        fields["split_id"] = digest_of([each.names for each in outputs])
-    for folder, each in zip(options.folders, outputs, strict=True):
-        write_dataset(folder, each, options, **fields)
+        outputs = split(samples, digests, options)
+    if options.is_split:
+        fields["split_id"] = digest_of([each.names for each in outputs.values()])
+    for name, each in outputs.items():
+        write_dataset(options.folders[name], each, options, **fields)
     if not options.dry_run:
         output("Process image successfully !!!")
 
@@ -95,31 +95,6 @@ def print_settings(options: ConvertOptions) -> None:
         f"The OFRecord save directory is:  {options.save_dir}",
         "Start Processing......",
     )
-
-
-def read_samples(options: ConvertOptions) -> Samples:
-    """Return the images and their labels, in the order in which they will be written.
-
-    Logs which files in the image root are not used. Raises InputError for
-    labels that cannot be used.
-    """
-    if options.class_folders:
-        samples, unused = read_class_folders(options.image_root)
-        kind = "file", "without an image's extension"
-    else:
-        samples, unused = read_label_file(options.label_dir, options.image_root)
-        kind = "image", "without a label"
-    if unused:
-        number = f"{count(len(unused), kind[0])} {kind[1]}"
-        where = f"{options.image_root} ({kinds_of(unused)})"
-        log(f"skipped {number} in {where}: {first_few(unused)}", "warning")
-    for doubt in doubts(samples):
-        log(doubt, "warning")
-    if options.shuffle:
-        order = list(range(len(samples)))
-        random.Random(options.seed or 0).shuffle(order)
-        samples = samples.take(order)
-    return samples
 
 
 # -- encode ---------------------------------------------------------------------
@@ -205,7 +180,7 @@ def pack_chunk(
                 ndarray2ofrecords(packed, IMAGE_FEATURE, image.data, LABEL_FEATURE, label)
                 saved.append(name)
                 statistics.add(image)
-                if options.val_fraction:
+                if options.is_split:
                     digests.append(hashlib.sha1(image.data).digest())
     return Chunk(packed.getvalue(), saved, problems, statistics, digests)
 

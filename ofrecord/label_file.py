@@ -1,4 +1,4 @@
-"""Label files: JSON lines as in the tutorial, and CSV tables."""
+"""Label files: the tutorial's JSON lines, tables, im2rec's lists, lines of a name and a label."""
 
 import csv
 import json
@@ -6,78 +6,173 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TextIO
 
-from runtime.cli import InputError, InputErrors, count, os_errors
+from runtime.cli import InputError, InputErrors, count, log, os_errors
 
-from .labels import Samples, list_images, natural_key
-from .record import INT32_MAX, INT32_MIN
+from .classes import number_labels
+from .labels import Samples, list_images, problem_of, resolve_names
 
-# Accepted column names of a CSV header, compared in lower case.
-IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "name", "path")
-LABEL_COLUMNS = ("label", "class", "class_name", "target")
+# Usual names of a table's columns of images, labels and groups: the first of each that are there.
+USUAL_COLUMNS = (
+    [("image", "file", "filename", "file_name", "filepath", "path"), ("name",), ("id",)],
+    [("label", "class", "class_name", "category", "target")],
+    [],
+)
+DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
-INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
+LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
 
 
-Row = tuple[int, str, int]  # line, image name, label
+class Columns(NamedTuple):
+    """The names of a table's columns that are not to be guessed."""
+
+    image: str | None = None
+    label: str | None = None
+    group: str | None = None  # of images that a split keeps together; None: there is none
+
+
+GUESSED = Columns()
+Row = tuple[int, str, int | str, str | None]  # line, image name, label, group
 Problems = list[tuple[int, str]]  # line, reason
 
 
-def read_label_file(path: str, image_root: str) -> tuple[Samples, set[str]]:
-    """Return the Samples of a label file: CSV where its name ends in .csv, else JSON lines.
+def read_label_file(
+    path: str, image_root: str, columns: Columns = GUESSED, class_file: str | None = None
+) -> tuple[Samples, set[str]]:
+    """Return the Samples of a label file, whose form is found from its name and its first line.
 
-    Returns the names of all images without a label, too. Raises InputErrors with every invalid
-    line: a syntax error, a label that is not an int32, a duplicate name, or a name outside of
-    the image root.
+    Returns the names of all images without a label, too, and logs the form if it is not the
+    tutorial's. Raises InputErrors with every invalid line: a syntax error, a label that is not
+    an int32, a class that ``class_file`` lacks, a duplicate name, or a name outside of the
+    image root.
     """
     if not os.path.exists(path):
         raise InputError(f"the label file {path} does not exist; specify it with --label_dir")
     if not os.path.isfile(path):  # a pipe may never end
         raise InputError(f"the label file {path} is not a regular file")
-    problems, lines, labels, class_names = [], {}, array("i"), None
+    problems: Problems = []
     try:
         # newline="" is what the csv module asks for; json does not mind.
         with (
             os_errors("read the label file", path),
             open(path, encoding="utf-8-sig", newline="") as file,
         ):
-            if path.lower().endswith(".csv"):
-                rows, class_names = _read_csv(file, problems)
-            else:
-                rows = _read_json_lines(file, problems)
-            for line, name, label in rows:
-                if "/" in name or name[:1] in (".", ""):
-                    name = os.path.normpath(name)
-                problem = _problem_of(name, label)
-                if problem or name in lines:
-                    duplicate = f"duplicate image {name!r}, first in line {lines.get(name)}"
-                    problems.append((line, problem or duplicate))
-                else:
-                    lines[name] = line
-                    labels.append(label)
+            rows, form = _read_rows(file, columns, problems)
+            rows = list(rows)
     except UnicodeDecodeError:
         raise InputError(f"the label file {path} is not UTF-8 text") from None
+    except csv.Error as error:
+        raise InputError(f"{path}, line 1: invalid CSV: {error}") from None
+    numbers, wrong, class_names = number_labels(Counter(row[2] for row in rows), class_file)
+    names, unclear = resolve_names([row[1] for row in rows], image_root)
+    lines, labels, groups = {}, array("i"), []
+    for (line, _, label, group), name in zip(rows, names, strict=True):
+        if label not in numbers:
+            problems.append((line, f"the label {str(label)[:60]!r} of {name!r} {wrong[label]}"))
+        elif problem := unclear.get(name) or problem_of(name):
+            problems.append((line, problem))
+        elif name in lines:
+            problems.append((line, f"duplicate image {name!r}, first in line {lines[name]}"))
+        else:
+            lines[name] = line
+            labels.append(numbers[label])
+            groups.append(group)
     if problems:
         found = [f"{path}, line {line}: {reason}" for line, reason in sorted(problems)]
         raise InputErrors(found, f"{count(len(found), 'problem')} in {path}; nothing was written")
     if not labels:
         raise InputError(f"the label file {path} lists no images")
-    return Samples(lines, labels, class_names), set(list_images(image_root, known=lines)[0])
+    if form:
+        log(f"{path}: {form}")
+    unused = set(list_images(image_root, known=lines)[0])
+    return Samples(lines, labels, class_names, groups if columns.group else None), unused
 
 
-def _problem_of(name: str, label: int) -> str | None:
-    """What is wrong with an image's name or its label, or None."""
-    if not INT32_MIN <= label <= INT32_MAX:
-        return f"the label {str(label)[:20]} of {name!r} does not fit in int32"
-    if name.startswith(("/", "../")) or name in (".", ".."):
-        return f"the name {name!r} is outside of the image root"
+# -- rows -----------------------------------------------------------------------------
+
+
+def _read_rows(
+    file: TextIO, columns: Columns, problems: Problems
+) -> tuple[Iterable[Row], str | None]:
+    """Return the rows of a label file, and what form it has, or None for the tutorial's."""
+    ending = os.path.splitext(file.name)[1].lower()
+    number, first = next((each for each in enumerate(file, start=1) if each[1].strip()), (1, ""))
+    file.seek(0)
+    is_table = ending in (".csv", ".tsv") or any(columns)
+    if not is_table and first.lstrip()[:1] in ("{", "["):
+        return _read_json_lines(file, problems), None
+    if not is_table and (ending == ".lst" or LST_LINE.match(first)):
+        return _read_lines(file, True, problems), "im2rec's list of index, label and path"
+    headers = {each: next(csv.reader([first], delimiter=each), []) for each in DELIMITERS}
+    found = {each: _find_columns(header, columns) for each, header in headers.items()}
+    delimiter = max(found, key=lambda each: (None not in found[each][0][:2], len(headers[each])))
+    indices, problem = found[delimiter]
+    if not is_table and None in indices[:2]:
+        return _read_lines(file, False, problems), "lines of an image name and a label"
+    if problem:
+        problems.append((number, problem))
+        return [], None
+    image, label = (headers[delimiter][index].strip() for index in indices[:2])
+    form = f"a table with {DELIMITERS[delimiter]} between its columns"
+    form += f"; images in {image!r}, labels in {label!r}"
+    return _read_table(file, delimiter, indices, problems), form
+
+
+def _find_columns(header: list[str], columns: Columns) -> tuple[list[int | None], str | None]:
+    """The indices of the image's, the label's and the group's column, and what is wrong or None."""
+    names, indices, missing, problem = [name.strip() for name in header], [], [], None
+    for option, given, usual in zip(columns._fields, columns, USUAL_COLUMNS, strict=True):
+        wanted = [(given.strip().lower(),)] if given else usual
+        matches = ([i for i, name in enumerate(names) if name.lower() in each] for each in wanted)
+        found = next(filter(None, matches), [None])
+        indices.append(found[0])
+        if len(found) > 1:
+            two = " and ".join(repr(names[index]) for index in found[:2])
+            problem = f"{option}s may be in the columns {two}: choose one with --{option}_column"
+        elif wanted and found == [None]:
+            missing.append(repr(given or option))
+    if missing:
+        problem = f"the header must have the column{'s' * (len(missing) > 1)} "
+        problem += f"{' and '.join(missing)}; it has {', '.join(map(repr, names)) or 'none'} "
+        problem += "(--image_column and --label_column name others)"
+    return indices, problem
+
+
+def _read_table(
+    file: TextIO, delimiter: str, indices: list[int | None], problems: Problems
+) -> Iterator[Row]:
+    """Yield the rows of a table with a header; ``indices`` are image's, label's and group's."""
+    image, label, group = indices
+    rows = csv.reader(file, delimiter=delimiter, strict=True)
     try:
-        os.fsencode(name)
-    except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
-        return f"{name!r} is not a valid file name"
-    return f"{name!r} is not a valid file name" if "\0" in name else None
+        header = next(filter(None, rows))
+        for row in rows:
+            if len(row) == len(header):
+                key = row[group].strip() or None if group is not None else None
+                yield rows.line_num, row[image], row[label].strip(), key
+            elif row:
+                columns = count(len(row), "column")
+                problems.append((rows.line_num, f"{columns}, but the header has {len(header)}"))
+    except csv.Error as error:
+        problems.append((rows.line_num, f"invalid CSV: {error}"))
+
+
+def _read_lines(file: TextIO, is_list: bool, problems: Problems) -> Iterator[Row]:
+    """Yield the rows of lines ``name label``, or of im2rec's ``index TAB label TAB path``."""
+    wanted = "an image name and a label, with a space or a tab between them"
+    if is_list:
+        wanted = "index, label and path, with tabs between them"
+    for number, line in enumerate(map(str.strip, file), start=1):
+        if is_list:
+            words = line.split("\t")[:0:-1]
+        else:
+            words = line.rsplit("\t" if "\t" in line else None, 1)
+        if len(words) == 2:
+            yield number, words[0].strip(), words[1].strip(), None
+        elif line:
+            problems.append((number, f"not {wanted}"))
 
 
 def _read_json_lines(file: TextIO, problems: Problems) -> Iterator[Row]:
@@ -99,45 +194,6 @@ def _read_json_lines(file: TextIO, problems: Problems) -> Iterator[Row]:
             continue
         for name, label in pairs:
             if type(label) is int or (type(label) is float and label.is_integer()):  # no bool
-                yield number, name, int(label)
+                yield number, name, int(label), None
             else:
                 problems.append((number, f"the label of {name!r} is not an integer"))
-
-
-def _read_csv(file: TextIO, problems: Problems) -> tuple[list[Row], list[str] | None]:
-    """Return the rows of a table with an image and a label column, and the classes' names.
-
-    The labels are integers if most of them are, which the others then must be
-    too; else they are class names.
-    """
-    found = []
-    rows = csv.reader(file, strict=True)
-    try:
-        header = [column.strip().lower() for column in next(rows, [])]
-        image_column = next((header.index(name) for name in IMAGE_COLUMNS if name in header), None)
-        label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
-        if image_column is None or label_column is None:
-            columns = ", ".join(map(repr, header)) or "none"
-            wanted = "the header must have the columns 'image' and 'label'"
-            problems.append((1, f"{wanted}; it has {columns}"))
-            return [], None
-        for row in rows:
-            if len(row) == len(header):
-                found.append((rows.line_num, row[image_column], row[label_column].strip()))
-            elif row:
-                columns = count(len(row), "column")
-                problems.append((rows.line_num, f"{columns}, but the header has {len(header)}"))
-    except csv.Error as error:
-        problems.append((rows.line_num, f"invalid CSV: {error}"))
-    numbers = Counter(label for _, _, label in found)
-    # What is longer than 20 digits does not fit in int32 either.
-    labels = {text: int(match[1][:20]) for text in numbers if (match := INTEGER.fullmatch(text))}
-    class_names = None
-    if 2 * sum(numbers[text] for text in labels) <= len(found) - numbers[""]:
-        class_names = sorted(filter(None, numbers), key=natural_key)
-        labels = {name: index for index, name in enumerate(class_names)}
-    for line, name, text in found:
-        if text not in labels:
-            what = f"the label {text[:60]!r} of {name!r} is not an integer, as most labels are"
-            problems.append((line, what if text else f"the label of {name!r} is empty"))
-    return [(line, name, labels[text]) for line, name, text in found if text in labels], class_names

@@ -1,19 +1,25 @@
-"""Image names and their labels, class folders, and the split into training and validation set."""
+"""Image names with their labels, and the files that they name."""
 
 import os
-import random
 import re
 import unicodedata
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
 
-from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors
+from runtime.cli import first_few, os_errors
 
 from .images import IMAGE_EXTENSIONS
 
 THUMBNAILS = "@eaDir"  # folders that a Synology NAS puts beside images
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+SET_NAMES = {"train": "training set", "val": "validation set", "test": "test set"}
+SPLITS = {  # the names of folders, and what they hold
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+ENDINGS = tuple(each for ending in sorted(IMAGE_EXTENSIONS) for each in (ending, ending.upper()))
 
 
 class Samples:
@@ -21,7 +27,8 @@ class Samples:
 
     ``names`` is a list of str, ``labels`` an int32 array of the same length,
     ``class_names`` a list that labels index, or None where labels are only
-    numbers.
+    numbers. ``groups`` is None, or names for each image the group of images that
+    a split keeps together, or None.
     """
 
     def __init__(
@@ -29,10 +36,12 @@ class Samples:
         names: Iterable[str] = (),
         labels: Iterable[int] = (),
         class_names: list[str] | None = None,
+        groups: list[str | None] | None = None,
     ):
         self.names = list(names)
         self.labels = array("i", labels)
         self.class_names = class_names
+        self.groups = groups
 
     def __len__(self) -> int:
         return len(self.names)
@@ -46,42 +55,9 @@ class Samples:
 
     def take(self, indices: list[int]) -> "Samples":
         """Return the Samples at these indices, in their order."""
-        return Samples(
-            (self.names[i] for i in indices), (self.labels[i] for i in indices), self.class_names
-        )
-
-
-def split_by_class(
-    samples: Samples, digests: list[bytes], val_fraction: float, seed: int
-) -> tuple[Samples, Samples]:
-    """Split Samples class by class into a training and a validation set.
-
-    Of a class's n images round(n * val_fraction), but at least one and at
-    most n - 1, are drawn at random, by ``seed``, for the validation set.
-    Images with the same digest, copies of each other, go to the same set.
-    Both keep the samples' order. Raises InputError where no class can be split.
-    """
-    copies: dict[bytes, list[int]] = {}
-    for index, digest in enumerate(digests):
-        copies.setdefault(digest, []).append(index)
-    by_class: dict[int, list[list[int]]] = {}
-    for indices in copies.values():
-        by_class.setdefault(samples.labels[indices[0]], []).append(indices)
-    rng, chosen = random.Random(seed), set()
-    for _, groups in sorted(by_class.items()):
-        wanted = max(round(sum(map(len, groups)) * val_fraction), 1)
-        for group in rng.sample(groups, len(groups))[1:]:  # the first stays in training
-            if wanted > 0:
-                chosen.update(group)
-                wanted -= len(group)
-    single = [label for label, groups in sorted(by_class.items()) if len(groups) == 1]
-    if single:
-        few = first_few(map(samples.class_name, single))
-        log(f"classes with a single image, kept in the training set: {few}", "warning")
-    if not chosen:
-        raise InputError("--val_fraction: no class has two images, so none can be held out")
-    rest = [index for index in range(len(samples)) if index not in chosen]
-    return samples.take(rest), samples.take(sorted(chosen))
+        names, labels = ([of[i] for i in indices] for of in (self.names, self.labels))
+        groups = self.groups and [self.groups[i] for i in indices]
+        return Samples(names, labels, self.class_names, groups)
 
 
 def natural_key(name: str) -> list:
@@ -91,47 +67,6 @@ def natural_key(name: str) -> list:
         (int(part[:18]), part) if part.isdecimal() and part.isascii() else (0, part)
         for part in parts
     ]
-
-
-def read_class_folders(root: str) -> tuple[Samples, list[str]]:
-    """Return the Samples of ``root/CLASS/…/image``; the classes are sorted naturally.
-
-    Returns the names of all files without an image's extension, too. Raises
-    InputErrors for images outside of any class folder, for files that links
-    put into two classes, and for class folders without images.
-    """
-    with os_errors("list", root), os.scandir(root) as entries:
-        found = {entry.name: os.path.isdir(entry.path) for entry in entries}
-    class_names = sorted(
-        (name for name, is_folder in found.items() if is_folder and not is_hidden(name)),
-        key=natural_key,
-    )
-    if not class_names:
-        raise InputError(
-            f"no class folders in {root}: --class_folders expects one folder for each class"
-        )
-    stray = [name for name in sorted(found) if is_image(name) and name not in class_names]
-    problems = [f"{os.path.join(root, name)} is not in a class folder" for name in stray]
-    names, labels, others = [], [], []
-    owners: dict[str, str] = {}  # the first name of each file, by its real path
-    for label, folder in enumerate(class_names):
-        images, more = list_images(root, folder + "/")
-        others += more
-        if not images:
-            found = f", but {kinds_of(more)}" if more else ""
-            problems.append(f"the class folder {os.path.join(root, folder)} has no images{found}")
-        for name, path in sorted(images.items()):
-            first = owners.setdefault(path, name)
-            if first == name:
-                names.append(name)
-                labels.append(label)
-            elif not first.startswith(folder + "/"):
-                problems.append(f"{name} and {first} in {root} are the same file in two classes")
-    if problems:
-        raise InputErrors(
-            problems, f"{count(len(problems), 'problem')} in {root}; nothing was written"
-        )
-    return Samples(names, labels, list(map(printable, class_names))), others
 
 
 def fold(name: str) -> str:
@@ -194,6 +129,55 @@ def list_images(
     return images, others
 
 
+def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[str, str]]:
+    """Return the names as files below the image root have them, and {name: problem}.
+
+    A name may be an absolute path inside the root, have backslashes, or lack its ending if
+    exactly one image has the name with one.
+    """
+
+    def exists(name: str) -> bool:
+        return os.path.lexists(os.path.join(image_root, name))
+
+    def plain(name: str) -> str:
+        if "\\" in name and not exists(name):
+            name = name.replace("\\", "/")
+        name = os.path.normpath(name)
+        for root in os.path.abspath(image_root), os.path.realpath(image_root):
+            name = name.removeprefix(os.path.join(root, ""))
+        return name
+
+    names = [
+        plain(name) if "/" in name or "\\" in name or name[:1] in (".", "") else name
+        for name in names
+    ]
+    without = {name for name in names if not name.endswith(ENDINGS) and not exists(name)}
+    if not without:
+        return names, {}
+    images = defaultdict(list)
+    for image in list_images(image_root)[0]:
+        images[os.path.splitext(image)[0]].append(image)
+    found = {name: sorted(images[name]) for name in without if name in images}
+    unclear = {
+        name: f"{name!r} may be {first_few(which)}: give the ending"
+        for name, which in found.items()
+        if len(which) > 1
+    }
+    return [found[name][0] if len(found.get(name, ())) == 1 else name for name in names], unclear
+
+
+def problem_of(name: str) -> str | None:
+    """What is wrong with an image's name, or None."""
+    if name.startswith(("/", "../")) or name in (".", ".."):
+        return f"the name {name!r} is outside of the image root"
+    try:
+        if not name.isascii():
+            os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
+        return f"{name!r} is not a valid file name"
+    return f"{name!r} is not a valid file name" if "\0" in name else None
+
+
 def doubts(samples: Samples) -> list[str]:
     """Return what looks wrong with the classes, a line each."""
     names = samples.class_names or []
@@ -209,7 +193,10 @@ def doubts(samples: Samples) -> list[str]:
         lines.append("there are negative labels: lenet_train.py only accepts labels from 0")
     if len(set(samples.labels)) == 1:
         lines.append("all images are of a single class: there is nothing to learn")
-    if names and SPLITS.issuperset(alike):
+    empty = set(range(len(names))).difference(samples.labels)
+    if empty:
+        lines.append(f"classes without images: {first_few(names[label] for label in empty)}")
+    if names and SPLITS.keys() >= alike.keys():
         lines.append(
             f"the classes are {', '.join(names)}: --image_root seems to be one folder too high"
         )

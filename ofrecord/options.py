@@ -1,63 +1,26 @@
 """The converter's options: names, defaults, ranges and help."""
 
 import math
-import os
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator
 
-from runtime.atomic import why_no_folder
 from runtime.cli import ArgumentParser
 from runtime.workers import num_cpus
 
 from .images import DEFAULT_BACKGROUND, DEFAULT_QUALITY, FORMATS, ImageOptions
-from .settings import Name, StrictModel, given_options, parse_settings
+from .settings import given_options, parse_settings
+from .source_options import SourceOptions, option
 
 MAX_SIDE, MAX_PIXELS = 2**16, 2**26
 MOST_LINES = 1000  # images that get a line each; for more there is a bar
-
 RENAMED = {"val_share": "it is named val_fraction now"}
 
 
-def option(default, help, metavar=None, **limits):
-    """A field of ConvertOptions."""
-    extra = {"metavar": metavar} if metavar else None
-    return Field(default, description=help, json_schema_extra=extra, **limits)
+class ConvertOptions(SourceOptions):
+    """What to convert, and how."""
 
-
-class ConvertOptions(StrictModel):
-    """What to convert, and how. The first five are the tutorial's."""
-
-    image_root: Name = option("./data/images/train_set/", "the folder of the image files", "DIR")
-    part_num: int = option(5, "number of part files", "N", ge=1, le=10**6)
-    label_dir: Name = option(
-        "./data/images/train_label/label.txt",
-        'the label file: one JSON object {"image name": label} a line, or, if its name ends in '
-        ".csv, a table with the columns image and label",
-        "FILE",
-    )
-    img_format: str = option(".png", f"image format in the records: {' '.join(FORMATS)}", "EXT")
-    save_dir: Name = option(
-        "./dataset/", "the folder to write; a dataset already there is replaced", "DIR"
-    )
-    class_folders: bool = option(
-        False, "no label file: each folder in the image root is a class, named by the folder"
-    )
-    shuffle: bool = option(
-        False, "write the records in random order, which sorted labels need to be trained on"
-    )
-    val_fraction: float | None = option(
-        None,
-        "hold out this fraction of each class, chosen at random, as a second dataset",
-        "FRACTION",
-        gt=0,
-        lt=1,
-    )
-    val_dir: Name | None = option(
-        None, "the folder of that second dataset; null: --save_dir with _val", "DIR"
-    )
-    seed: int | None = option(None, "of --shuffle and --val_fraction; null: 0", "N", ge=0, lt=2**63)
     size: str | None = option(None, "resize the images to this many pixels, such as 28x28", "WxH")
     color: Literal["auto", "gray", "color"] = option(
         "auto", "channels to store: auto (gray stays gray), gray (1) or color (3)"
@@ -85,13 +48,6 @@ class ConvertOptions(StrictModel):
         "auto", f"a line for each image, or a bar; auto: lines for up to {MOST_LINES:,} images"
     )
     workers: int = option(num_cpus(), "processes that read and encode images", "N", ge=1, le=1024)
-
-    @field_validator("img_format")
-    @classmethod
-    def _is_known(cls, value):
-        if value not in FORMATS:
-            raise ValueError(f"it should be one of {' '.join(FORMATS)}")
-        return value
 
     @field_validator("max_value")
     @classmethod
@@ -122,43 +78,13 @@ class ConvertOptions(StrictModel):
             ImageColor.getrgb(value)  # raises ValueError
         return value
 
-    @model_validator(mode="after")
-    def _go_together(self):
-        same = os.path.realpath(self.val_folder) == os.path.realpath(self.save_dir)
-        no_root = why_no_folder(self.image_root)
-        problems = {
+    def problems(self) -> dict[str, object]:
+        return {
             f"--quality is for JPEG, and --img_format is {self.img_format}": (
                 self.quality is not None and FORMATS[self.img_format] != "JPEG"
             ),
-            "--seed is for --shuffle and --val_fraction, and neither is given": (
-                self.seed is not None and not self.shuffle and self.val_fraction is None
-            ),
-            "--val_dir is the folder for --val_fraction, which is not given": (
-                self.val_dir is not None and self.val_fraction is None
-            ),
-            "--val_dir and --save_dir are the same folder": self.val_fraction and same,
-            "--class_folders and --label_dir cannot both give the labels": (
-                self.class_folders and "label_dir" in self.model_fields_set
-            ),
-            "with --class_folders, --save_dir must be outside of --image_root": (
-                self.class_folders
-                and any(is_inside(each, self.image_root) for each in self.folders)
-            ),
-            f"--image_root {self.image_root} {no_root}": no_root,
+            **super().problems(),
         }
-        if any(problems.values()):
-            raise ValueError("\n".join(text for text, holds in problems.items() if holds))
-        return self
-
-    @property
-    def val_folder(self) -> str:
-        """The folder of what --val_fraction holds out."""
-        return self.val_dir or os.path.join(os.path.abspath(self.save_dir) + "_val", "")
-
-    @property
-    def folders(self) -> list[str]:
-        """The folders to write, in this order."""
-        return [self.save_dir] + [self.val_folder] * (self.val_fraction is not None)
 
     @property
     def image_options(self) -> ImageOptions:
@@ -167,12 +93,6 @@ class ConvertOptions(StrictModel):
         quality = self.quality or DEFAULT_QUALITY
         max_value = int(self.max_value) if self.max_value else None
         return ImageOptions(self.color, size, quality, self.background, max_value)
-
-
-def is_inside(path: str, folder: str) -> bool:
-    """Whether a path is a folder or leads to something inside it."""
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([path, folder]) == folder
 
 
 def parse_options() -> ConvertOptions:

@@ -35,7 +35,7 @@ def labels_of(folder):
 @pytest.mark.parametrize("text", ["{}.0", "{}.", "+{}", "{:02}", "{}.000"])
 def test_integers_as_table_programs_write_them(images, text):
     result = convert_csv(images, [text.format(index) for index in range(12)])
-    assert result.code == 0 and result.err.count("\n") == 1, result
+    assert result.code == 0 and result.err.count("\n") == 2, result
     assert labels_of(images) == list(range(12))
     assert read_manifest(images / "d")["class_names"] is None
 
@@ -93,10 +93,9 @@ def test_classes_that_look_wrong_are_warned_of(images, names, text):
         ("Cat.PNG", "cat.png"),
         ("my cat.png", "mycat.png"),
         ("cafe\u0301.png", "café.png"),
-        ("sub\\cat.png", "sub/cat.png"),
+        ("sub\\Cat.png", "sub/cat.png"),
         ("cat.jpg", "cat.png"),
-        ("cat", "cat.png"),
-        ("3.14", "3.14.png"),
+        ("Cat", "cat.png"),
         ("cat.png", "sub/cat.png"),
         ("in/cat.png", "cat.png"),
         ("SUB/cat.png", "sub/cat.png"),
@@ -183,6 +182,168 @@ def test_names_are_printed_on_one_line(classes):
     (classes / "in/a/0.png").rename(classes / "in/a/two\nlines\x1b[31m.png")
     result = convert_in(classes, "--class_folders")
     assert result.code == 0 and "two\\nlines\\x1b[31m.png feature saved\n" in result.out, result
+
+
+# -- forms of a label file ----------------------------------------------------------------
+
+ROWS = [("0.png", "b"), ("1.png", "a c"), ("2.png", "b")]
+JSON_LINES = '{"0.png": 1}\n{"1.png": 0}\n{"2.png": 1}\n'
+
+
+def table(header, delimiter, row="{0}{d}{1}"):
+    lines = [row.format(*each, d=delimiter) for each in ROWS]
+    return "\n".join([header.replace(",", delimiter), *lines, ""])
+
+
+FORMS = {  # file name: text, what is said of its form
+    "a.csv": (table("image,label", ","), "a table with a comma"),
+    "b.csv": (table("Filename ,Class_Name", ";"), "a semicolon between its columns; images in 'Filename', labels in 'Class_Name'"),
+    "c.tsv": (table("path,category", "\t"), "a table with a tab"),
+    "d.txt": (table("target,x,id", ";", "{1}{d}9,9{d}{0}"), "images in 'id', labels in 'target'"),
+    "e.csv": (table("id,name,filepath,label", ",", "7{d}x{d}{0}{d}{1}"), "images in 'filepath'"),
+    "f.txt": ("\ufeff\n0.png\tb\r\n1.png\ta c\r\n\r\n2.png\tb", "lines of an image name and a label"),
+    "g.txt": ("0.png   b\n1.png a_c\n2.png b\n", "lines of an image name"),
+    "h.lst": ("7\t1.000000\t0.png\n8\t0.0\t1.png\n9\t1\t2.png\n", "im2rec's list"),
+    "i.txt": ("7\t1.000000\t0.png\n8\t0.0\t1.png\n9\t1\t2.png\n", "im2rec's list"),
+    "j.txt": (JSON_LINES, None),
+    "k.txt": ("0.png 1\n1.png 0\n2.png 1", "lines of an image name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, text, form", [(name, *each) for name, each in FORMS.items()])
+def test_forms_of_a_label_file(images, name, text, form):
+    (images / name).write_text(text, encoding="utf-8", newline="")
+    result = convert_in(images, "--label_dir", images / name)
+    assert result.code == 0 and labels_of(images) == [1, 0, 1], result
+    assert (f"{images / name}: " in result.err) == bool(form) and (form or "") in result.err, result
+    names = read_manifest(images / "d")["class_names"]
+    assert names == (None if name[0] in "hijk" else ["a_c" if name == "g.txt" else "a c", "b"])
+
+
+def test_columns_that_are_named(images):
+    text = "image;image2;label;animal\n9.png;0.png;7;b\n8.png;1.png;7;a\n"
+    (images / "labels.txt").write_text(text)
+    options = ["--label_dir", images / "labels.txt", "--image_column", "Image2"]
+    result = convert_in(images, *options, "--label_column", "animal")
+    assert result.code == 0 and labels_of(images) == [1, 0], result
+    result = convert_in(images, *options, "--label_column", "plant")
+    assert_one_error(result, "labels.txt, line 1: ", "must have the column 'plant'; it has 'image'", started=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, texts",
+    [
+        ("image,class,label\n0.png,a,0\n", ["'class' and 'label'", "--label_column"]),
+        ("image,path,label\n0.png,a,0\n", ["'image' and 'path'", "--image_column"]),
+        ("0.png 1\n\n1.png\n", ["line 3: not an image name and a label"]),
+        ("0\t1\t0.png\n1\t1\t2\t1.png\n", ["line 2: not index, label and path"]),
+        (
+            "\n\npath,name,label,target\n",
+            ["line 3: labels may be in the columns 'label' and 'target'"],
+        ),
+        ("0.png,1\n", ["line 1: not an image name and a label"]),
+        ("0.png 1\n0 1\n", ["line 2: duplicate image '0.png', first in line 1"]),
+        ("0.png\0x 1\n", ["line 1", "NUL"]),
+    ],
+)
+def test_label_files_that_are_not_clear(images, text, texts):
+    (images / "labels.txt").write_text(text)
+    result = convert_in(images, "--label_dir", images / "labels.txt")
+    assert_one_error(result, "labels.txt, line ", *texts, started=True)
+    assert not (images / "d").exists()
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ["{root}/sub/x.y.png", "./sub/../sub/x.y.png", "sub\\x.y.png", "sub/x.y", ".\\sub\\x.y"],
+)
+def test_a_name_in_other_words(images, listed):
+    (images / "in/sub").mkdir()
+    (images / "in/0.png").rename(images / "in/sub/x.y.png")
+    (images / "link").symlink_to("in")
+    for root, written in (("in", "in"), ("link", "link"), ("link", "in")):
+        name = listed.format(root=images / written)
+        (images / "labels.csv").write_text(f"image,label\n{name},1\n1.png,0\n")
+        options = ["--label_dir", images / "labels.csv", "--image_root", images / root]
+        result = convert_in(images, *options)
+        assert result.code == 0 and labels_of(images) == [1, 0], result
+        assert "skipped 10 images without a label" in result.err, result
+
+
+def test_a_name_that_two_files_fit(images):
+    (images / "in/1.jpg").write_bytes(b"")
+    (images / "labels.csv").write_text("image,label\n1,1\n2,0\n")
+    result = convert_in(images, "--label_dir", images / "labels.csv")
+    assert_one_error(result, "line 2: '1' may be 1.jpg, 1.png: give the ending", started=True)
+    (images / "in/1").write_bytes((images / "in/0.png").read_bytes())  # a file of just that name
+    result = convert_in(images, "--label_dir", images / "labels.csv")
+    assert result.code == 0 and f"{images / 'in'}/1 feature saved" in result.out, result
+
+
+# -- the classes' file --------------------------------------------------------------------
+
+
+def convert_with_classes(folder, text, *options):
+    (folder / "classes.txt").write_text(text, encoding="utf-8")
+    return convert_in(folder, "--classes", folder / "classes.txt", *options)
+
+
+@pytest.mark.parametrize(
+    "labels, names, wanted",
+    [
+        ("bab", "\ufeffc\r\nb\r\n\r\na\r\n", ([1, 2, 1], ["c", "b", "a"])),
+        ("201", "zero\none\ntwo\nthree", ([2, 0, 1], ["zero", "one", "two", "three"])),
+        ("201", "2\n1\n0", ([0, 2, 1], ["2", "1", "0"])),
+    ],
+)
+def test_classes_of_a_table(images, labels, names, wanted):
+    convert_csv(images, labels)
+    result = convert_with_classes(images, names, "--label_dir", images / "labels.csv")
+    assert result.code == 0, result
+    assert (labels_of(images), read_manifest(images / "d")["class_names"]) == wanted
+    unused = {"zero": "classes without images: three", "\ufeffc\r": "classes without images: c"}
+    assert unused.get(names.split("\n")[0], "") in result.err, result
+    assert ("classes without images" in result.err) == (names[0] != "2"), result
+
+
+def test_classes_of_the_tutorials_labels(images):
+    (images / "labels.txt").write_text(JSON_LINES)
+    result = convert_with_classes(images, "no\nyes\n", "--label_dir", images / "labels.txt")
+    assert result.code == 0 and labels_of(images) == [1, 0, 1], result
+    assert read_manifest(images / "d")["class_names"] == ["no", "yes"]
+
+
+def test_classes_of_folders(classes):
+    (classes / "in/empty").mkdir()
+    result = convert_with_classes(classes, "c\nd\na\nb\nempty", "--class_folders")
+    assert result.code == 0 and labels_of(classes) == [0] * 3 + [2] * 3 + [3] * 6, result
+    assert read_manifest(classes / "d")["class_names"] == ["c", "d", "a", "b", "empty"]
+    assert "classes without images: d, empty" in result.err, result
+
+
+@pytest.mark.parametrize(
+    "names, texts",
+    [
+        ("a\nb", ["the class 'c' is not in the class file", "classes.txt"]),
+        ("a\nb\nc\n\na", ["classes.txt, line 5: 'a' again, first in line 1"]),
+        ("\n", ["names no classes"]),
+        (None, ["cannot read the class file"]),
+    ],
+)
+def test_bad_classes(classes, names, texts):
+    if names:
+        result = convert_with_classes(classes, names, "--class_folders")
+    else:
+        result = convert_in(classes, "--class_folders", "--classes", classes / "nowhere.txt")
+    assert_one_error(result, *texts, started=True)
+    (classes / "labels.csv").write_text("image,label\na/0.png,a\nb/3.png,b\nc/9.png,c\n")
+    if names == "a\nb":
+        result = convert_with_classes(classes, names, "--label_dir", classes / "labels.csv")
+        assert_one_error(result, *texts, started=True)
+        (classes / "labels.csv").write_text("image,label\na/0.png,0\nb/3.png,2\n")
+        result = convert_with_classes(classes, names, "--label_dir", classes / "labels.csv")
+        assert_one_error(result, "line 3: the label '2' of 'b/3.png' is no line of", started=True)
+    assert not (classes / "d").exists()
 
 
 # -- class folders and links ------------------------------------------------------------

@@ -148,7 +148,7 @@ def test_names_that_are_not_text(tmp_path):
     assert [item["file"] for item in read_manifest(tmp_path / "d")["skipped"]] == ["a/\\xfe.png"]
     write_images(tmp_path / "in", {"\udcff/1.png": 1})
     assert convert_in(tmp_path, "--class_folders", "--skip_bad").code == 0
-    assert read_manifest(tmp_path / "d")["class_names"] == ["a", "b", "\\xff"]
+    assert read_manifest(tmp_path / "d")["class_names"] == ["\\xff", "a", "b"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
