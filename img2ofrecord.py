@@ -44,7 +44,7 @@ from ofrecord.images import (
 )
 from ofrecord.label_file import read_label_file
 from ofrecord.labels import Samples, doubts, kinds_of, read_class_folders, split_by_class
-from ofrecord.manifest import digest_of, part_sizes
+from ofrecord.manifest import digest_of
 from ofrecord.options import ConvertOptions, parse_options
 from ofrecord.packing import (
     Chunk,
@@ -52,14 +52,15 @@ from ofrecord.packing import (
     describe,
     find_max_value,
     pack_all,
+    plan_parts,
     report,
     survey,
 )
-from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, reused_record
+from ofrecord.record import LENGTH, reused_record
 from ofrecord.statistics import ImageStatistics, sampling_interval
 from ofrecord.writer import DatasetWriter, check_target
 from runtime.atomic import read_small_file
-from runtime.cli import InputError, InputErrors, count, first_few, log, output, run_main
+from runtime.cli import InputErrors, count, first_few, log, output, run_main
 
 
 def main() -> None:
@@ -78,8 +79,9 @@ def main() -> None:
     if options.val_fraction:
         outputs = split_by_class(samples, digests, options.val_fraction, options.seed or 0)
         fields["split_id"] = digest_of([each.names for each in outputs])
-    for folder, each in zip(options.folders, outputs, strict=True):
-        write_dataset(folder, each, options, **fields)
+    plans = plan_parts(outputs, options)
+    for folder, each, sizes in zip(options.folders, outputs, plans, strict=True):
+        write_dataset(folder, each, sizes, options, **fields)
     if not options.dry_run:
         output("Process image successfully !!!")
 
@@ -185,6 +187,7 @@ def pack_chunk(
     """
     packed, saved, problems, statistics, digests = io.BytesIO(), [], [], ImageStatistics(), []
     ext, image_options = options.img_format, options.image_options
+    features = options.image_feature, options.label_feature
     folder = os.path.join(options.image_root, "")  # ends in a slash
     with decoder_messages:
         for number, (name, label) in enumerate(samples, first):
@@ -200,7 +203,7 @@ def pack_chunk(
             except MemoryError:
                 problems.append((name, "too large: out of memory"))
             else:
-                ndarray2ofrecords(packed, IMAGE_FEATURE, image.data, LABEL_FEATURE, label)
+                ndarray2ofrecords(packed, features[0], image.data, features[1], label)
                 saved.append(name)
                 statistics.add(image)
                 if options.val_fraction:
@@ -211,22 +214,14 @@ def pack_chunk(
 # -- write ----------------------------------------------------------------------
 
 
-def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fields: Any) -> None:
-    """Write a dataset of ``samples`` to a folder; ``fields`` are further fields of its Manifest.
+def write_dataset(
+    folder: str, samples: Samples, sizes: list[int], options: ConvertOptions, **fields: Any
+) -> None:
+    """Write a dataset of ``samples`` to a folder, in parts of these numbers of records.
 
-    Raises InputErrors with every image that is missing or invalid, after looking at all.
+    ``fields`` are further fields of its Manifest. Raises InputErrors with every image that is
+    missing or invalid, after looking at all.
     """
-    # The validation set may have fewer images than parts.
-    num_parts = options.part_num
-    if folder != options.save_dir:
-        num_parts = min(num_parts, len(samples))
-    if num_parts > len(samples):
-        images = count(len(samples), "image")
-        held_out = " that --val_fraction leaves" if options.val_fraction else ""
-        raise InputError(
-            f"--part_num {num_parts} is more than the {images}{held_out}: every part needs one"
-        )
-    sizes = part_sizes(len(samples), num_parts)
     start, problems, statistics = time.perf_counter(), [], ImageStatistics()
     digits, dry_run = options.part_name_suffix_length, options.dry_run
     writer = DatasetWriter(folder, options.img_format, digits, dry_run)
@@ -247,7 +242,8 @@ def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fiel
             result = f"{count(len(lines), 'invalid image')}; nothing was changed in {folder}"
             raise InputErrors(lines, f"{result} (--skip_bad skips them)")
         fields["max_value"] = options.image_options.max_value
-        fields["background"] = options.background
+        kept = "background", "image_feature", "label_feature"
+        fields.update({name: getattr(options, name) for name in kept})
         manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
     report(folder, manifest, statistics, time.perf_counter() - start)
     if dry_run:

@@ -12,12 +12,22 @@ from runtime.cli import ArgumentParser
 from runtime.workers import num_cpus
 
 from .images import DEFAULT_BACKGROUND, DEFAULT_QUALITY, FORMATS, ImageOptions
+from .record import IMAGE_FEATURE, LABEL_FEATURE
 from .settings import Name, StrictModel, given_options, parse_settings
 
 MAX_SIDE, MAX_PIXELS = 2**16, 2**26
 MOST_LINES = 1000  # images that get a line each; for more there is a bar
 
 RENAMED = {"val_share": "it is named val_fraction now"}
+
+# What --model_zoo sets: the image loaders of OneFlow's model zoo read no other datasets.
+MODEL_ZOO = {
+    "img_format": ".jpg",
+    "color": "color",
+    "part_name_suffix_length": 5,
+    "image_feature": "encoded",
+    "label_feature": "class/label",
+}
 
 
 def option(default, help, metavar=None, **limits):
@@ -85,6 +95,32 @@ class ConvertOptions(StrictModel):
         "auto", f"a line for each image, or a bar; auto: lines for up to {MOST_LINES:,} images"
     )
     workers: int = option(num_cpus(), "processes that read and encode images", "N", ge=1, le=1024)
+    image_feature: Name = option(IMAGE_FEATURE, "the name of the records' image feature", "NAME")
+    label_feature: Name = option(LABEL_FEATURE, "the name of the records' label feature", "NAME")
+    model_zoo: bool = option(
+        False,
+        "a dataset for OneFlow's model zoo: save_dir/train and save_dir/validation (with "
+        "--val_fraction), " + " ".join(f"--{name} {value}" for name, value in MODEL_ZOO.items()),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_the_model_zoo(cls, given):
+        if given.get("model_zoo") is not True:
+            return given
+        root = str(given.get("save_dir", cls.model_fields["save_dir"].default))
+        convention = {**MODEL_ZOO, "val_dir": os.path.join(root, "validation", "")}
+        problems = [
+            f"--model_zoo sets --{name} {value}, and {given[name]!r} is given"
+            for name, value in convention.items()
+            if given.get(name, value) != value
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        if given.get("val_fraction") is None:
+            del convention["val_dir"]
+        save_dir = root and os.path.join(root, "train", "")
+        return {**given, **convention, "save_dir": save_dir}
 
     @field_validator("img_format")
     @classmethod
@@ -145,6 +181,9 @@ class ConvertOptions(StrictModel):
                 and any(is_inside(each, self.image_root) for each in self.folders)
             ),
             f"--image_root {self.image_root} {no_root}": no_root,
+            "--image_feature and --label_feature are the same name": (
+                self.image_feature == self.label_feature
+            ),
         }
         if any(problems.values()):
             raise ValueError("\n".join(text for text, holds in problems.items() if holds))

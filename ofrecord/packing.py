@@ -17,7 +17,7 @@ from runtime.workers import ordered_map
 from .headers import BadImage
 from .images import MAX_FILE_SIZE, decoder_messages, largest_value
 from .labels import Samples, fold, list_images, printable
-from .manifest import Manifest, SkippedImage
+from .manifest import Manifest, SkippedImage, part_sizes
 from .options import MOST_LINES, ConvertOptions
 from .statistics import ImageStatistics
 
@@ -34,6 +34,29 @@ class Chunk(NamedTuple):
     @property
     def num_images(self) -> int:
         return len(self.saved) + len(self.problems)
+
+
+def plan_parts(outputs: list[Samples], options: ConvertOptions) -> list[list[int]]:
+    """Return, for each dataset to write, the numbers of records of its parts.
+
+    Raises InputError where there are more parts than images.
+    """
+    plans = []
+    for folder, samples in zip(options.folders, outputs, strict=True):
+        num_parts = options.part_num
+        # A validation set may have fewer images than parts; but the model zoo's loaders read
+        # as many parts of it as of the training set.
+        if folder != options.save_dir and not options.model_zoo:
+            num_parts = min(num_parts, len(samples))
+        if num_parts > len(samples):
+            images = count(len(samples), "image")
+            verb = "leaves" if folder == options.save_dir else "holds out"
+            held_out = f" that --val_fraction {verb}" if options.val_fraction else ""
+            raise InputError(
+                f"--part_num {num_parts} is more than the {images}{held_out}: every part needs one"
+            )
+        plans.append(part_sizes(len(samples), num_parts))
+    return plans
 
 
 # A chunk holds enough images that handing it over costs little, and few
