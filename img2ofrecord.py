@@ -150,7 +150,7 @@ def encode_img_file(
     pixels = decode(data, header, options)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
-        pixels = resize(pixels, options.size)
+        pixels = resize(pixels, options.size, options.fit, options.background)
     if reason:
         data = encode(pixels, ext, options.quality)
     channels = 1 if pixels.ndim == 2 else 3
@@ -242,6 +242,7 @@ def write_dataset(
             result = f"{count(len(lines), 'invalid image')}; nothing was changed in {folder}"
             raise InputErrors(lines, f"{result} (--skip_bad skips them)")
         fields["max_value"] = options.image_options.max_value
+        fields["fit"] = options.fit if options.size else None
         kept = "background", "image_feature", "label_feature"
         fields.update({name: getattr(options, name) for name in kept})
         manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)

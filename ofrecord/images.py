@@ -57,6 +57,7 @@ class ImageOptions(NamedTuple):
     quality: int = DEFAULT_QUALITY  # of JPEG, 0 to 100
     background: str = DEFAULT_BACKGROUND  # of a transparent image, as Pillow names colors
     max_value: int | None = None  # of 16-bit images, which becomes 255; None: 65,535
+    fit: str = "crop"  # how an image of another aspect ratio gets the size: see resize()
 
 
 class EncodedImage(NamedTuple):
@@ -140,14 +141,47 @@ def _decode_with_pillow(data: bytes, gray: bool | None, background: str) -> np.n
     return pixels.copy() if gray else pixels[:, :, ::-1].copy()
 
 
-def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the pixels resized to ``size``, (width, height). Raises BadImage."""
-    fewer = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+def resize(pixels: np.ndarray, size: tuple[int, int], fit: str, background: str) -> np.ndarray:
+    """Return the pixels, gray or BGR, brought to ``size``, (width, height). Raises BadImage.
+
+    ``fit`` is ``"crop"`` (what is too wide or too high is cut off on both sides), ``"pad"``
+    (the whole image, between bars in the ``background`` color) or ``"stretch"``.
+    """
+    height, width = pixels.shape[:2]
+    inner = size
+    if fit == "crop":
+        width, height = _largest_inside((width, height), size)
+        left, top = (pixels.shape[1] - width) // 2, (pixels.shape[0] - height) // 2
+        pixels = pixels[top : top + height, left : left + width]
+    elif fit == "pad":
+        inner = _largest_inside(size, (width, height))
+    fewer = inner[0] * inner[1] < width * height
     interpolation = cv2.INTER_AREA if fewer else cv2.INTER_CUBIC
     try:
-        return cv2.resize(pixels, size, interpolation=interpolation)
+        pixels = cv2.resize(pixels, inner, interpolation=interpolation)
     except cv2.error as error:  # out of memory
         raise BadImage(f"OpenCV cannot resize it: {error.err or error}") from None
+    return pixels if inner == size else _pad(pixels, size, background)
+
+
+def _largest_inside(frame: tuple[int, int], aspect: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest (width, height) inside ``frame`` with the ratio of ``aspect``'s sides."""
+    (width, height), (across, down) = frame, aspect
+    if width * down > height * across:
+        return max(1, round(height * across / down)), height
+    return width, max(1, round(width * down / across))
+
+
+def _pad(pixels: np.ndarray, size: tuple[int, int], background: str) -> np.ndarray:
+    """Return the pixels in the middle of an image of this size."""
+    from PIL import ImageColor  # takes 0.05 s to import, and most images do not need it
+
+    gray, (height, width) = pixels.ndim == 2, pixels.shape[:2]
+    color = ImageColor.getcolor(background, "L" if gray else "RGB")
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    bars = top, size[1] - height - top, left, size[0] - width - left
+    value = color if gray else color[::-1]
+    return cv2.copyMakeBorder(pixels, *bars, cv2.BORDER_CONSTANT, value=value)
 
 
 def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:

@@ -69,11 +69,18 @@ class ConvertOptions(StrictModel):
     )
     seed: int | None = option(None, "of --shuffle and --val_fraction; null: 0", "N", ge=0, lt=2**63)
     size: str | None = option(None, "resize the images to this many pixels, such as 28x28", "WxH")
+    fit: Literal["crop", "pad", "stretch"] = option(
+        "crop",
+        "how --size treats images of another aspect ratio: crop cuts off two sides, pad adds bars "
+        "in the --background color, stretch distorts",
+    )
     color: Literal["auto", "gray", "color"] = option(
         "auto", "channels to store: auto (gray stays gray), gray (1) or color (3)"
     )
     background: str = option(
-        DEFAULT_BACKGROUND, "color behind transparent images: a name or #rrggbb", "COLOR"
+        DEFAULT_BACKGROUND,
+        "color behind transparent images, and of the bars of --fit pad: a name or #rrggbb",
+        "COLOR",
     )
     max_value: str | None = option(
         None,
@@ -172,6 +179,9 @@ class ConvertOptions(StrictModel):
             "--val_dir is the folder for --val_fraction, which is not given": (
                 self.val_dir is not None and self.val_fraction is None
             ),
+            "--fit says how images get the --size, which is not given": (
+                "fit" in self.model_fields_set and self.size is None
+            ),
             "--val_dir and --save_dir are the same folder": self.val_fraction and same,
             "--class_folders and --label_dir cannot both give the labels": (
                 self.class_folders and "label_dir" in self.model_fields_set
@@ -205,7 +215,7 @@ class ConvertOptions(StrictModel):
         size = tuple(map(int, self.size.split("x"))) if self.size else None
         quality = self.quality or DEFAULT_QUALITY
         max_value = int(self.max_value) if self.max_value else None
-        return ImageOptions(self.color, size, quality, self.background, max_value)
+        return ImageOptions(self.color, size, quality, self.background, max_value, self.fit)
 
 
 def is_inside(path: str, folder: str) -> bool:
