@@ -239,7 +239,7 @@ def write_dataset(
                     progress.saved(chunk)
         if problems:
             lines = describe(problems, options)
-            result = f"{count(len(lines), 'invalid image')}; nothing was changed in {folder}"
+            result = f"{count(len(problems), 'invalid image')}; nothing was changed in {folder}"
             raise InputErrors(lines, f"{result} (--skip_bad skips them)")
         fields["max_value"] = options.image_options.max_value
         fields["fit"] = options.fit if options.size else None

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .headers import PILLOW_KINDS, BadImage, Header, open_with_pillow
+from .headers import OTHER_KIND, PILLOW_KINDS, BadImage, Header, open_with_pillow
 
 # What images can be encoded as in a record, by file extension. Each was seen to
 # come out of OneFlow's decoder as it went in. OpenCV writes more (.hdr, .pfm,
@@ -35,8 +35,11 @@ FORMATS = {
     ".pnm": "PNM",
 }
 
-# Extensions that OpenCV can read, for folders that are searched for images.
-IMAGE_EXTENSIONS = {*FORMATS, *".pgm .ppm .pbm .pam .jp2 .ras .sr .avif .gif".split()}
+# Extensions of image files, for folders that are searched for images.
+IMAGE_EXTENSIONS = {
+    *FORMATS,
+    *".jfif .pgm .ppm .pbm .pam .jp2 .ras .sr .avif .gif .heic .heif".split(),
+}
 
 # Formats whose plain files are stored unchanged.
 STORED_UNCHANGED = {"PNG", "JPEG"}
@@ -99,6 +102,8 @@ def decode(
                 pixels = _imdecode(data, flag)
         else:
             pixels = _imdecode(data, flag)
+            if pixels is None and header.kind == OTHER_KIND:
+                return _decode_with_pillow(data, gray, options.background)
     finally:  # so that the next image is not blamed for what was printed
         complaint = decoder_messages.take()
     if pixels is None:
@@ -125,10 +130,14 @@ def _imdecode(data: bytes, flag: int) -> np.ndarray | None:
 
 def _decode_with_pillow(data: bytes, gray: bool | None, background: str) -> np.ndarray:
     """Decode what OpenCV leaves transparent, does not turn, or does not read."""
-    from PIL import Image, ImageOps  # takes 0.05 s to import, and most images do not need it
+    from PIL import Image, ImageOps, UnidentifiedImageError  # 0.05 s, and few images need it
 
     try:
         with open_with_pillow(data) as image:
+            if image.format == "EPS":
+                raise ValueError("PostScript is a program, not an image")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("its pixels have more than 8 bits")
             if gray is None:
                 gray = image.mode in ("1", "L", "LA")
             image = ImageOps.exif_transpose(image)
@@ -136,6 +145,8 @@ def _decode_with_pillow(data: bytes, gray: bool | None, background: str) -> np.n
                 ground = Image.new("RGBA", image.size, background)
                 image = Image.alpha_composite(ground, image.convert("RGBA"))
             pixels = np.asarray(image.convert("L" if gray else "RGB"))
+    except UnidentifiedImageError:  # its message names an object in memory
+        raise BadImage("OpenCV and Pillow cannot read it as an image") from None
     except Exception as error:
         raise BadImage(f"Pillow cannot read it: {error}") from None
     return pixels.copy() if gray else pixels[:, :, ::-1].copy()

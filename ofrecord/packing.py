@@ -11,10 +11,19 @@ import cv2
 from tqdm import tqdm
 
 from runtime.atomic import read_small_file
-from runtime.cli import SHOWN_PROBLEMS, InputError, InputErrors, count, log, one_line, output
+from runtime.cli import (
+    SHOWN_PROBLEMS,
+    InputError,
+    InputErrors,
+    count,
+    first_few,
+    log,
+    one_line,
+    output,
+)
 from runtime.workers import ordered_map
 
-from .headers import BadImage
+from .headers import NO_HEIF, BadImage
 from .images import MAX_FILE_SIZE, decoder_messages, largest_value
 from .labels import Samples, fold, list_images, printable
 from .manifest import Manifest, SkippedImage, part_sizes
@@ -119,7 +128,7 @@ def survey(
             progress.saved(chunk)
     lines = describe(problems, options)
     if problems and not options.skip_bad:
-        raise InputErrors(lines, f"{count(len(lines), 'invalid image')}; nothing was written")
+        raise InputErrors(lines, f"{count(len(problems), 'invalid image')}; nothing was written")
     invalid = {name for name, _ in problems}
     stored = samples.take([i for i, name in enumerate(samples.names) if name not in invalid])
     lost = sorted(set(samples.labels).difference(stored.labels))
@@ -163,8 +172,11 @@ def _largest_value(image_root: str, samples: list[tuple[str, int]], first: int) 
 
 
 def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[str]:
-    """Return a line for each problem of an image."""
+    """Return a line for each problem of an image, and one for all HEIC files that none can read."""
     root, lines = options.image_root, []
+    if heic := [name for name, reason in problems if reason.endswith(NO_HEIF)]:
+        lines.append(f"{count(len(heic), 'file')} in {root} ({first_few(heic)}): {NO_HEIF}")
+        problems = [each for each in problems if not each[1].endswith(NO_HEIF)]
     shown = [name for name, _ in problems[:SHOWN_PROBLEMS]]
     similar = similar_names(root, [n for n in shown if not os.path.lexists(os.path.join(root, n))])
     for name, reason in problems:
