@@ -112,8 +112,8 @@ def read_samples(options: ConvertOptions) -> Samples:
         kind = "image", "without a label"
     if unused:
         number = f"{count(len(unused), kind[0])} {kind[1]}"
-        where = f"{options.image_root} ({kinds_of(unused)})"
-        log(f"skipped {number} in {where}: {first_few(unused)}", "warning")
+        kinds = f"{kinds_of(unused)} (such as {first_few(unused)})"
+        log(f"skipped {number} in {options.image_root}: {kinds}", "warning")
     for doubt in doubts(samples):
         log(doubt, "warning")
     if options.shuffle:

@@ -360,6 +360,22 @@ def test_files_are_read_by_content_whatever_their_names(tmp_path):
         np.testing.assert_array_equal(pixels[:, :, ::-1], opencv_reads(data, "color"), name)
 
 
+def test_files_that_are_skipped_are_counted_by_format(tmp_path):
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.jpg").write_bytes(KINDS["rgb.jpg"])
+    for number in range(12):
+        for ending in [".mov", ".MOV", "", f".x{number:02d}"][: 2 if number > 4 else 4]:
+            (folder / f"{number}{ending}").touch()
+    for ending in range(20, 24):
+        (folder / f"y.x{ending}").touch()
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--part_num", 1]
+    result = convert(*options, "--save_dir", tmp_path / "d")
+    line = "skipped 38 files without an image's extension in .*: 24 .mov, 5 without extension, 1 .x"
+    assert result.code == 0 and re.search(line, result.err), result
+    assert re.search("1 .x20, 1 .x21, 1 .x22, 1 others .such as a/0, ", result.err), result
+
+
 def test_class_folders_take_every_image_extension(tmp_path):
     from ofrecord.labels import is_image
 

@@ -155,9 +155,9 @@ def test_copies_of_one_image_are_warned_of(images):
 
 def test_a_class_folder_of_another_kind_of_files(classes):
     for path in (classes / "in/a").iterdir():
-        path.rename(path.with_suffix(".HEIC"))
+        path.rename(path.with_suffix(".MOV"))
     result = convert_in(classes, "--class_folders")
-    assert_one_error(result, "the class folder", "in/a has no images, but 3 .heic")
+    assert_one_error(result, "the class folder", "in/a has no images, but 3 .mov")
 
 
 def test_more_parts_than_a_split_leaves(classes):
@@ -170,13 +170,13 @@ def test_more_parts_than_a_split_leaves(classes):
 
 def test_skipped_files_are_counted_by_kind(classes):
     for index in range(5):
-        (classes / "in/a" / f"{index}.heic").touch()
+        (classes / "in/a" / f"{index}.mov").touch()
     (classes / "in/b/notes.txt").touch()
     (classes / "in/b/@eaDir").mkdir()
     (classes / "in/b/@eaDir/3.png").write_bytes((classes / "in/b/3.png").read_bytes())
     result = convert_in(classes, "--class_folders")
     assert result.code == 0 and len(labels_of(classes)) == 12, result
-    assert "skipped 6 files without" in result.err and "(5 .heic, 1 .txt)" in result.err, result
+    assert "skipped 6 files without" in result.err and ": 5 .mov, 1 .txt (such as" in result.err, result
 
 
 def test_names_are_printed_on_one_line(classes):
