@@ -21,7 +21,6 @@ from runtime.environment import check_environment
 
 check_environment(__name__)
 
-import hashlib
 import io
 import os
 import random
@@ -53,10 +52,10 @@ from ofrecord.packing import (
     find_max_value,
     pack_all,
     plan_parts,
-    report,
     survey,
 )
 from ofrecord.record import LENGTH, reused_record
+from ofrecord.report import report, report_conflicts
 from ofrecord.statistics import ImageStatistics, sampling_interval
 from ofrecord.writer import DatasetWriter, check_target
 from runtime.atomic import read_small_file
@@ -185,7 +184,7 @@ def pack_chunk(
 
     ``first`` is the number of the first; every ``interval``-th counts for the statistics.
     """
-    packed, saved, problems, statistics, digests = io.BytesIO(), [], [], ImageStatistics(), []
+    packed, saved, problems, statistics = io.BytesIO(), [], [], ImageStatistics()
     ext, image_options = options.img_format, options.image_options
     features = options.image_feature, options.label_feature
     folder = os.path.join(options.image_root, "")  # ends in a slash
@@ -206,9 +205,7 @@ def pack_chunk(
                 ndarray2ofrecords(packed, features[0], image.data, features[1], label)
                 saved.append(name)
                 statistics.add(image)
-                if options.val_fraction:
-                    digests.append(hashlib.sha1(image.data).digest())
-    return Chunk(packed.getvalue(), saved, problems, statistics, digests)
+    return Chunk(packed.getvalue(), saved, problems, statistics)
 
 
 # -- write ----------------------------------------------------------------------
@@ -223,8 +220,8 @@ def write_dataset(
     missing or invalid, after looking at all.
     """
     start, problems, statistics = time.perf_counter(), [], ImageStatistics()
-    digits, dry_run = options.part_name_suffix_length, options.dry_run
-    writer = DatasetWriter(folder, options.img_format, digits, dry_run)
+    digits = options.part_name_suffix_length
+    writer = DatasetWriter(folder, options.img_format, digits, options.dry_run)
     pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
     chunks = pack_all(pack, samples, sizes, options)
     with writer, ConversionProgress(len(samples), options) as progress, closing(chunks):
@@ -241,16 +238,10 @@ def write_dataset(
             lines = describe(problems, options)
             result = f"{count(len(problems), 'invalid image')}; nothing was changed in {folder}"
             raise InputErrors(lines, f"{result} (--skip_bad skips them)")
-        fields["max_value"] = options.image_options.max_value
-        fields["fit"] = options.fit if options.size else None
-        kept = "background", "image_feature", "label_feature"
-        fields.update({name: getattr(options, name) for name in kept})
+        fields.update(options.manifest_fields)
         manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
-    report(folder, manifest, statistics, time.perf_counter() - start)
-    if dry_run:
-        each = " or ".join(map(str, sorted(set(sizes))))
-        what = f"{manifest.summary}, {each} in each part"
-        output(f"Dry run: {folder} would hold {what}; nothing was written")
+    report(folder, manifest, statistics, time.perf_counter() - start, options.dry_run)
+    report_conflicts(samples, statistics.digests, options.image_root)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,13 @@ decoded here and encoded again, plainly.
 """
 
 import math
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from .headers import OTHER_KIND, PILLOW_KINDS, BadImage, Header, open_with_pillow
+from .messages import decoder_messages, libtiff_messages
 
 # What images can be encoded as in a record, by file extension. Each was seen to
 # come out of OneFlow's decoder as it went in. OpenCV writes more (.hdr, .pfm,
@@ -49,7 +46,6 @@ DEFAULT_BACKGROUND = "white"
 FLAGS = {True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR, None: cv2.IMREAD_ANYCOLOR}
 MAX_FILE_SIZE = 2**30  # bytes of an image file
 LARGE = 2**26  # pixels
-LOG_LEVEL_DEBUG = 5  # of cv2.setLogLevel
 
 
 class ImageOptions(NamedTuple):
@@ -98,7 +94,7 @@ def decode(
         if header.transparent or header.kind in PILLOW_KINDS:
             return _decode_with_pillow(data, gray, options.background)
         if header.kind == "TIFF":
-            with _libtiff_messages():
+            with libtiff_messages():
                 pixels = _imdecode(data, flag)
         else:
             pixels = _imdecode(data, flag)
@@ -206,60 +202,3 @@ def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
         height, width = pixels.shape[:2]
         raise BadImage(f"OpenCV cannot encode its {width}x{height} pixels as {ext}")
     return encoded.tobytes()
-
-
-# -- messages of the decoders ---------------------------------------------------------
-
-
-class DecoderMessages:
-    """Sends what C libraries print to stderr while they decode to a file in memory.
-
-    libjpeg accepts damaged data and only prints a warning, the one sign that the pixels are
-    wrong. One context around many images saves the time that switching takes for each.
-    """
-
-    # Parts of messages about images whose pixels are right all the same.
-    HARMLESS = re.compile(
-        "^libpng warning: |^\\[ WARN:|Invalid SOS parameters|extraneous bytes before marker 0xd9"
-        "|JFIF|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
-    )
-
-    is_open = False
-
-    def __enter__(self) -> None:
-        self._file, self._stderr = os.memfd_create("decoder-messages"), os.dup(2)
-        self._taken = 0
-        os.dup2(self._file, 2)
-        self.is_open = True
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._stderr, 2)
-        self.is_open = False
-        os.close(self._stderr)
-        os.close(self._file)
-
-    def take(self) -> str | None:
-        """Return the first message since the last call that means wrong pixels, or None."""
-        size = os.lseek(self._file, 0, os.SEEK_CUR)
-        if size == self._taken:
-            return None
-        text = os.pread(self._file, size - self._taken, self._taken).decode("utf-8", "replace")
-        self._taken = size
-        lines = (line.strip() for line in text.splitlines())
-        return next((line for line in lines if line and not self.HARMLESS.search(line)), None)
-
-
-decoder_messages = DecoderMessages()  # of this process
-
-
-@contextmanager
-def _libtiff_messages() -> Iterator[None]:
-    """Have OpenCV print libtiff's messages to stderr: it does so at DEBUG only, and to stdout."""
-    level, stdout = cv2.setLogLevel(LOG_LEVEL_DEBUG), os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        cv2.setLogLevel(level)

@@ -52,7 +52,7 @@ class Samples:
 
 
 def split_by_class(
-    samples: Samples, digests: list[bytes], val_fraction: float, seed: int
+    samples: Samples, digests: Iterable[int], val_fraction: float, seed: int
 ) -> tuple[Samples, Samples]:
     """Split Samples class by class into a training and a validation set.
 
@@ -61,7 +61,7 @@ def split_by_class(
     Images with the same digest, copies of each other, go to the same set.
     Both keep the samples' order. Raises InputError where no class can be split.
     """
-    copies: dict[bytes, list[int]] = {}
+    copies: dict[int, list[int]] = {}
     for index, digest in enumerate(digests):
         copies.setdefault(digest, []).append(index)
     by_class: dict[int, list[list[int]]] = {}

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -208,6 +208,13 @@ class ConvertOptions(StrictModel):
     def folders(self) -> list[str]:
         """The folders to write, in this order."""
         return [self.save_dir] + [self.val_folder] * (self.val_fraction is not None)
+
+    @property
+    def manifest_fields(self) -> dict[str, Any]:
+        """The fields of a Manifest that say how the images are stored."""
+        fit, max_value = self.fit if self.size else None, self.image_options.max_value
+        names = "background", "image_feature", "label_feature"
+        return {**{name: getattr(self, name) for name in names}, "fit": fit, "max_value": max_value}
 
     @property
     def image_options(self) -> ImageOptions:

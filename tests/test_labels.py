@@ -163,7 +163,7 @@ def test_a_class_folder_of_another_kind_of_files(classes):
 def test_more_parts_than_a_split_leaves(classes):
     options = ["--class_folders", "--val_fraction", 0.999, "--part_num", 4]
     result = convert("--image_root", classes / "in", "--save_dir", classes / "d", *options)
-    text = "--part_num 4 is more than the 3 images that --val_fraction leaves"
+    text = "--part_num 4 is more than the 3 images of a dataset to write"
     assert_one_error(result, text, started=True)
     assert not (classes / "d").exists() and not (classes / "d_val").exists()
 
@@ -176,7 +176,9 @@ def test_skipped_files_are_counted_by_kind(classes):
     (classes / "in/b/@eaDir/3.png").write_bytes((classes / "in/b/3.png").read_bytes())
     result = convert_in(classes, "--class_folders")
     assert result.code == 0 and len(labels_of(classes)) == 12, result
-    assert "skipped 6 files without" in result.err and ": 5 .mov, 1 .txt (such as" in result.err, result
+    assert "skipped 6 files without" in result.err and ": 5 .mov, 1 .txt (such as" in result.err, (
+        result
+    )
 
 
 def test_names_are_printed_on_one_line(classes):

@@ -121,7 +121,7 @@ def test_features_of_other_names(converted, tmp_path):
         (["--image_feature", "a", "--label_feature", "a"], "are the same name"),
         (
             ["--model_zoo", "--val_fraction", "0.1", "--part_num", "6"],
-            "--part_num 6 is more than the 3 images that --val_fraction holds out",
+            "--part_num 6 is more than the 3 images of a dataset to write",
         ),
     ],
 )
