@@ -21,7 +21,6 @@ from runtime.environment import check_environment
 
 check_environment(__name__)
 
-import hashlib
 import io
 import os
 import time
@@ -43,7 +42,7 @@ from ofrecord.images import (
     resize,
 )
 from ofrecord.labels import Samples
-from ofrecord.manifest import digest_of, part_sizes
+from ofrecord.manifest import digest_of
 from ofrecord.options import ConvertOptions, parse_options
 from ofrecord.packing import (
     Chunk,
@@ -51,16 +50,17 @@ from ofrecord.packing import (
     describe,
     find_max_value,
     pack_all,
-    report,
+    plan_parts,
     survey,
 )
-from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, reused_record
+from ofrecord.record import LENGTH, reused_record
+from ofrecord.report import report, report_conflicts
 from ofrecord.sources import read_samples
 from ofrecord.splits import split
 from ofrecord.statistics import ImageStatistics, sampling_interval
 from ofrecord.writer import DatasetWriter, check_target
 from runtime.atomic import read_small_file
-from runtime.cli import InputError, InputErrors, count, output, run_main
+from runtime.cli import InputErrors, count, output, run_main
 
 
 def main() -> None:
@@ -76,11 +76,13 @@ def main() -> None:
         # Every image is looked at before the first is written, and encoded twice.
         pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
         samples, digests, fields = survey(pack, samples, options)
-        outputs = split(samples, digests, options)
+        outputs = split(samples, digests.tolist(), options)
     if options.is_split:
-        fields["split_id"] = digest_of([each.names for each in outputs.values()])
-    for name, each in outputs.items():
-        write_dataset(options.folders[name], each, options, **fields)
+        names = [each.names for each in outputs.values()]
+        fields["split_id"] = digest_of([names, digests.tolist()])
+    plans = plan_parts(list(outputs.values()), options)
+    for (name, each), sizes in zip(outputs.items(), plans, strict=True):
+        write_dataset(options.folders[name], each, sizes, options, **fields)
     if not options.dry_run:
         output("Process image successfully !!!")
 
@@ -124,7 +126,7 @@ def encode_img_file(
     pixels = decode(data, header, options)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
-        pixels = resize(pixels, options.size)
+        pixels = resize(pixels, options.size, options.fit, options.background)
     if reason:
         data = encode(pixels, ext, options.quality)
     channels = 1 if pixels.ndim == 2 else 3
@@ -159,9 +161,10 @@ def pack_chunk(
 
     ``first`` is the number of the first; every ``interval``-th counts for the statistics.
     """
-    packed, saved, problems, digests = io.BytesIO(), [], [], []
+    packed, saved, problems = io.BytesIO(), [], []
     statistics = ImageStatistics(sampled=interval > 1)
     ext, image_options = options.img_format, options.image_options
+    features = options.image_feature, options.label_feature
     folder = os.path.join(options.image_root, "")  # ends in a slash
     with decoder_messages:
         for number, (name, label) in enumerate(samples, first):
@@ -177,36 +180,26 @@ def pack_chunk(
             except MemoryError:
                 problems.append((name, "too large: out of memory"))
             else:
-                ndarray2ofrecords(packed, IMAGE_FEATURE, image.data, LABEL_FEATURE, label)
+                ndarray2ofrecords(packed, features[0], image.data, features[1], label)
                 saved.append(name)
                 statistics.add(image)
-                if options.is_split:
-                    digests.append(hashlib.sha1(image.data).digest())
-    return Chunk(packed.getvalue(), saved, problems, statistics, digests)
+    return Chunk(packed.getvalue(), saved, problems, statistics)
 
 
 # -- write ----------------------------------------------------------------------
 
 
-def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fields: Any) -> None:
-    """Write a dataset of ``samples`` to a folder; ``fields`` are further fields of its Manifest.
+def write_dataset(
+    folder: str, samples: Samples, sizes: list[int], options: ConvertOptions, **fields: Any
+) -> None:
+    """Write a dataset of ``samples`` to a folder, in parts of these numbers of records.
 
-    Raises InputErrors with every image that is missing or invalid, after looking at all.
+    ``fields`` are further fields of its Manifest. Raises InputErrors with every image that is
+    missing or invalid, after looking at all.
     """
-    # The validation set may have fewer images than parts.
-    num_parts = options.part_num
-    if folder != options.save_dir:
-        num_parts = min(num_parts, len(samples))
-    if num_parts > len(samples):
-        images = count(len(samples), "image")
-        held_out = " that --val_fraction leaves" if options.val_fraction else ""
-        raise InputError(
-            f"--part_num {num_parts} is more than the {images}{held_out}: every part needs one"
-        )
-    sizes = part_sizes(len(samples), num_parts)
     start, problems, statistics = time.perf_counter(), [], ImageStatistics()
-    digits, dry_run = options.part_name_suffix_length, options.dry_run
-    writer = DatasetWriter(folder, options.img_format, digits, dry_run)
+    digits = options.part_name_suffix_length
+    writer = DatasetWriter(folder, options.img_format, digits, options.dry_run)
     pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
     chunks = pack_all(pack, samples, sizes, options)
     with writer, ConversionProgress(len(samples), options) as progress, closing(chunks):
@@ -221,16 +214,12 @@ def write_dataset(folder: str, samples: Samples, options: ConvertOptions, **fiel
                     progress.saved(chunk)
         if problems:
             lines = describe(problems, options)
-            result = f"{count(len(lines), 'invalid image')}; nothing was changed in {folder}"
+            result = f"{count(len(problems), 'invalid image')}; nothing was changed in {folder}"
             raise InputErrors(lines, f"{result} (--skip_bad skips them)")
-        fields["max_value"] = options.image_options.max_value
-        fields["background"] = options.background
+        fields.update(options.manifest_fields)
         manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
-    report(folder, manifest, statistics, time.perf_counter() - start)
-    if dry_run:
-        each = " or ".join(map(str, sorted(set(sizes))))
-        what = f"{manifest.summary}, {each} in each part"
-        output(f"Dry run: {folder} would hold {what}; nothing was written")
+    report(folder, manifest, statistics, time.perf_counter() - start, options.dry_run)
+    report_conflicts(samples, statistics.digests, options.image_root)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ check_environment(__name__)
 import os
 from collections import Counter
 
+import numpy as np
 from tqdm import tqdm
 
 from runtime.cli import (
@@ -14,6 +15,7 @@ from runtime.cli import (
     InputError,
     InputErrors,
     count,
+    log,
     one_line,
     os_errors,
     output,
@@ -21,7 +23,14 @@ from runtime.cli import (
 )
 from runtime.workers import num_cpus
 
-from .check import Features, check_parts, compare_totals, index_parts, read_image
+from .check import (
+    Features,
+    PartReport,
+    check_parts,
+    compare_totals,
+    index_parts,
+    read_image,
+)
 from .dataset import dataset_in_use
 from .export import export
 from .headers import BadImage
@@ -29,6 +38,7 @@ from .images import decode, decoder_messages
 from .manifest import MANIFEST_NAME, load_manifest
 from .merge import merge
 from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_part
+from .report import copies_text, digests_of, name_conflicts
 
 ACTIONS = {
     "check": "read every byte again and name what is wrong by part and record",
@@ -46,7 +56,7 @@ def main() -> None:
     if args.action == "merge":
         manifest = merge(args.sources, args.target, args.part_num, args.seed)
         return output(f"{args.target}: {manifest.summary}")
-    with dataset_in_use(args.folder):
+    with dataset_in_use(args.folder), dataset_in_use(getattr(args, "other", None)):
         if args.action == "export":
             number = export(args.folder, args.target, args.flat)
             return output(f"{args.target}: {count(number, 'image')}")
@@ -61,6 +71,9 @@ def parse_args():
     for name, text in ACTIONS.items():
         command = actions.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("folder", metavar="DIR", help="the dataset's folder")
+        if name == "check":
+            help = "another dataset, to look for copies of images between the two"
+            command.add_argument("other", metavar="OTHER", nargs="?", help=help)
         if name == "show":
             help = "the PNG file of the contact sheet (default: DIR_sheet.png beside the folder)"
             command.add_argument("--sheet", metavar="FILE", help=help)
@@ -100,30 +113,57 @@ def add_copy_actions(actions) -> None:
 
 
 def check(args) -> None:
-    """Print a line for each part and one for the whole.
+    """Check one dataset or two, and look for copies of images in them.
 
     Raises InputErrors with all that is wrong.
     """
-    has_manifest = os.path.lexists(os.path.join(args.folder, MANIFEST_NAME))
-    manifest = load_manifest(args.folder) if has_manifest else None
+    folders, problems = [each for each in (args.folder, args.other) if each], []
+    datasets = [check_dataset(folder, args, problems) for folder in folders]
+    if problems:
+        wrong = count(len(problems), "problem")
+        raise InputErrors(problems, f"{wrong} in {' and '.join(folders)}")
+    found = [reports for reports, _ in datasets]
+    if args.other:
+        ours, theirs = map(digests_of, found)
+        shared = int(np.isin(theirs, ours).sum())
+        if shared:
+            text = f"{count(shared, 'image')} of {args.other} are copies of images in {args.folder}"
+            log(text, "warning")
+    # Labels can be compared where they stand for the same classes.
+    alike = len({str(class_names) for _, class_names in datasets}) == 1
+    for reports in [sum(found, [])] if alike else found:
+        name_conflicts(reports)
+
+
+def check_dataset(folder: str, args, problems: list[str]) -> tuple[list[PartReport], list | None]:
+    """Print a line for each part and one for the whole; add what is wrong to ``problems``.
+
+    Returns the reports and the names of the classes.
+    """
+    has_manifest = os.path.lexists(os.path.join(folder, MANIFEST_NAME))
+    manifest = load_manifest(folder) if has_manifest else None
     features = Features(args.image_feature, args.label_feature)
     if manifest:
         features = Features(manifest.image_feature, manifest.label_feature)
-    reports, problems = [], []
-    for report in check_parts(args.folder, features, manifest, num_cpus()):
+    reports, found = [], []
+    for report in check_parts(folder, features, manifest, num_cpus()):
         reports.append(report)
-        problems += report.problems
+        found += report.problems
         state = count(len(report.problems), "problem") if report.problems else "valid"
         records = count(report.num_records, "record")
         output(f"{report.file}: {records}, {report.num_bytes:,} bytes, {state}", flush=True)
-    problems += compare_totals(args.folder, reports, manifest)
-    if problems:
-        raise InputErrors(problems, f"{count(len(problems), 'problem')} in {args.folder}")
-    records = count(sum(report.num_records for report in reports), "record")
-    size = sum(report.num_bytes for report in reports)
-    output(f"{args.folder}: {records}, {size:,} bytes, all valid")
-    if not manifest:
+    found += compare_totals(folder, reports, manifest)
+    problems += found
+    if not found:
+        records = count(sum(report.num_records for report in reports), "record")
+        size = sum(report.num_bytes for report in reports)
+        output(f"{folder}: {records}, {size:,} bytes, all valid")
+        copies = copies_text(digests_of(reports))
+        if copies:
+            output(f"{folder}: {copies}")
+    if not manifest and not found:
         output(f"(there is no {MANIFEST_NAME}, which would tell how many there should be)")
+    return reports, manifest and manifest.class_names
 
 
 def index(args) -> None:

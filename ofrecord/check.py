@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -44,9 +45,11 @@ class Features(NamedTuple):
 class PartReport:
     """What was found in one part file."""
 
-    def __init__(self, file: str):
-        self.file, self.num_bytes, self.sha256 = file, 0, ""
+    def __init__(self, path: str):
+        self.path, self.file = path, os.path.basename(path)
+        self.num_bytes, self.sha256 = 0, ""
         self.labels = Counter()  # {label: records}
+        self.records = array("q")  # the label of each record with a valid image
         self.label_types = set()  # of "int32" and "int64"
         self.kinds = set()  # (image format, whether its header says gray), such as ("PNG", False)
         self.statistics = ImageStatistics()  # reencode_reasons: why OneFlow may misread an image
@@ -77,7 +80,8 @@ def check_parts(
 
 def check_part(folder: str, features: Features, manifest: Manifest | None, file: str) -> PartReport:
     """Check one part file: framing, sum, records and images, against the manifest if any."""
-    path, report, digest = os.path.join(folder, file), PartReport(file), hashlib.sha256()
+    path, digest = os.path.join(folder, file), hashlib.sha256()
+    report = PartReport(path)
     problems = report.problems
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     try:
@@ -92,6 +96,7 @@ def check_part(folder: str, features: Features, manifest: Manifest | None, file:
                     header, image = read_image(data)
                     report.kinds.add((header.kind, header.gray))
                     report.statistics.add(image)
+                    report.records.append(label)
                     _compare(header, image, manifest)
                 except BadRecord as error:
                     problems.append(f"{path}, {error}")

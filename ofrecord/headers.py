@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Header(NamedTuple):
 
 
 # Formats that OpenCV does not turn as their EXIF data says, or does not read.
-PILLOW_KINDS = {"WebP", "GIF", "AVIF"}
+PILLOW_KINDS = {"WebP", "GIF", "AVIF", "HEIC"}
+NO_HEIF = "HEIC needs a package that is not installed: pip install pillow-heif"
 
 
 def read_header(data: bytes) -> Header:
@@ -57,14 +59,37 @@ def read_header(data: bytes) -> Header:
         png = data.startswith(b"\x89PNG")
         raise BadImage("the PNG is truncated" if png else "the file is truncated") from None
     kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
-    avif = data[4:12] in (b"ftypavif", b"ftypavis")
-    kind = "AVIF" if avif else next(kinds, "another format")
+    kind = _container_kind(data) or next(kinds, OTHER_KIND)
+    if kind == "HEIC":
+        _register_heif()
     several = kind in PILLOW_KINDS and _is_animated(data)
     return Header(kind, None, "16-bit" if _is_deep(data) else None, several=several)
 
 
+OTHER_KIND = "another format"
 _MAGIC = {b"BM": "BMP", b"RIFF": "WebP", b"GIF8": "GIF"}
 _MAGIC.update({b"P%d" % kind: "PNM" for kind in range(1, 7)})
+
+
+def _container_kind(data: bytes) -> str | None:
+    """Return the format that an ISO media file says it is of, or None for other files."""
+    if data[4:8] != b"ftyp":
+        return None
+    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    brands = {brands[i : i + 4] for i in range(0, len(brands), 4)}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIC" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"} else None
+
+
+@cache
+def _register_heif() -> None:
+    """Have Pillow read HEIC files. Raises BadImage where pillow-heif is not installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise BadImage(NO_HEIF) from None
+    register_heif_opener()
 
 
 def _png_header(data: bytes) -> Header:

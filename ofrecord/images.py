@@ -8,16 +8,13 @@ decoded here and encoded again, plainly.
 """
 
 import math
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from .headers import PILLOW_KINDS, BadImage, Header, open_with_pillow
+from .headers import OTHER_KIND, PILLOW_KINDS, BadImage, Header, open_with_pillow
+from .messages import decoder_messages, libtiff_messages
 
 # What images can be encoded as in a record, by file extension. Each was seen to
 # come out of OneFlow's decoder as it went in. OpenCV writes more (.hdr, .pfm,
@@ -35,8 +32,11 @@ FORMATS = {
     ".pnm": "PNM",
 }
 
-# Extensions that OpenCV can read, for folders that are searched for images.
-IMAGE_EXTENSIONS = {*FORMATS, *".pgm .ppm .pbm .pam .jp2 .ras .sr .avif .gif".split()}
+# Extensions of image files, for folders that are searched for images.
+IMAGE_EXTENSIONS = {
+    *FORMATS,
+    *".jfif .pgm .ppm .pbm .pam .jp2 .ras .sr .avif .gif .heic .heif".split(),
+}
 
 # Formats whose plain files are stored unchanged.
 STORED_UNCHANGED = {"PNG", "JPEG"}
@@ -47,7 +47,6 @@ FLAGS = {True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR, None: cv2.IMREAD_A
 MAX_FILE_SIZE = 2**30  # bytes of an image file
 REDUCTION = 8  # of the sides of a JPEG that is decoded quickly
 LARGE = 2**26  # pixels
-LOG_LEVEL_DEBUG = 5  # of cv2.setLogLevel
 
 
 class ImageOptions(NamedTuple):
@@ -58,6 +57,7 @@ class ImageOptions(NamedTuple):
     quality: int = DEFAULT_QUALITY  # of JPEG, 0 to 100
     background: str = DEFAULT_BACKGROUND  # of a transparent image, as Pillow names colors
     max_value: int | None = None  # of 16-bit images, which becomes 255; None: 65,535
+    fit: str = "crop"  # how an image of another aspect ratio gets the size: see resize()
 
 
 class EncodedImage(NamedTuple):
@@ -96,10 +96,12 @@ def decode(
         if header.transparent or header.kind in PILLOW_KINDS:
             return _decode_with_pillow(data, gray, options.background)
         if header.kind == "TIFF":
-            with _libtiff_messages():
+            with libtiff_messages():
                 pixels = _imdecode(data, flag)
         else:
             pixels = _imdecode(data, flag)
+            if pixels is None and header.kind == OTHER_KIND:
+                return _decode_with_pillow(data, gray, options.background)
     finally:  # so that the next image is not blamed for what was printed
         complaint = decoder_messages.take()
     if pixels is None:
@@ -133,10 +135,14 @@ def _imdecode(data: bytes, flag: int) -> np.ndarray | None:
 
 def _decode_with_pillow(data: bytes, gray: bool | None, background: str) -> np.ndarray:
     """Decode what OpenCV leaves transparent, does not turn, or does not read."""
-    from PIL import Image, ImageOps  # takes 0.05 s to import, and most images do not need it
+    from PIL import Image, ImageOps, UnidentifiedImageError  # 0.05 s, and few images need it
 
     try:
         with open_with_pillow(data) as image:
+            if image.format == "EPS":
+                raise ValueError("PostScript is a program, not an image")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError("its pixels have more than 8 bits")
             if gray is None:
                 gray = image.mode in ("1", "L", "LA")
             image = ImageOps.exif_transpose(image)
@@ -144,19 +150,54 @@ def _decode_with_pillow(data: bytes, gray: bool | None, background: str) -> np.n
                 ground = Image.new("RGBA", image.size, background)
                 image = Image.alpha_composite(ground, image.convert("RGBA"))
             pixels = np.asarray(image.convert("L" if gray else "RGB"))
+    except UnidentifiedImageError:  # its message names an object in memory
+        raise BadImage("OpenCV and Pillow cannot read it as an image") from None
     except Exception as error:
         raise BadImage(f"Pillow cannot read it: {error}") from None
     return pixels.copy() if gray else pixels[:, :, ::-1].copy()
 
 
-def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the pixels resized to ``size``, (width, height). Raises BadImage."""
-    fewer = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+def resize(pixels: np.ndarray, size: tuple[int, int], fit: str, background: str) -> np.ndarray:
+    """Return the pixels, gray or BGR, brought to ``size``, (width, height). Raises BadImage.
+
+    ``fit`` is ``"crop"`` (what is too wide or too high is cut off on both sides), ``"pad"``
+    (the whole image, between bars in the ``background`` color) or ``"stretch"``.
+    """
+    height, width = pixels.shape[:2]
+    inner = size
+    if fit == "crop":
+        width, height = _largest_inside((width, height), size)
+        left, top = (pixels.shape[1] - width) // 2, (pixels.shape[0] - height) // 2
+        pixels = pixels[top : top + height, left : left + width]
+    elif fit == "pad":
+        inner = _largest_inside(size, (width, height))
+    fewer = inner[0] * inner[1] < width * height
     interpolation = cv2.INTER_AREA if fewer else cv2.INTER_CUBIC
     try:
-        return cv2.resize(pixels, size, interpolation=interpolation)
+        pixels = cv2.resize(pixels, inner, interpolation=interpolation)
     except cv2.error as error:  # out of memory
         raise BadImage(f"OpenCV cannot resize it: {error.err or error}") from None
+    return pixels if inner == size else _pad(pixels, size, background)
+
+
+def _largest_inside(frame: tuple[int, int], aspect: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest (width, height) inside ``frame`` with the ratio of ``aspect``'s sides."""
+    (width, height), (across, down) = frame, aspect
+    if width * down > height * across:
+        return max(1, round(height * across / down)), height
+    return width, max(1, round(width * down / across))
+
+
+def _pad(pixels: np.ndarray, size: tuple[int, int], background: str) -> np.ndarray:
+    """Return the pixels in the middle of an image of this size."""
+    from PIL import ImageColor  # takes 0.05 s to import, and most images do not need it
+
+    gray, (height, width) = pixels.ndim == 2, pixels.shape[:2]
+    color = ImageColor.getcolor(background, "L" if gray else "RGB")
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    bars = top, size[1] - height - top, left, size[0] - width - left
+    value = color if gray else color[::-1]
+    return cv2.copyMakeBorder(pixels, *bars, cv2.BORDER_CONSTANT, value=value)
 
 
 def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
@@ -170,60 +211,3 @@ def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
         height, width = pixels.shape[:2]
         raise BadImage(f"OpenCV cannot encode its {width}x{height} pixels as {ext}")
     return encoded.tobytes()
-
-
-# -- messages of the decoders ---------------------------------------------------------
-
-
-class DecoderMessages:
-    """Sends what C libraries print to stderr while they decode to a file in memory.
-
-    libjpeg accepts damaged data and only prints a warning, the one sign that the pixels are
-    wrong. One context around many images saves the time that switching takes for each.
-    """
-
-    # Parts of messages about images whose pixels are right all the same.
-    HARMLESS = re.compile(
-        "^libpng warning: |^\\[ WARN:|Invalid SOS parameters|extraneous bytes before marker 0xd9"
-        "|JFIF|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
-    )
-
-    is_open = False
-
-    def __enter__(self) -> None:
-        self._file, self._stderr = os.memfd_create("decoder-messages"), os.dup(2)
-        self._taken = 0
-        os.dup2(self._file, 2)
-        self.is_open = True
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._stderr, 2)
-        self.is_open = False
-        os.close(self._stderr)
-        os.close(self._file)
-
-    def take(self) -> str | None:
-        """Return the first message since the last call that means wrong pixels, or None."""
-        size = os.lseek(self._file, 0, os.SEEK_CUR)
-        if size == self._taken:
-            return None
-        text = os.pread(self._file, size - self._taken, self._taken).decode("utf-8", "replace")
-        self._taken = size
-        lines = (line.strip() for line in text.splitlines())
-        return next((line for line in lines if line and not self.HARMLESS.search(line)), None)
-
-
-decoder_messages = DecoderMessages()  # of this process
-
-
-@contextmanager
-def _libtiff_messages() -> Iterator[None]:
-    """Have OpenCV print libtiff's messages to stderr: it does so at DEBUG only, and to stdout."""
-    level, stdout = cv2.setLogLevel(LOG_LEVEL_DEBUG), os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        cv2.setLogLevel(level)

@@ -90,9 +90,12 @@ def is_image(name: str) -> bool:
 
 
 def kinds_of(names: Iterable[str]) -> str:
-    """Return how many files have which extension, for the three most frequent ones."""
-    endings = Counter(os.path.splitext(name)[1].lower() for name in names).most_common(3)
-    return ", ".join(f"{number:,} {ending or 'without one'}" for ending, number in endings)
+    """Return how many files have which extension, for the ten most frequent ones."""
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    endings = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    text = ", ".join(f"{number:,} {end or 'without extension'}" for end, number in endings[:10])
+    more = sum(number for _, number in endings[10:])
+    return f"{text}, {more:,} others" if more else text
 
 
 def list_images(

@@ -64,6 +64,7 @@ class Manifest(StrictModel):
     num_gray: Count  # images that are gray
     plain_jpeg: bool  # all are 3-channel JPEG, which OneFlow's faster decoder reads
     background: Name = DEFAULT_BACKGROUND  # color behind transparent images
+    fit: Literal["stretch", "crop", "pad"] | None = None  # to one size; None: not resized
     max_value: MaxValue = None  # of 16-bit images, which became 255; None: 65,535
     width: Side | None  # None where it varies
     height: Side | None

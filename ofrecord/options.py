@@ -1,32 +1,50 @@
 """The converter's options: names, defaults, ranges and help."""
 
 import math
+import os
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from runtime.cli import ArgumentParser
 from runtime.workers import num_cpus
 
 from .images import DEFAULT_BACKGROUND, DEFAULT_QUALITY, FORMATS, ImageOptions
-from .settings import given_options, parse_settings
+from .record import IMAGE_FEATURE, LABEL_FEATURE
+from .settings import Name, given_options, parse_settings
 from .source_options import SourceOptions, option
 
 MAX_SIDE, MAX_PIXELS = 2**16, 2**26
 MOST_LINES = 1000  # images that get a line each; for more there is a bar
 RENAMED = {"val_share": "it is named val_fraction now"}
 
+# What --model_zoo sets: the image loaders of OneFlow's model zoo read no other datasets.
+MODEL_ZOO = {
+    "img_format": ".jpg",
+    "color": "color",
+    "part_name_suffix_length": 5,
+    "image_feature": "encoded",
+    "label_feature": "class/label",
+}
+
 
 class ConvertOptions(SourceOptions):
     """What to convert, and how."""
 
     size: str | None = option(None, "resize the images to this many pixels, such as 28x28", "WxH")
+    fit: Literal["crop", "pad", "stretch"] = option(
+        "crop",
+        "how --size treats images of another aspect ratio: crop cuts off two sides, pad adds bars "
+        "in the --background color, stretch distorts",
+    )
     color: Literal["auto", "gray", "color"] = option(
         "auto", "channels to store: auto (gray stays gray), gray (1) or color (3)"
     )
     background: str = option(
-        DEFAULT_BACKGROUND, "color behind transparent images: a name or #rrggbb", "COLOR"
+        DEFAULT_BACKGROUND,
+        "color behind transparent images, and of the bars of --fit pad: a name or #rrggbb",
+        "COLOR",
     )
     max_value: str | None = option(
         None,
@@ -48,6 +66,29 @@ class ConvertOptions(SourceOptions):
         "auto", f"a line for each image, or a bar; auto: lines for up to {MOST_LINES:,} images"
     )
     workers: int = option(num_cpus(), "processes that read and encode images", "N", ge=1, le=1024)
+    image_feature: Name = option(IMAGE_FEATURE, "the name of the records' image feature", "NAME")
+    label_feature: Name = option(LABEL_FEATURE, "the name of the records' label feature", "NAME")
+    model_zoo: bool = option(
+        False,
+        "a dataset for OneFlow's model zoo: save_dir/train and save_dir/validation (with "
+        "--val_fraction), " + " ".join(f"--{name} {value}" for name, value in MODEL_ZOO.items()),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_the_model_zoo(cls, given):
+        if given.get("model_zoo") is not True:
+            return given
+        root = str(given.get("save_dir", cls.model_fields["save_dir"].default))
+        convention = {**MODEL_ZOO, "val_dir": os.path.join(root, "validation", "")}
+        problems = [
+            f"--model_zoo sets --{name} {value}, and {given[name]!r} is given"
+            for name, value in convention.items()
+            if given.get(name, value) != value
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return {**given, **MODEL_ZOO, "save_dir": root and os.path.join(root, "train", "")}
 
     @field_validator("max_value")
     @classmethod
@@ -83,8 +124,30 @@ class ConvertOptions(SourceOptions):
             f"--quality is for JPEG, and --img_format is {self.img_format}": (
                 self.quality is not None and FORMATS[self.img_format] != "JPEG"
             ),
+            "--fit says how images get the --size, which is not given": (
+                "fit" in self.model_fields_set and self.size is None
+            ),
+            "--image_feature and --label_feature are the same name": (
+                self.image_feature == self.label_feature
+            ),
             **super().problems(),
         }
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders to write, by split, in this order."""
+        folders, zoo = super().folders, {"val": "validation", "test": "test"}
+        if self.model_zoo:
+            root = os.path.dirname(os.path.normpath(self.save_dir))
+            folders |= {k: os.path.join(root, zoo[k], "") for k in folders if k in zoo}
+        return folders
+
+    @property
+    def manifest_fields(self) -> dict[str, Any]:
+        """The fields of a Manifest that say how the images are stored."""
+        fit, max_value = self.fit if self.size else None, self.image_options.max_value
+        names = "background", "image_feature", "label_feature"
+        return {**{name: getattr(self, name) for name in names}, "fit": fit, "max_value": max_value}
 
     @property
     def image_options(self) -> ImageOptions:
@@ -92,7 +155,7 @@ class ConvertOptions(SourceOptions):
         size = tuple(map(int, self.size.split("x"))) if self.size else None
         quality = self.quality or DEFAULT_QUALITY
         max_value = int(self.max_value) if self.max_value else None
-        return ImageOptions(self.color, size, quality, self.background, max_value)
+        return ImageOptions(self.color, size, quality, self.background, max_value, self.fit)
 
 
 def parse_options() -> ConvertOptions:

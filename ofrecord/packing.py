@@ -8,16 +8,26 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from runtime.atomic import read_small_file
-from runtime.cli import SHOWN_PROBLEMS, InputError, InputErrors, count, log, one_line, output
+from runtime.cli import (
+    SHOWN_PROBLEMS,
+    InputError,
+    InputErrors,
+    count,
+    first_few,
+    log,
+    one_line,
+    output,
+)
 from runtime.workers import ordered_map
 
-from .headers import BadImage
+from .headers import NO_HEIF, BadImage
 from .images import MAX_FILE_SIZE, decoder_messages, largest_value
 from .labels import Samples, fold, list_images, printable
-from .manifest import Manifest, SkippedImage
+from .manifest import SkippedImage, part_sizes
 from .options import MOST_LINES, ConvertOptions
 from .statistics import ImageStatistics
 
@@ -29,11 +39,23 @@ class Chunk(NamedTuple):
     saved: list[str]  # names of the images in them
     problems: list[tuple[str, str]]  # (name, reason) of each image that is missing or invalid
     statistics: ImageStatistics
-    digests: list[bytes]  # with --val_fraction, of the images as they are stored
 
     @property
     def num_images(self) -> int:
         return len(self.saved) + len(self.problems)
+
+
+def plan_parts(outputs: list[Samples], options: ConvertOptions) -> list[list[int]]:
+    """Return the numbers of records of each dataset's parts.
+
+    Raises InputError for too many parts; a validation set has fewer where it is small, unless
+    it is for the model zoo, whose loaders read as many parts of both.
+    """
+    fewest = min(map(len, outputs)) if options.model_zoo else len(outputs[0])
+    if options.part_num > fewest:
+        images = f"{count(fewest, 'image')} of a dataset to write"
+        raise InputError(f"--part_num {options.part_num} is more than the {images}")
+    return [part_sizes(len(each), min(options.part_num, len(each))) for each in outputs]
 
 
 # A chunk holds enough images that handing it over costs little, and few
@@ -41,7 +63,6 @@ class Chunk(NamedTuple):
 CHUNK_IMAGES, CHUNK_BYTES = 256, 4 * 2**20
 
 BIT_DEPTHS = 8, 10, 12, 14, 16  # of --max_value auto: those that cameras and scanners have
-DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
 
 
 def pack_all(
@@ -79,24 +100,23 @@ def _mean_file_size(samples: Samples, image_root: str) -> float:
 
 def survey(
     pack: Callable[[list[tuple[str, int]], int], Chunk], samples: Samples, options: ConvertOptions
-) -> tuple[Samples, list[bytes], dict[str, Any]]:
+) -> tuple[Samples, np.ndarray, dict[str, Any]]:
     """Look at every image before anything is written.
 
     Returns the Samples that are stored, the digests of their images, to find copies, and fields
     for DatasetWriter.commit. Raises InputErrors for invalid images, and with ``--skip_bad``
     InputError where none is valid.
     """
-    problems, digests, statistics = [], [], ImageStatistics()
+    problems, statistics = [], ImageStatistics()
     chunks = pack_all(pack, samples, [len(samples)], options)
     with closing(chunks), ConversionProgress(len(samples), options, lines=False) as progress:
         for chunk in chunks:
             problems += chunk.problems
-            digests += chunk.digests
             statistics.merge(chunk.statistics)
             progress.saved(chunk)
     lines = describe(problems, options)
     if problems and not options.skip_bad:
-        raise InputErrors(lines, f"{count(len(lines), 'invalid image')}; nothing was written")
+        raise InputErrors(lines, f"{count(len(problems), 'invalid image')}; nothing was written")
     invalid = {name for name, _ in problems}
     stored = samples.take([i for i, name in enumerate(samples.names) if name not in invalid])
     lost = sorted(set(samples.labels).difference(stored.labels))
@@ -111,7 +131,7 @@ def survey(
     if not len(stored):
         raise InputError(f"no valid image among the {len(samples):,} in {options.image_root}")
     skipped = [SkippedImage(file=printable(name), reason=reason) for name, reason in problems]
-    return stored, digests, {"skipped": skipped, "channels": statistics.channels}
+    return stored, statistics.digests, {"skipped": skipped, "channels": statistics.channels}
 
 
 def find_max_value(samples: Samples, options: ConvertOptions) -> ConvertOptions:
@@ -140,8 +160,11 @@ def _largest_value(image_root: str, samples: list[tuple[str, int]], first: int) 
 
 
 def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[str]:
-    """Return a line for each problem of an image."""
+    """Return a line for each problem of an image, and one for all HEIC files that none can read."""
     root, lines = options.image_root, []
+    if heic := [name for name, reason in problems if reason.endswith(NO_HEIF)]:
+        lines.append(f"{count(len(heic), 'file')} in {root} ({first_few(heic)}): {NO_HEIF}")
+        problems = [each for each in problems if not each[1].endswith(NO_HEIF)]
     shown = [name for name, _ in problems[:SHOWN_PROBLEMS]]
     similar = similar_names(root, [n for n in shown if not os.path.lexists(os.path.join(root, n))])
     for name, reason in problems:
@@ -194,30 +217,3 @@ class ConversionProgress:
         if self._lines:
             paths = (one_line(os.path.join(self._image_root, name)) for name in chunk.saved)
             output(*(f"{path} feature saved" for path in paths))
-
-
-def report(folder: str, manifest: Manifest, statistics: ImageStatistics, seconds: float) -> None:
-    """Log how many images are stored unchanged, why others are not, and what looks wrong."""
-    reasons = statistics.reencode_reasons.copy()
-    text = f"{count(reasons.pop(None, 0), 'image')} stored unchanged"
-    if reasons:
-        text += "; re-encoded: "
-        text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-    log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
-    if statistics.num_measured < statistics.num_images:
-        log(
-            f"mean and standard deviation: of all images at an eighth of their size, and of "
-            f"{statistics.num_measured:,} at full size"
-        )
-    wide = count(reasons["16-bit"], "16-bit image")
-    doubts = {
-        f"{folder}: all pixels of all images have the same value": max(manifest.std) == 0,
-        f"{folder}: all images are the same": len(statistics.contents) < 2 < manifest.num_records,
-        f"{wide} reach only {statistics.brightest} of 255: give the largest value in them, such as "
-        "--max_value 4095, or --max_value auto": reasons["16-bit"] and statistics.brightest < DARK,
-        f"{count(statistics.num_several, 'file')} with several pictures (an animation, or pages): "
-        "only the first is stored": statistics.num_several,
-    }
-    for text, holds in doubts.items():
-        if holds:
-            log(text, "warning")

@@ -31,7 +31,10 @@ def read_samples(options: SourceOptions) -> Samples:
         log(f"{root} has a folder for each dataset: {', '.join(pairs)}")
     if unused:
         number = f"{count(len(unused), kind[0])} {kind[1]}"
-        log(f"skipped {number} in {root} ({kinds_of(unused)}): {first_few(unused)}", "warning")
+        log(
+            f"skipped {number} in {root}: {kinds_of(unused)} (such as {first_few(unused)})",
+            "warning",
+        )
     if options.group:
         samples.groups = match_names(samples.names, options.group)
     if samples.groups:

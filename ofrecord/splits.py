@@ -9,7 +9,7 @@ from .labels import SET_NAMES, Samples
 from .source_options import SourceOptions
 
 
-def split(samples: Samples, digests: list[bytes], options: SourceOptions) -> dict[str, Samples]:
+def split(samples: Samples, digests: list[int], options: SourceOptions) -> dict[str, Samples]:
     """Return the Samples of each dataset, by split, in their order.
 
     Images in a split's own folder are of that split. Of the others, the training set, fractions

@@ -1,6 +1,6 @@
 """What is counted over the images of a dataset, whatever the order they come in."""
 
-import zlib
+import hashlib
 from collections import Counter
 from typing import Any
 
@@ -11,6 +11,7 @@ from .images import FORMATS, REDUCTION, EncodedImage
 
 BLOCK = 2**20  # pixels that are counted at once: calcHist's float32 is exact up to 2**24
 SAMPLE = 10_000  # images of a JPEG dataset that are measured at least
+DIGEST_SIZE = 8  # bytes: two of 10 million images have the same by chance once in 370,000 times
 WAIT = 2**17  # values; small images wait for each other, which takes a quarter of the time
 
 
@@ -71,9 +72,9 @@ class ImageStatistics:
     """
 
     def __init__(self, sampled: bool = False):
-        # (width, height) and CRC-32, at most two of each: enough to know that they vary
+        # (width, height), at most two: enough to know that they vary
         self.sizes: set[tuple[int, int]] = set()
-        self.contents: set[int] = set()
+        self._digests = bytearray()  # DIGEST_SIZE bytes an image
         self.num_images = 0
         self.num_measured = 0  # images whose pixels are counted in full
         self.num_gray = 0
@@ -88,6 +89,11 @@ class ImageStatistics:
         """Of the dataset: 3 if any image is in colour."""
         return 1 if self.num_gray == self.num_images else 3
 
+    @property
+    def digests(self) -> np.ndarray:
+        """A number for each image, in order: the same for the same bytes, and for no others."""
+        return np.frombuffer(bytes(self._digests), "<u8")
+
     def add(self, image: EncodedImage) -> None:
         self.num_images += 1
         self.num_gray += image.channels == 1
@@ -97,8 +103,7 @@ class ImageStatistics:
             self.brightest = max(self.brightest, int(image.pixels.max()))
         if len(self.sizes) < 2:
             self.sizes.add(image.size)
-        if len(self.contents) < 2:
-            self.contents.add(zlib.crc32(image.data))
+        self._digests += hashlib.sha256(image.data).digest()[:DIGEST_SIZE]
         small = image.pixels
         if image.measured:
             self.num_measured += 1
@@ -117,8 +122,8 @@ class ImageStatistics:
         self.num_several += other.num_several
         self.brightest = max(self.brightest, other.brightest)
         self.reencode_reasons += other.reencode_reasons
-        for ours, theirs in (self.sizes, other.sizes), (self.contents, other.contents):
-            ours.update(sorted(theirs - ours)[: 2 - len(ours)])
+        self._digests += other._digests
+        self.sizes.update(sorted(other.sizes - self.sizes)[: 2 - len(self.sizes)])
         self.sampled |= other.sampled
         self._measured.merge(other._measured)
         self._measured_small.merge(other._measured_small)

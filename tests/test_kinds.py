@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from decode import Dataset, decode_with_oneflow
 from helpers import assert_one_error, convert, read_manifest, records
-from kinds import GRAY, KINDS, RGB, opencv
+from kinds import GRAY, KINDS, RGB, exif, opencv, pillow
 from PIL import Image
 
 FORMATS = (".png", ".jpg", ".tiff", ".bmp", ".webp", ".pnm")
@@ -264,3 +264,133 @@ def test_an_interrupt_at_any_line_of_decoding_leaves_stderr_where_it_was():
         except KeyboardInterrupt:
             assert os.path.samestat(os.fstat(2), stderr), number
     assert number > 10
+
+
+# -- what Pillow reads ------------------------------------------------------------------
+
+
+def heif(array, **options):
+    """The bytes of a HEIC file, as an iPhone writes them; skips the test without pillow-heif."""
+    heif = pytest.importorskip("pillow_heif", reason="optional: pip install pillow-heif")
+    heif.register_heif_opener()
+    return pillow(array, "HEIF", **options)
+
+
+def convert_files(folder, files, *options):
+    """Convert {name: bytes} to PNG in one part; return the Result and the stored pixels, BGR."""
+    source = write(folder, files)
+    result = convert(*source, "--save_dir", folder / "d", "--part_num", 1, *options)
+    stored = records(folder / "d") if result.code == 0 else []
+    return result, [cv2.imdecode(np.frombuffer(data, np.uint8), -1) for data, _ in stored]
+
+
+def test_what_only_pillow_reads(tmp_path):
+    files = {f"a.{kind.lower()}": pillow(RGB, kind) for kind in ("TGA", "PCX", "QOI", "SGI", "ICO")}
+    result, stored = convert_files(tmp_path, files)
+    assert result.code == 0 and "5 another format to PNG" in result.err, result
+    for pixels in stored[:-1]:
+        np.testing.assert_array_equal(pixels, RGB[:, :, ::-1])
+    assert stored[-1].shape[2] == 3  # an icon, of another size
+
+
+def test_what_pillow_would_read_wrong_or_run_is_invalid(tmp_path):
+    files = {
+        "deep.im": pillow(GRAY.astype(np.int32) * 300, "IM"),
+        "program.eps": pillow(RGB, "EPS"),
+        "noise.tga": bytes(range(200)),
+        "cut.tga": pillow(RGB, "TGA")[:-100],
+        "whole.png": KINDS["rgb.png"],
+    }
+    result, _ = convert_files(tmp_path, files, "--skip_bad")
+    assert skipped(tmp_path / "d") == set(files) - {"whole.png"}
+    for text in ("more than 8 bits", "PostScript", "OpenCV and Pillow cannot read it"):
+        assert text in result.err, result
+    assert " at 0x" not in result.err, result  # the same words every time
+
+
+def test_heic_is_read_upright(tmp_path):
+    # HEIC stores colours at half the size, like JPEG; so a picture of wide areas.
+    picture = np.repeat(np.repeat(RGB[::12, ::12], 32, axis=0), 32, axis=1)
+    files = {
+        "a.heic": heif(picture, quality=100),
+        "b.HEIC": heif(picture, quality=100, exif=exif(6)),
+    }
+    result, stored = convert_files(tmp_path, files)
+    assert result.code == 0 and "2 HEIC to PNG" in result.err, result
+    for pixels, expected in zip(stored, (picture, np.rot90(picture, -1)), strict=True):
+        assert pixels.shape == expected.shape
+        assert np.abs(pixels[:, :, ::-1].astype(int) - expected)[16::32, 16::32].max() < 12
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.95])
+def test_a_truncated_heic_is_invalid(tmp_path, keep):
+    data = heif(RGB)
+    result, _ = convert_files(tmp_path, {"a.heic": data[: int(len(data) * keep)]})
+    assert_one_error(result, "a.heic: invalid image")
+
+
+HEIC_START = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf"
+
+
+@pytest.mark.parametrize("options", [[], ["--skip_bad"]], ids=["", "skip_bad"])
+def test_heic_without_pillow_heif(tmp_path, monkeypatch, options):
+    """One line says how many there are and what to do; it does not matter what is in them."""
+    from ofrecord import headers
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    headers._register_heif.cache_clear()
+    files = {f"{number}.heic": HEIC_START for number in range(30)}
+    result, _ = convert_files(tmp_path, {**files, "a.png": KINDS["rgb.png"]}, *options)
+    line = "30 files in .*0.heic, 1.heic, 10.heic, ….: HEIC needs .*: pip install pillow-heif"
+    assert len(re.findall(line, result.err)) == 1, result
+    assert result.err.count("pillow-heif") == 1, result
+    if options:
+        assert result.code == 0 and "skipped 30 of 31 images" in result.err, result
+    else:
+        assert_one_error(result, "pip install pillow-heif")
+
+
+def test_files_are_read_by_content_whatever_their_names(tmp_path):
+    """In a label file any name will do."""
+    jpeg, png = KINDS["rgb.jpg"], KINDS["rgb.png"]
+    names = {"a.jfif": jpeg, "B.JPG": jpeg, "c": png, "d.txt": png, "e.gif": jpeg, "f.heic": png}
+    result, stored = convert_files(tmp_path, names)
+    assert result.code == 0 and len(stored) == 6, result
+    for (name, data), pixels in zip(names.items(), stored, strict=True):
+        np.testing.assert_array_equal(pixels[:, :, ::-1], opencv_reads(data, "color"), name)
+
+
+def test_files_that_are_skipped_are_counted_by_format(tmp_path):
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.jpg").write_bytes(KINDS["rgb.jpg"])
+    for number in range(12):
+        for ending in [".mov", ".MOV", "", f".x{number:02d}"][: 2 if number > 4 else 4]:
+            (folder / f"{number}{ending}").touch()
+    for ending in range(20, 24):
+        (folder / f"y.x{ending}").touch()
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--part_num", 1]
+    result = convert(*options, "--save_dir", tmp_path / "d")
+    line = "skipped 38 files without an image's extension in .*: 24 .mov, 5 without extension, 1 .x"
+    assert result.code == 0 and re.search(line, result.err), result
+    assert re.search("1 .x20, 1 .x21, 1 .x22, 1 others .such as a/0, ", result.err), result
+
+
+def test_class_folders_take_every_image_extension(tmp_path):
+    from ofrecord.labels import is_image
+
+    files = {
+        "a/1.jfif": KINDS["rgb.jpg"],
+        "a/2.JPeG": KINDS["rgb.jpg"],
+        "b/3.GIF": pillow(RGB, "GIF"),
+        "b/4.AVIF": pillow(RGB, "AVIF"),
+    }
+    for name, data in files.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--part_num", 1]
+    result = convert(*options, "--save_dir", tmp_path / "d")
+    assert result.code == 0 and "skipped" not in result.err, result
+    assert [label for _, label in records(tmp_path / "d")] == [0, 0, 1, 1]
+    assert all(map(is_image, ("x/IMG_0001.HEIC", "a.heif", "b.Heif"))) and not is_image("a.mov")

@@ -154,28 +154,30 @@ def test_copies_of_one_image_are_warned_of(images):
 
 def test_a_class_folder_of_another_kind_of_files(classes):
     for path in (classes / "in/a").iterdir():
-        path.rename(path.with_suffix(".HEIC"))
+        path.rename(path.with_suffix(".MOV"))
     result = convert_in(classes, "--class_folders")
-    assert_one_error(result, "the class folder", "in/a has no images, but 3 .heic")
+    assert_one_error(result, "the class folder", "in/a has no images, but 3 .mov")
 
 
 def test_more_parts_than_a_split_leaves(classes):
     options = ["--class_folders", "--val_fraction", 0.999, "--part_num", 4]
     result = convert("--image_root", classes / "in", "--save_dir", classes / "d", *options)
-    text = "--part_num 4 is more than the 3 images that --val_fraction leaves"
+    text = "--part_num 4 is more than the 3 images of a dataset to write"
     assert_one_error(result, text, started=True)
     assert not (classes / "d").exists() and not (classes / "d_val").exists()
 
 
 def test_skipped_files_are_counted_by_kind(classes):
     for index in range(5):
-        (classes / "in/a" / f"{index}.heic").touch()
+        (classes / "in/a" / f"{index}.mov").touch()
     (classes / "in/b/notes.txt").touch()
     (classes / "in/b/@eaDir").mkdir()
     (classes / "in/b/@eaDir/3.png").write_bytes((classes / "in/b/3.png").read_bytes())
     result = convert_in(classes, "--class_folders")
     assert result.code == 0 and len(labels_of(classes)) == 12, result
-    assert "skipped 6 files without" in result.err and "(5 .heic, 1 .txt)" in result.err, result
+    assert "skipped 6 files without" in result.err and ": 5 .mov, 1 .txt (such as" in result.err, (
+        result
+    )
 
 
 def test_names_are_printed_on_one_line(classes):

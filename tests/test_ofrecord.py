@@ -1,6 +1,7 @@
 """``python -m ofrecord check`` and ``show``."""
 
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -327,3 +328,91 @@ def test_show_of_a_damaged_dataset_points_to_check(dataset):
 def test_show_where_the_sheet_cannot_be_written(converted):
     result = ofrecord("show", converted, "--sheet", "/nowhere/sheet.png")
     assert_one_error(result, "contact sheet", "/nowhere/sheet.png")
+
+
+# -- copies ---------------------------------------------------------------------------
+
+
+def copies(root, name, classes, *options):
+    """Convert {class: gray levels of its images} to ROOT/NAME, in two parts; return the Result."""
+    for label, levels in classes.items():
+        folder = root / f"{name}-images" / label
+        folder.mkdir(parents=True)
+        for number, level in enumerate(levels):
+            cv2.imwrite(str(folder / f"{number}.png"), np.full((5, 6), level, np.uint8))
+    source = ["--image_root", root / f"{name}-images", "--class_folders", "--part_num", 2]
+    result = convert(*source, "--save_dir", root / name, *options)
+    assert result.code == 0, result
+    return result
+
+
+def warnings(result):
+    return re.findall("warning: (.*)", result.err)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_converter_counts_copies_and_names_different_labels(tmp_path, workers):
+    classes = {"a": [1, 2, 3, 1, 1], "b": [3, 5, 2, 1]}
+    result = copies(tmp_path, "d", classes, "--workers", workers)
+    assert "\n5 images are copies of others\n" in result.err, result
+    same = (
+        "the same image with different labels: {0}/a/{1}.png (label a) and {0}/b/{2}.png (label b)"
+    )
+    root = tmp_path / "d-images"
+    assert warnings(result) == [same.format(root, *each) for each in [(1, 2), (2, 0), (4, 3)]]
+
+
+def test_at_most_ten_images_with_different_labels_are_named(tmp_path):
+    result = copies(tmp_path, "d", {"a": range(40, 64), "b": range(40, 64)})
+    found = warnings(result)
+    assert len(found) == 11 and all("with different labels: " in line for line in found[:10])
+    assert found[10] == "24 images in all are there with different labels"
+    assert "24 images are copies of others" in result.err
+
+
+def test_images_that_are_all_different(converted, tmp_path):
+    result = copies(tmp_path, "d", {"a": range(5), "b": range(5, 9)})
+    assert "copies" not in result.err and not warnings(result), result
+    result = ofrecord("check", tmp_path / "d", converted)
+    assert "cop" not in result.out and result.err == "", result
+
+
+def test_one_copy(tmp_path):
+    assert "\n1 image is a copy of another\n" in copies(tmp_path, "d", {"a": [1, 2, 2]}).err
+
+
+def test_check_counts_copies_and_names_records_with_different_labels(tmp_path):
+    copies(tmp_path, "d", {"a": [1, 2, 3, 1, 1], "b": [3, 5, 2, 1]})
+    result = ofrecord("check", tmp_path / "d")
+    assert result.code == 0, result
+    assert result.out.endswith(f"all valid\n{tmp_path}/d: 5 images are copies of others\n")
+    same = "the same image with different labels: {0}-{1} (label 0) and {0}-{2} (label 1)"
+    names = [(f"0, record {one}", f"1, record {other}") for one, other in [(1, 2), (2, 0), (4, 3)]]
+    expected = [same.format(f"{tmp_path}/d/part", *each) for each in names]
+    assert warnings(result) == expected, result
+
+
+def test_check_of_two_datasets_counts_the_copies_between_them(tmp_path):
+    copies(tmp_path, "d", {"a": [1, 2, 3], "b": [4, 5, 6]})
+    copies(tmp_path, "e", {"a": [11, 12, 3], "b": [14, 1, 16]})
+    copies(tmp_path, "f", {"c": [11, 12, 3], "d": [14, 1, 16]})
+    d, e, f = (tmp_path / name for name in "def")
+    result = ofrecord("check", d, e)
+    assert result.code == 0 and "are copies of others" not in result.out, result
+    shared = f"2 images of {e} are copies of images in {d}"
+    one = f"{d}/part-0, record 0 (label 0) and {e}/part-1, record 1 (label 1)"
+    assert warnings(result) == [shared, f"the same image with different labels: {one}"], result
+    # These have other classes, so their labels say nothing.
+    assert warnings(ofrecord("check", d, f)) == [shared.replace(str(e), str(f))]
+    assert f"{d}: 6 records" in result.out and f"{e}: 6 records" in result.out, result
+
+
+def test_check_of_two_datasets_names_the_problems_of_both(dataset, tmp_path):
+    other = shutil.copytree(dataset, tmp_path / "other")
+    cut(dataset / "part-0", -5)
+    cut(other / "part-3", -5)
+    result = ofrecord("check", dataset, other)
+    assert result.code == 2 and "copies" not in result.err, result
+    assert f"{dataset}/part-0, record 9" in result.err, result
+    assert f"{other}/part-3, record 9" in result.err, result
+    assert f" problems in {dataset} and {other}" in result.err, result

@@ -183,7 +183,7 @@ def test_shuffle_is_seeded_and_keeps_labels_with_images(converted, tmp_path):
 
 @pytest.mark.parametrize("size, shape", [("14x10", (10, 14)), ("56x60", (60, 56))])
 def test_size(tmp_path, size, shape):
-    result = convert("--size", size, "--save_dir", tmp_path / "d")
+    result = convert("--size", size, "--fit", "stretch", "--save_dir", tmp_path / "d")
     assert result.code == 0, result
     stored = [pixels(image) for image, _ in records(tmp_path / "d")]
     assert {image.shape for image in stored} == {shape}
@@ -197,10 +197,89 @@ def test_size(tmp_path, size, shape):
     assert "50 resized" in result.err
 
 
+def stripes(across):
+    """100x300 or 300x100, of three 100x100 squares: red, green, blue, left to right or downwards."""
+    squares = [np.full((100, 100, 3), BGR[name], np.uint8) for name in ("red", "green", "blue")]
+    return np.concatenate(squares, axis=1 if across else 0)
+
+
+BGR = {"red": (0, 0, 200), "green": (0, 200, 0), "blue": (200, 0, 0), "bar": (147, 20, 255)}
+
+
+def fit(folder, image, *options):
+    """Convert one image with these options; return its stored pixels and the manifest."""
+    (folder / "in" / "a").mkdir(parents=True)
+    cv2.imwrite(str(folder / "in" / "a" / "a.png"), image)
+    result = convert_in(folder, "--class_folders", *options)
+    assert result.code == 0, result
+    return pixels(records(folder / "d")[0][0]), read_manifest(folder / "d")
+
+
+@pytest.mark.parametrize("across", [True, False], ids=["wide", "tall"])
+@pytest.mark.parametrize(
+    "option, columns",
+    [
+        ([], ["green"] * 30),
+        (["--fit", "crop"], ["green"] * 30),
+        (["--fit", "stretch"], ["red"] * 10 + ["green"] * 10 + ["blue"] * 10),
+    ],
+    ids=["default", "crop", "stretch"],
+)
+def test_fit_of_a_picture_of_three_squares(tmp_path, across, option, columns):
+    stored, manifest = fit(tmp_path, stripes(across), "--size", "30x30", *option)
+    if not across:
+        stored = stored.transpose(1, 0, 2)
+    expected = np.array([[BGR[name] for name in columns]] * 30)
+    np.testing.assert_array_equal(stored, expected)
+    assert manifest["fit"] == (option or [0, "crop"])[1]
+
+
+@pytest.mark.parametrize("across", [True, False], ids=["wide", "tall"])
+def test_fit_pad_keeps_all_of_the_picture_between_bars(tmp_path, across):
+    options = ["--size", "30x30", "--fit", "pad", "--background", "deeppink"]
+    stored, manifest = fit(tmp_path, stripes(across), *options)
+    stored = stored if across else stored.transpose(1, 0, 2)
+    colors = ["red"] * 10 + ["green"] * 10 + ["blue"] * 10
+    expected = np.full((30, 30, 3), BGR["bar"])
+    expected[10:20] = [BGR[name] for name in colors]
+    np.testing.assert_array_equal(stored, expected)
+    assert manifest["fit"] == "pad"
+
+
+def test_fit_pad_of_a_gray_image_stays_gray(tmp_path):
+    image = np.full((10, 40), 7, np.uint8)
+    stored, _ = fit(tmp_path, image, "--size", "20x15", "--fit", "pad", "--background", "#808080")
+    assert stored.shape == (15, 20)
+    assert (stored[5:10] == 7).all() and (stored[:5] == 128).all() and (stored[10:] == 128).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 900), (900, 1), (3, 4)], ids=str)
+@pytest.mark.parametrize("how", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", ["1x1", "7x9", "64x48"])
+def test_every_fit_of_every_shape_has_the_size(tmp_path, shape, how, size):
+    stored, _ = fit(tmp_path, np.full(shape, 7, np.uint8), "--size", size, "--fit", how)
+    assert stored.shape == tuple(map(int, size.split("x")))[::-1]
+
+
+def test_an_image_of_the_same_aspect_ratio_is_the_same_in_every_fit(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    for size, interpolation in (("20x15", cv2.INTER_AREA), ("60x45", cv2.INTER_CUBIC)):
+        resized = cv2.resize(image, tuple(map(int, size.split("x"))), interpolation=interpolation)
+        for how in ("crop", "pad", "stretch"):
+            stored, _ = fit(tmp_path / size / how, image, "--size", size, "--fit", how)
+            np.testing.assert_array_equal(stored, resized)
+
+
+def test_fit_without_a_size(tmp_path, converted):
+    assert_one_error(convert("--fit", "pad", "--save_dir", tmp_path / "d"), "--fit", "--size")
+    assert read_manifest(converted)["fit"] is None
+
+
 def test_the_size_that_images_have_already(converted, tmp_path):
     result = convert("--size", "28x28", "--save_dir", tmp_path / "d")
     assert "resized" not in result.err
-    assert snapshot(tmp_path / "d") == snapshot(converted)
+    assert records(tmp_path / "d") == records(converted)
+    assert read_manifest(tmp_path / "d")["parts"] == read_manifest(converted)["parts"]
 
 
 def test_color(tmp_path):
