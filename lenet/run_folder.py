@@ -103,15 +103,17 @@ class RunFolder:
 
     def _difference(self, info: CheckpointInfo) -> str:
         """Return how this training differs from that of a checkpoint, so that it cannot go on."""
-        now, before, num_steps = self._config.model_dump(), info.config, self.plan.num_steps
-        changed = [name for name in now if now[name] != before.get(name)]
+        now, num_steps = self._config.model_dump(), self.plan.num_steps
+        # What the checkpoint does not name did not exist then: it was as the default is.
+        before = {**TrainConfig().model_dump(), **info.config}
+        changed = [name for name in now if now[name] != before[name]]
         self._config_is_saved = not LENGTH.intersection(changed)
         fixed = [name for name in changed if name not in MAY_CHANGE_ON_RESUME]
         if self._config.schedule == "constant" and not self._config.warmup:
             fixed = [name for name in fixed if name not in LENGTH]
         if fixed:
             text = "; ".join(
-                f"{name} {text_of(before.get(name))}, not {text_of(now[name])}" for name in fixed
+                f"{name} {text_of(before[name])}, not {text_of(now[name])}" for name in fixed
             )
             if LENGTH.issuperset(fixed):
                 return (

@@ -945,3 +945,19 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(dataset, tmp_path):
     result = train_in(tmp_path, "--resume", "--steps", 4)
     assert len(losses(result)) == 2 and result.err.count("warning: cannot draw ") == 2, result
     assert about(tmp_path / "runs" / "x" / "last.npz")["step"] == 4
+
+
+def test_settings_that_a_checkpoint_does_not_have_yet_are_their_defaults(dataset, tmp_path):
+    """A run of an earlier version is resumed, unless it is to be trained differently now."""
+    run = tmp_path / "runs" / "x"
+    assert train_in(tmp_path, "--dataset_dir", dataset, "--steps", 2).code == 0
+
+    def forget(*names):
+        edit_about(run / "last.npz", lambda found: [found["config"].pop(name) for name in names])
+
+    forget("label_smoothing", "print_every")
+    result = train_in(tmp_path, "--resume", "--steps", 3)
+    assert result.code == 0 and len(losses(result)) == 1, result
+    forget("dropout")
+    result = train_in(tmp_path, "--resume", "--steps", 4, "--dropout", 0.3)
+    assert_one_error(result, "it was started with dropout 0.5, not 0.3")
