@@ -11,11 +11,12 @@ from runtime.environment import check_environment
 
 check_environment(__name__)
 
+from runtime.guard import ignore_launcher
+
+ignore_launcher()
+
 import argparse
 import json
-import os
-
-os.environ.pop("WORLD_SIZE", None)  # one process, wherever it runs; OneFlow would wait for others
 
 import numpy as np
 

@@ -8,10 +8,11 @@ from runtime.environment import check_environment
 
 check_environment(__name__)
 
-import argparse
-import os
+from runtime.guard import ignore_launcher
 
-os.environ.pop("WORLD_SIZE", None)  # one process, wherever it runs; OneFlow would wait for others
+ignore_launcher()
+
+import argparse
 
 import cv2
 import numpy as np
