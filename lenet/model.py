@@ -4,11 +4,12 @@ import math
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ofrecord.dataset import Dataset
 from ofrecord.images import DEFAULT_BACKGROUND
 from ofrecord.manifest import MaxValue
+from ofrecord.options import MAX_PIXELS, MAX_SIDE
 from ofrecord.settings import Name, StrictModel
 from runtime.cli import one_line
 
@@ -24,6 +25,20 @@ PIXEL_STD = 0.5
 Side = Annotated[int, Field(ge=4, le=2**16)]  # pixels; the network halves them twice
 
 
+class Fit(StrictModel):
+    """How the dataset's images were brought to one size: see ofrecord.images.resize."""
+
+    how: Literal["stretch", "crop", "pad"]
+    width: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    height: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self):
+        if self.width * self.height > MAX_PIXELS:
+            raise ValueError(f"{self.width}x{self.height} pixels are too many")
+        return self
+
+
 class ModelSpec(StrictModel):
     """What a LeNet takes and distinguishes; it is kept with the weights."""
 
@@ -36,11 +51,14 @@ class ModelSpec(StrictModel):
     class_names: list[Name] | None  # None where classes are unnamed
     background: Name = DEFAULT_BACKGROUND  # color behind transparent images
     max_value: MaxValue = None  # of 16-bit images, which became 255; None: 65,535
+    fit: Fit | None = None  # before images are stretched to width and height; None: nothing
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, image_size: int | None) -> "ModelSpec":
         """Return the spec for a dataset's images; ``image_size``: pixels a side, if resized."""
-        manifest = dataset.manifest
+        manifest, fit = dataset.manifest, None
+        if manifest.fit and manifest.width:
+            fit = Fit(how=manifest.fit, width=manifest.width, height=manifest.height)
         return cls(
             channels=manifest.channels,
             height=image_size or manifest.height,
@@ -52,6 +70,7 @@ class ModelSpec(StrictModel):
             class_names=manifest.class_names,
             background=manifest.background,
             max_value=manifest.max_value,
+            fit=fit,
         )
 
     def class_name(self, label: int) -> str:

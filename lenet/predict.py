@@ -2,6 +2,8 @@
 
 $ python -m lenet.predict --checkpoint runs/mnist/best.npz photo.jpg
 photo.jpg: 7 (99.87%)
+
+A folder stands for all images in it and below. ``--csv`` prints a table.
 """
 
 from runtime.environment import check_environment
@@ -13,14 +15,28 @@ from runtime.guard import ignore_launcher
 ignore_launcher()
 
 import argparse
+import csv
+import io
+import os
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 
 from ofrecord.headers import BadImage, read_header
-from ofrecord.images import MAX_FILE_SIZE, ImageOptions, decode
+from ofrecord.images import MAX_FILE_SIZE, ImageOptions, decode, resize
+from ofrecord.labels import kinds_of, list_images, natural_key
 from runtime.atomic import read_small_file
-from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
+from runtime.cli import (
+    ArgumentParser,
+    InputErrors,
+    count,
+    first_few,
+    log,
+    one_line,
+    output,
+    run_main,
+)
 
 from .checkpoint import add_checkpoint_option, open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
@@ -35,10 +51,14 @@ def main() -> None:
     checkpoint = open_checkpoint(args.checkpoint)
     model, spec = checkpoint.load_model(), checkpoint.info.spec
     as_digit = is_mnist_like(spec) if args.digit == "auto" else args.digit == "yes"
+    paths, top = find_images(args.files), min(args.top, spec.num_classes)
+    if args.csv:
+        more = (f"{name}_{n}" for n in range(2, top + 1) for name in ("label", "probability"))
+        output(csv_line(["file", "label", "probability", *more]))
     problems = []
-    for first in range(0, len(args.files), BATCH):
+    for first in range(0, len(paths), BATCH):
         files, images = [], []
-        for file in args.files[first : first + BATCH]:
+        for file in paths[first : first + BATCH]:
             try:
                 images.append(read_image(file, spec, as_digit))
                 files.append(file)
@@ -47,9 +67,11 @@ def main() -> None:
         if files:
             probabilities = predict(model, np.stack(images))
             for file, of_classes in zip(files, probabilities, strict=True):
-                output(f"{one_line(file)}: {describe(of_classes, spec, args.top)}")
+                best = np.argsort(-of_classes, kind="stable")[:top]
+                classes = [(spec.class_name(label), of_classes[label]) for label in best]
+                output(csv_row(file, classes) if args.csv else describe(file, classes))
     if problems:
-        files = count(len(args.files), "file")
+        files = count(len(paths), "file")
         raise InputErrors(problems, f"{len(problems)} of {files} could not be read")
 
 
@@ -66,6 +88,11 @@ def parse_args() -> argparse.Namespace:
         help="print the N most probable classes (default: 1)",
     )
     parser.add_argument(
+        "--csv",
+        action="store_true",
+        help="print a CSV table: file, label, probability, and with --top label_2, probability_2, …",
+    )
+    parser.add_argument(
         "--digit",
         choices=("auto", "yes", "no"),
         default="auto",
@@ -74,12 +101,37 @@ def parse_args() -> argparse.Namespace:
         "images that look like that already (default: auto)",
     )
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="image files, in any format that OpenCV reads"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="image files, and folders for all images in them and below",
     )
     args = parser.parse_args()
     if args.top < 1:
         parser.error("--top must be at least 1")
     return args
+
+
+def find_images(paths: list[str]) -> list[str]:
+    """Return the files, and instead of each folder the images in it and below, in natural order.
+
+    Logs which files in a folder are not used. Raises InputErrors for folders without images.
+    """
+    files, empty = [], []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        images, others = list_images(path)
+        if others:
+            number = f"{count(len(others), 'file')} without an image's extension"
+            log(f"skipped {number} in {path} ({kinds_of(others)}): {first_few(others)}", "warning")
+        if not images:
+            empty.append(f"no images in {path}")
+        files += (os.path.join(path, name) for name in sorted(images, key=natural_key))
+    if empty:
+        raise InputErrors(empty, f"{len(empty)} folders without images")
+    return files
 
 
 def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
@@ -92,18 +144,22 @@ def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
     except OSError as error:
         raise BadImage(error.strerror) from None
     header = read_header(data)
-    color = "gray" if spec.channels == 1 else "color"
+    # auto: the converter lays a gray image on a gray background even among colour images.
+    color = "gray" if spec.channels == 1 else "auto"
     options = ImageOptions(color, background=spec.background, max_value=spec.max_value)
     pixels = decode(data, header, options)
+    if as_digit and spec.channels == 1 and not is_prepared(pixels):
+        pixels = prepare_digit(pixels)
+        log(
+            f"{file}: prepared as an image of one digit: cropped, centred and scaled like "
+            "MNIST's (--digit no turns this off)"
+        )
+    if spec.fit:  # as the converter did
+        size = spec.fit.width, spec.fit.height
+        pixels = resize(pixels, size, spec.fit.how, spec.background)
     if spec.channels == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    elif as_digit:
-        if not is_prepared(pixels):
-            pixels = prepare_digit(pixels)
-            log(
-                f"{file}: prepared as an image of one digit: cropped, centred and scaled like "
-                "MNIST's (--digit no turns this off)"
-            )
+        gray = pixels.ndim == 2
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if gray else cv2.COLOR_BGR2RGB)
     if pixels.shape[:2] != (spec.height, spec.width):
         # As OneFlow's Resize does in training: by area where the image gets smaller.
         fewer = spec.width * spec.height < pixels.shape[0] * pixels.shape[1]
@@ -124,10 +180,21 @@ def predict(model: LeNet, images: np.ndarray) -> np.ndarray:
         return flow.softmax(logits, dim=1).numpy()
 
 
-def describe(probabilities: np.ndarray, spec: ModelSpec, top: int) -> str:
-    """Return the ``top`` most probable classes of one image, as text."""
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    return ", ".join(f"{spec.class_name(label)} ({probabilities[label]:.2%})" for label in best)
+def describe(file: str, classes: list[tuple[str, float]]) -> str:
+    """Return an image's most probable classes, (name, probability), as text."""
+    return f"{one_line(file)}: " + ", ".join(f"{name} ({p:.2%})" for name, p in classes)
+
+
+def csv_row(file: str, classes: list[tuple[str, float]]) -> str:
+    """Return the same as a line of a CSV file."""
+    return csv_line([file, *(cell for name, p in classes for cell in (name, f"{p:.6f}"))])
+
+
+def csv_line(cells: Iterable[str]) -> str:
+    """Return the cells as a line of a CSV file, quoted where they must be."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ class Run:
         losses = f"loss {evaluation.loss:.4f}, training loss {metrics.epoch_loss():.4f}"
         say(f"{epoch}: accuracy {accuracy}, {losses}")
         if step == self.plan.num_steps:
-            say("\n".join(evaluation.confusion_table(model.spec)))
+            say("\n".join(evaluation.report(model.spec)))
 
     def save(self, learner) -> None:
         """Save all that it takes to continue after the last step; on all ranks together.

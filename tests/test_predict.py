@@ -1,6 +1,7 @@
 """Using a trained model: predictions for image files, and ONNX."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -84,6 +85,83 @@ def test_other_sizes_are_resized_as_in_training(converted, size):
     assert (trained == predicted).all()
 
 
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
+    """Transparent, turned, 16-bit and of all shapes: the network sees the pixels that it was trained on."""
+    import lenet_train
+    from lenet.checkpoint import open_checkpoint
+    from lenet.predict import read_image
+    from ofrecord.dataset import open_dataset
+
+    rng = np.random.default_rng(0)
+
+    def noise(*shape, values=256, dtype=np.uint8):
+        return cv2.resize(rng.integers(0, values, shape).astype(dtype), None, fx=9, fy=9)
+
+    (tmp_path / "in").mkdir()
+    images = {
+        "wide.png": noise(4, 9, 3),
+        "tall.jpg": noise(9, 3, 3),
+        "alpha.png": noise(5, 8, 4),
+        "gray.png": noise(7, 4),
+        "deep.png": noise(4, 9, 3, values=4096, dtype=np.uint16),
+        "small.bmp": noise(2, 3, 3)[:10, :15],
+    }
+    for name, image in images.items():
+        assert cv2.imwrite(str(tmp_path / "in" / name), image)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(noise(4, 9, 3)).save(tmp_path / "in" / "turned.jpg", exif=exif)
+    names = [*images, "turned.jpg"]
+    labels = [json.dumps({name: n % 2}) for n, name in enumerate(names)]
+    (tmp_path / "labels.txt").write_text("\n".join(labels))
+    options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]
+    options += ["--size", "24x30", "--fit", fit, "--background", "#204060", "--max_value", 4095]
+    assert convert(*options, "--part_num", 1, "--save_dir", tmp_path / "d").code == 0
+    for size in (None, 20, 40):  # the network's own size: the dataset's, a smaller, a larger one
+        run = tmp_path / f"run{size}"
+        more = ["--steps", 1, "--batch_size", len(names), "--image_size", size or "null"]
+        assert train(tmp_path / "d", "--run_dir", run, *more).code == 0
+        spec = open_checkpoint(str(run / "last.npz")).info.spec
+        reader = lenet_train.ImageReader(open_dataset(str(tmp_path / "d")), spec, len(names))
+        trained = reader.next_pixels()[0].numpy().astype(int)
+        predicted = [read_image(str(tmp_path / "in" / name), spec, False) for name in names]
+        for name, one, other in zip(names, trained, predicted, strict=True):
+            assert abs(one - other).max() <= 1, (name, size)
+
+
+def test_a_checkpoint_without_a_fit_stretches(trained, tmp_path):
+    """Those of earlier versions; and one whose fit is damaged is refused."""
+    from lenet.checkpoint import open_checkpoint
+    from lenet.predict import read_image
+
+    def with_fit(change):
+        with np.load(trained) as file:
+            entries = dict(file)
+        about = json.loads(entries["checkpoint"].tobytes())
+        change(about["spec"])
+        entries["checkpoint"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        np.savez(tmp_path / "other.npz", **entries)
+        return str(tmp_path / "other.npz")
+
+    spec = open_checkpoint(with_fit(lambda spec: spec.pop("fit"))).info.spec
+    wide = np.random.default_rng(0).integers(0, 256, (30, 90), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    stretched = cv2.resize(wide, (28, 28), interpolation=cv2.INTER_AREA)
+    pixels = read_image(str(tmp_path / "wide.png"), spec, False)
+    assert spec.fit is None and (pixels[:, :, 0] == stretched).all()
+
+    photo = str(write_photos(FILES[:1], tmp_path)[0])  # its digit is found before it is fitted
+    fit = {"how": "crop", "width": 28, "height": 28}
+    fitted = open_checkpoint(with_fit(lambda spec: spec.update(fit=fit))).info.spec
+    assert (read_image(photo, fitted, True) == read_image(photo, spec, True)).all()
+
+    for how, side in (("squeeze", 28), ("pad", 2**16)):
+        fit = {"how": how, "width": side, "height": side}
+        other = with_fit(lambda spec, fit=fit: spec.update(fit=fit))
+        assert_one_error(predict(other, FIVE), "is damaged", "fit")
+
+
 def test_the_likeliest_classes(trained):
     result = predict(trained, "--top", 3, FIVE)
     parts = result.out.strip().split(": ")[1].split(", ")
@@ -93,11 +171,57 @@ def test_the_likeliest_classes(trained):
     assert percents == sorted(percents, reverse=True) and sum(percents) <= 100.01
 
 
+def test_folders_stand_for_the_images_in_them(trained, tmp_path):
+    """And below, in natural order; other files and hidden ones are skipped, the first with a word."""
+    names = ["10.png", "2.png", "b/2.PNG", "b/1.png", ".hidden/3.png", "b/notes.txt"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FIVE, tmp_path / "in" / name)
+    result = predict(trained, FILES[1], tmp_path / "in")
+    assert result.code == 0, result
+    expected = ["2.png", "10.png", "b/1.png", "b/2.PNG"]
+    expected = [str(FILES[1]), *(str(tmp_path / "in" / name) for name in expected)]
+    assert [match["file"] for match in predictions(result)] == expected
+    warning = f"skipped 1 file without an image's extension in {tmp_path / 'in'} (1 .txt)"
+    assert warning in result.err and result.err.count("\n") == 1, result
+
+
+def test_folders_without_images(trained, tmp_path):
+    """Nothing is predicted, not even for the files that are there."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    result = predict(trained, tmp_path / "a", FIVE, tmp_path / "b")
+    assert result.code == 2 and result.out == "" and "Traceback" not in result.err, result
+    assert all(f"error: no images in {tmp_path / name}\n" in result.err for name in "ab"), result
+
+
+def test_a_table_of_predictions(trained, tmp_path):
+    """What --csv prints is read back by the csv module, whatever a file's name is."""
+    odd = tmp_path / 'five, "the\nfifth".png'
+    shutil.copy(FIVE, odd)
+    (tmp_path / "bad.png").write_bytes(b"")
+    result = predict(trained, "--csv", "--top", 2, odd, tmp_path / "bad.png", *FILES[1:])
+    assert result.code == 2 and "bad.png: the file is empty" in result.err, result
+    header, *rows = csv.reader(io.StringIO(result.out))
+    assert header == ["file", "label", "probability", "label_2", "probability_2"]
+    assert [row[0] for row in rows] == [str(odd), *map(str, FILES[1:])]
+    text = predict(trained, "--top", 2, *FILES).out.splitlines()
+    for row, line, file in zip(rows, text, FILES, strict=True):
+        shown = re.search(r"png: (\d) \(([\d.]+)%\), (\d) \(([\d.]+)%\)$", line).groups()
+        assert row[1::2] == list(shown[::2]) and row[1] == file.stem[-1]
+        for probability, percent in zip(row[2::2], shown[1::2], strict=True):
+            assert 100 * float(probability) == pytest.approx(float(percent), abs=0.0051)
+    result = predict(trained, "--csv", "--top", 99, FIVE)
+    assert len(result.out.splitlines()[0].split(",")) == 21  # no more columns than classes
+    assert predict(trained, "--csv", FIVE).out.splitlines()[0] == "file,label,probability"
+
+
 def test_bad_files_do_not_prevent_the_others(trained, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes(FIVE.read_bytes()[:150])
     (tmp_path / "text.jpg").write_text("no picture")
-    bad = ["empty.png", "nowhere.png", "", "cut.png", "text.jpg"]
+    os.mkfifo(tmp_path / "pipe.png")
+    bad = ["empty.png", "nowhere.png", "pipe.png", "cut.png", "text.jpg"]
     result = predict(trained, tmp_path / bad[0], FIVE, *(tmp_path / name for name in bad[1:]))
     assert result.code == 2 and predicted_labels(result) == ["5"], result
     lines = result.err.splitlines()

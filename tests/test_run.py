@@ -274,10 +274,13 @@ def test_confusion_table_adds_up(whole):
     first = (
         next(index for index, line in enumerate(lines) if line.startswith("label \\ predicted")) + 1
     )
-    table = np.array(
-        [[int(cell.replace("·", "0")) for cell in line.split()[1:]] for line in lines[first:][:10]]
-    )
+    lines = [line.split() for line in lines[first:][:10]]
+    table = np.array([[int(cell.replace("·", "0")) for cell in line[1:11]] for line in lines])
     assert table.shape == (10, 10)
+    for row, line in zip(table, lines, strict=True):  # each ends with the class's accuracy
+        correct, number = row[int(line[0])], row.sum()
+        percent = [f"({correct / number:.2%})"] if number else []
+        assert line[11:] == [f"{correct}/{number}", *percent]
     assert table.sum(1).tolist() == [3, 3, 0, 2, 1, 2, 0, 1, 0, 3]  # of each digit
     accuracy = float(rows(whole[0])[1][-1]["eval_accuracy"])
     assert np.trace(table) == round(15 * accuracy)
@@ -841,7 +844,12 @@ def test_many_classes_and_some_mistakes(tmp_path):
     names = [f"class of pictures {index}" for index in range(60)]
     result = many_classes(tmp_path, names, "--steps", 1)
     assert result.code == 0 and "label \\ predicted" not in result.err, result
-    lines = result.err.split("most frequent mistakes:\n")[1].splitlines()
+    report = result.err.split("classes of lowest accuracy:\n")[1]
+    lowest, lines = (text.splitlines() for text in report.split("most frequent mistakes:\n"))
+    wrong = [line.partition(" predicted")[0].strip() for line in lines if " predicted" in line]
+    wrong.sort(key=names.index)
+    assert lowest[: len(wrong)] == [f"  {name}: 0/1 (0.00%)" for name in wrong][:20], result
+    assert len(lowest) == 20
     mistakes = [
         re.match(r"  (class .+\d) predicted as (class .+\d): (\d+)\Z", line) for line in lines
     ]
