@@ -93,8 +93,8 @@ class Evaluation:
         accuracies = {}
         for label, number in sorted(totals.items()):
             correct = self.pairs[label, label]
-            accuracy = correct / number
-            accuracies[label] = accuracy, f"{correct:,}/{number:,} ({accuracy:.2%})"
+            text = f"{correct:,}/{number:,} ({correct / number:.2%})"
+            accuracies[label] = correct / number, text
         return accuracies
 
     def report(self, spec: ModelSpec) -> list[str]:

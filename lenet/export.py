@@ -7,12 +7,9 @@ from 0 to 255, for any n; its outputs ``logits`` and ``probabilities`` are float
 (n, num_classes). Class names, if there are any, are in its metadata.
 """
 
-from runtime.environment import check_environment
+from runtime.environment import check_environment, ignore_launcher
 
 check_environment(__name__)
-
-from runtime.guard import ignore_launcher
-
 ignore_launcher()
 
 import argparse

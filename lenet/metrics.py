@@ -1,12 +1,14 @@
-"""The figures of a training, and the file that they are kept in: ``metrics.csv``."""
+"""The figures of a training, and the files that they are kept in: ``metrics.csv``, events."""
 
 import csv
+import os
 
 import numpy as np
 
 from runtime.atomic import flush_file, replace_file
 from runtime.cli import os_errors
 
+from .events import EventFile
 from .plan import Plan
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "eval_loss", "eval_accuracy")
@@ -20,6 +22,7 @@ class Metrics:
         self.evaluations: dict[int, tuple[float, float]] = {}
         self._rows: list[tuple | list] = [COLUMNS]  # not in the file yet
         self._plan, self._path, self._file = plan, "", None
+        self.events = EventFile()
 
     @property
     def step(self) -> int:
@@ -65,6 +68,7 @@ class Metrics:
             with replace_file(path, "w") as file:
                 self._write(file)
             self._path, self._file = path, open(path, "a", encoding="utf-8", newline="")
+        self.events.open(os.path.dirname(path), self.step)
 
     def add_losses(self, losses: list[float], learning_rates: list[float]) -> None:
         """Add the next steps."""
@@ -72,12 +76,16 @@ class Metrics:
             self.losses.append(loss)
             # Of a float32 the fewest digits that give it again.
             self._add_row(repr(learning_rate), str(np.float32(loss)), "", "")
+            figures = {"loss/training": loss, "learning_rate": learning_rate}
+            self.events.add_figures(self.step, figures)
         self.flush(to_disk=False)
 
     def add_evaluation(self, loss: float, accuracy: float) -> None:
         """Add the evaluation after the last step."""
         self.evaluations[self.step] = loss, accuracy
         self._add_row("", "", repr(loss), repr(accuracy))
+        figures = {"loss/evaluation": loss, "accuracy/evaluation": accuracy}
+        self.events.add_figures(self.step, figures)
         self.flush(to_disk=False)
 
     def flush(self, to_disk: bool = True) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from ofrecord.dataset import Dataset
 from ofrecord.images import DEFAULT_BACKGROUND
 from ofrecord.manifest import MaxValue
-from ofrecord.options import MAX_PIXELS, MAX_SIDE
+from ofrecord.options import MAX_PIXELS
 from ofrecord.settings import Name, StrictModel
 from runtime.cli import one_line
 
@@ -28,9 +28,9 @@ Side = Annotated[int, Field(ge=4, le=2**16)]  # pixels; the network halves them 
 class Fit(StrictModel):
     """How the dataset's images were brought to one size: see ofrecord.images.resize."""
 
-    how: Literal["stretch", "crop", "pad"]
-    width: Annotated[int, Field(ge=1, le=MAX_SIDE)]
-    height: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    method: Literal["stretch", "crop", "pad"]
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
 
     @model_validator(mode="after")
     def _fits_in_memory(self):
@@ -56,13 +56,12 @@ class ModelSpec(StrictModel):
     @classmethod
     def from_dataset(cls, dataset: Dataset, image_size: int | None) -> "ModelSpec":
         """Return the spec for a dataset's images; ``image_size``: pixels a side, if resized."""
-        manifest, fit = dataset.manifest, None
-        if manifest.fit and manifest.width:
-            fit = Fit(how=manifest.fit, width=manifest.width, height=manifest.height)
+        manifest = dataset.manifest
+        fit, width, height = manifest.fit, manifest.width, manifest.height
         return cls(
             channels=manifest.channels,
-            height=image_size or manifest.height,
-            width=image_size or manifest.width,
+            height=image_size or height,
+            width=image_size or width,
             mean=manifest.mean,
             # Images of one flat colour have no deviation.
             scale=[max(std, 1.0) / PIXEL_STD for std in manifest.std],
@@ -70,7 +69,7 @@ class ModelSpec(StrictModel):
             class_names=manifest.class_names,
             background=manifest.background,
             max_value=manifest.max_value,
-            fit=fit,
+            fit=Fit(method=fit, width=width, height=height) if fit and width else None,
         )
 
     def class_name(self, label: int) -> str:

@@ -6,19 +6,15 @@ photo.jpg: 7 (99.87%)
 A folder stands for all images in it and below. ``--csv`` prints a table.
 """
 
-from runtime.environment import check_environment
+from runtime.environment import check_environment, ignore_launcher
 
 check_environment(__name__)
-
-from runtime.guard import ignore_launcher
-
 ignore_launcher()
 
 import argparse
 import csv
 import io
 import os
-from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -27,16 +23,7 @@ from ofrecord.headers import BadImage, read_header
 from ofrecord.images import MAX_FILE_SIZE, ImageOptions, decode, resize
 from ofrecord.labels import kinds_of, list_images, natural_key
 from runtime.atomic import read_small_file
-from runtime.cli import (
-    ArgumentParser,
-    InputErrors,
-    count,
-    first_few,
-    log,
-    one_line,
-    output,
-    run_main,
-)
+from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
 from .checkpoint import add_checkpoint_option, open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
@@ -54,7 +41,7 @@ def main() -> None:
     paths, top = find_images(args.files), min(args.top, spec.num_classes)
     if args.csv:
         more = (f"{name}_{n}" for n in range(2, top + 1) for name in ("label", "probability"))
-        output(csv_line(["file", "label", "probability", *more]))
+        output(csv_line("file", "label", "probability", *more))
     problems = []
     for first in range(0, len(paths), BATCH):
         files, images = [], []
@@ -69,7 +56,7 @@ def main() -> None:
             for file, of_classes in zip(files, probabilities, strict=True):
                 best = np.argsort(-of_classes, kind="stable")[:top]
                 classes = [(spec.class_name(label), of_classes[label]) for label in best]
-                output(csv_row(file, classes) if args.csv else describe(file, classes))
+                output(describe(file, classes, args.csv))
     if problems:
         files = count(len(paths), "file")
         raise InputErrors(problems, f"{len(problems)} of {files} could not be read")
@@ -125,7 +112,7 @@ def find_images(paths: list[str]) -> list[str]:
         images, others = list_images(path)
         if others:
             number = f"{count(len(others), 'file')} without an image's extension"
-            log(f"skipped {number} in {path} ({kinds_of(others)}): {first_few(others)}", "warning")
+            log(f"skipped {number} in {path} ({kinds_of(others)})", "warning")
         if not images:
             empty.append(f"no images in {path}")
         files += (os.path.join(path, name) for name in sorted(images, key=natural_key))
@@ -156,7 +143,7 @@ def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
         )
     if spec.fit:  # as the converter did
         size = spec.fit.width, spec.fit.height
-        pixels = resize(pixels, size, spec.fit.how, spec.background)
+        pixels = resize(pixels, size, spec.fit.method, spec.background)
     if spec.channels == 3:
         gray = pixels.ndim == 2
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if gray else cv2.COLOR_BGR2RGB)
@@ -180,18 +167,14 @@ def predict(model: LeNet, images: np.ndarray) -> np.ndarray:
         return flow.softmax(logits, dim=1).numpy()
 
 
-def describe(file: str, classes: list[tuple[str, float]]) -> str:
-    """Return an image's most probable classes, (name, probability), as text."""
+def describe(file: str, classes: list[tuple[str, float]], as_csv: bool) -> str:
+    """Return a file's most probable classes, (name, probability), as text or as a CSV line."""
+    if as_csv:
+        return csv_line(file, *(cell for name, p in classes for cell in (name, f"{p:.6f}")))
     return f"{one_line(file)}: " + ", ".join(f"{name} ({p:.2%})" for name, p in classes)
 
 
-def csv_row(file: str, classes: list[tuple[str, float]]) -> str:
-    """Return the same as a line of a CSV file."""
-    return csv_line([file, *(cell for name, p in classes for cell in (name, f"{p:.6f}"))])
-
-
-def csv_line(cells: Iterable[str]) -> str:
-    """Return the cells as a line of a CSV file, quoted where they must be."""
+def csv_line(*cells: str) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(cells)
     return text.getvalue()

@@ -221,6 +221,8 @@ class Run:
 
             draw = plots.draw_losses if name == "loss.png" else plots.draw_predictions
             draw(path, *arguments)
+            if name == "predictions.png":
+                self.metrics.events.add_picture(self.metrics.step, "predictions", path)
         except Exception as error:
             self._progress.log(f"cannot draw {path}: {error}", "warning")
 

@@ -4,6 +4,7 @@
     metrics.csv            a row for each step and for each evaluation
     last.npz, best.npz     checkpoints: where to resume, and the most accurate model
     loss.png, predictions.png
+    events.out.tfevents.…  for TensorBoard, where tensorboardX is installed
 
 Nothing in the folder is ever removed.
 """

@@ -59,6 +59,11 @@ def check_environment(module: str) -> None:
         sys.exit(2)
 
 
+def ignore_launcher() -> None:
+    """Make this process the only rank; to be called before OneFlow is imported."""
+    os.environ.pop("WORLD_SIZE", None)
+
+
 def find_problem() -> "str | None":
     """Return what is wrong with this Python, in one line with its remedy, or None."""
     version = sys.version_info[:2]

@@ -70,14 +70,6 @@ def launched_ranks() -> int:
     os._exit(EXIT_BAD_INPUT)
 
 
-def ignore_launcher() -> None:
-    """Make this process, wherever it runs, the only rank; OneFlow would wait for others.
-
-    To be called before OneFlow is imported.
-    """
-    os.environ.pop("WORLD_SIZE", None)
-
-
 def _check_port() -> None:
     """Exit with one line where rank 0 cannot listen for the others: OneFlow says nothing."""
     if os.environ.get("RANK") != "0":

@@ -50,7 +50,8 @@ def test_stderr_tells_device_model_and_outcome(default_run):
         "training accuracy: 50/50 (100.00%)",
     ):
         assert text in said, said
-    assert len(said.splitlines()) == 6, said  # as many as above, and none of OneFlow's noise
+    lines = [line for line in said.splitlines() if "tensorboard" not in line]  # if it is installed
+    assert len(lines) == 6, said  # as many as above, and none of OneFlow's noise
 
 
 def test_same_seed_same_losses_digit_for_digit(converted):

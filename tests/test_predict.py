@@ -152,12 +152,12 @@ def test_a_checkpoint_without_a_fit_stretches(trained, tmp_path):
     assert spec.fit is None and (pixels[:, :, 0] == stretched).all()
 
     photo = str(write_photos(FILES[:1], tmp_path)[0])  # its digit is found before it is fitted
-    fit = {"how": "crop", "width": 28, "height": 28}
+    fit = {"method": "crop", "width": 28, "height": 28}
     fitted = open_checkpoint(with_fit(lambda spec: spec.update(fit=fit))).info.spec
     assert (read_image(photo, fitted, True) == read_image(photo, spec, True)).all()
 
-    for how, side in (("squeeze", 28), ("pad", 2**16)):
-        fit = {"how": how, "width": side, "height": side}
+    for method, side in (("squeeze", 28), ("pad", 2**16)):
+        fit = {"method": method, "width": side, "height": side}
         other = with_fit(lambda spec, fit=fit: spec.update(fit=fit))
         assert_one_error(predict(other, FIVE), "is damaged", "fit")
 
