@@ -117,7 +117,7 @@ def find_images(paths: list[str]) -> list[str]:
             empty.append(f"no images in {path}")
         files += (os.path.join(path, name) for name in sorted(images, key=natural_key))
     if empty:
-        raise InputErrors(empty, f"{len(empty)} folders without images")
+        raise InputErrors(empty, f"{count(len(empty), 'folder')} without images")
     return files
 
 

@@ -150,12 +150,12 @@ class Run:
         return self.folder.path is not None and (due or stopping)
 
     def log_loss(self, step: int, loss, learning_rate: float) -> bool:
-        """Add a step's loss, a 0-d tensor; the first, and every ``fetch_every`` steps, print: True.
+        """Add a step's loss, a 0-d tensor; True where the losses since the last time are printed.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
         """
         self._waiting.append((loss, learning_rate))
-        fetch = step == 1 or len(self._waiting) == self.config.fetch_every
+        fetch = step == 1 or step % self.config.fetch_every == 0
         if not (
             fetch or self.should_stop() or self.plan.should_evaluate(step) or self.should_save(step)
         ):

@@ -30,6 +30,7 @@ ALIKE = {
     "color_name": "images are",
     "width": "widths are",
     "height": "heights are",
+    "fit": "images were fitted by",
     "background": "backgrounds of transparent images are",
     "max_value": "largest values of 16-bit images are",
 }
