@@ -76,6 +76,7 @@ SLOW = {
     "README.md": {"MNIST", "Your own images"},
     "docs/tutorial.md": {"4. Train", "Exercises"},
     "docs/own-images.md": {"*"},
+    "docs/datasets.md": {"Merge, append, reshard", "Export"},
     "docs/mnist.md": {"*"},
     "docs/distributed.md": {"*"},
     "docs/gpu.md": {"*"},

@@ -68,6 +68,7 @@ def test_products_are_numpys(kernels):
 
 
 @haswell
+@pytest.mark.slow
 def test_ten_losses_are_those_of_the_oldest_kernels(converted):
     options = ["lenet_train.py", "--dataset_dir", converted, "--device", "cpu", "--steps", 10]
     ours, oldest = (

@@ -127,6 +127,7 @@ def test_packages_that_a_build_cannot_use(versions, message, tmp_path):
     assert_one_error(run_script("lenet_train.py", env=pretend(tmp_path, **versions)), message)
 
 
+@pytest.mark.slow
 def test_what_0_8_0_cannot_do_is_refused(converted, tmp_path):
     """0.9.0's engine, which says that it is 0.8.0: the way around its faults changes no loss."""
     env = pretend(tmp_path, oneflow="0.8.0", numpy="1.23.5")
