@@ -85,7 +85,7 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
     folders = f"{train_set.folder} and {eval_set.folder}"
     if train.digest == held_out.digest:
         raise InputError(f"{folders} are the same dataset: evaluate on other images")
-    if held_out.split_id and held_out.split_id not in (train.split_id, *train.split_ids):
+    if held_out.split_id and held_out.split_id not in train.splits:
         raise InputError(
             f"{folders} come from different splits (--val_fraction), so that an image may be in "
             "both: convert again"

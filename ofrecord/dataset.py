@@ -89,9 +89,8 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
                     f"{path} has {status.st_size:,} bytes and should have {part.bytes:,}: "
                     f"it was truncated or changed; {CONVERT}"
                 )
-            changed = (
-                status.st_mtime_ns >= finished
-            )  # the clock of files ticks a few times a second
+            # >=, as the clock of files ticks only a few times a second.
+            changed = status.st_mtime_ns >= finished
             if (changed or all_hashes) and sha256_of(path) != part.sha256:
                 raise InputError(
                     f"{path} was changed or damaged after it was written (SHA-256 differs); "

@@ -105,6 +105,11 @@ class Manifest(StrictModel):
         return self
 
     @property
+    def splits(self) -> set[str]:
+        """The ids of the splits that its images come from."""
+        return {self.split_id, *self.split_ids} - {None}
+
+    @property
     def digits(self) -> int:
         """How many digits the part names have at least."""
         return len(self.parts[0].file) - len(PART_PREFIX)

@@ -214,16 +214,15 @@ def split_ids_of(datasets: list[Dataset]) -> dict[str, Any]:
     An id that two of the datasets have is dropped: both sides of that split are there now, so
     that none may be evaluated on.
     """
-    manifests = [dataset.manifest for dataset in datasets]
-    ids = Counter(each for m in manifests for each in {m.split_id, *m.split_ids} - {None})
+    ids = Counter(each for dataset in datasets for each in dataset.manifest.splits)
     for each, number in ids.items():
         if number > 1:
-            folders = [
-                d.folder for d in datasets if each in (d.manifest.split_id, *d.manifest.split_ids)
-            ]
+            folders = (folder for folder, manifest in datasets if each in manifest.splits)
             log(f"both sides of a split are merged: {first_few(folders)}", "warning")
     kept = sorted(each for each, number in ids.items() if number == 1)
-    return {"split_id": kept[0] if len(kept) == 1 else None, "split_ids": kept[1:] and kept}
+    if len(kept) == 1:
+        return {"split_id": kept[0], "split_ids": []}
+    return {"split_id": None, "split_ids": kept}
 
 
 def statistics_of(manifests: list[Manifest]) -> dict[str, Any]:

@@ -98,8 +98,9 @@ def name_conflicts(reports: list[PartReport]) -> None:
     ends = np.cumsum([len(report.records) for report in reports])
 
     def describe(index: int) -> str:
-        report = reports[np.searchsorted(ends, index, "right")]
-        record = index - ends[reports.index(report)] + len(report.records)
+        part = np.searchsorted(ends, index, "right")
+        report = reports[part]
+        record = index - ends[part] + len(report.records)
         return f"{report.path}, record {record} (label {labels[index]})"
 
     warn_of_conflicts(digests_of(reports), labels, describe)
