@@ -74,12 +74,11 @@ def main() -> None:
     outputs = {"train": samples}
     if options.skip_bad or options.is_split:
         # Every image is looked at before the first is written, and encoded twice.
-        pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
-        samples, digests, fields = survey(pack, samples, options)
-        outputs = split(samples, digests.tolist(), options)
+        samples, digests, fields = survey(partial(pack_chunk, options, 0), samples, options)
+        outputs = split(samples, digests, options)
     if options.is_split:
         names = [each.names for each in outputs.values()]
-        fields["split_id"] = digest_of([names, digests.tolist()])
+        fields["split_id"] = digest_of([names, digests])
     plans = plan_parts(list(outputs.values()), options)
     for (name, each), sizes in zip(outputs.items(), plans, strict=True):
         write_dataset(options.folders[name], each, sizes, options, **fields)
@@ -122,7 +121,8 @@ def encode_img_file(
         reason = reason or f"to {options.color}"
     if not (measured or reason) and may_be_quick(header, options.size):
         pixels = decode(data, header, quick=True)  # is it whole?
-        return EncodedImage(data, header.size, 1 if header.gray else 3, pixels, None, False, False)
+        channels = 1 if header.gray else 3
+        return EncodedImage(data, header.size, channels, pixels, None, reduced=True)
     pixels = decode(data, header, options)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
@@ -159,7 +159,7 @@ def pack_chunk(
 ) -> Chunk:
     """Read, encode and pack images, given as (name, label): a worker process's job.
 
-    ``first`` is the number of the first; every ``interval``-th counts for the statistics.
+    ``first`` is the number of the first; every ``interval``-th is measured, and none if it is 0.
     """
     packed, saved, problems = io.BytesIO(), [], []
     statistics = ImageStatistics(sampled=interval > 1)
@@ -168,7 +168,7 @@ def pack_chunk(
     folder = os.path.join(options.image_root, "")  # ends in a slash
     with decoder_messages:
         for number, (name, label) in enumerate(samples, first):
-            measured = number % interval == 0
+            measured = interval > 0 and number % interval == 0
             try:
                 image = encode_img_file(folder + name, ext, image_options, measured)
             except FileNotFoundError:
@@ -182,7 +182,7 @@ def pack_chunk(
             else:
                 ndarray2ofrecords(packed, features[0], image.data, features[1], label)
                 saved.append(name)
-                statistics.add(image)
+                statistics.add(image, measured)
     return Chunk(packed.getvalue(), saved, problems, statistics)
 
 

@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
 from runtime.atomic import read_small_file
@@ -100,7 +99,7 @@ def _mean_file_size(samples: Samples, image_root: str) -> float:
 
 def survey(
     pack: Callable[[list[tuple[str, int]], int], Chunk], samples: Samples, options: ConvertOptions
-) -> tuple[Samples, np.ndarray, dict[str, Any]]:
+) -> tuple[Samples, list[int], dict[str, Any]]:
     """Look at every image before anything is written.
 
     Returns the Samples that are stored, the digests of their images, to find copies, and fields
@@ -131,7 +130,8 @@ def survey(
     if not len(stored):
         raise InputError(f"no valid image among the {len(samples):,} in {options.image_root}")
     skipped = [SkippedImage(file=printable(name), reason=reason) for name, reason in problems]
-    return stored, statistics.digests, {"skipped": skipped, "channels": statistics.channels}
+    fields = {"skipped": skipped, "channels": statistics.channels}
+    return stored, statistics.digests.tolist(), fields
 
 
 def find_max_value(samples: Samples, options: ConvertOptions) -> ConvertOptions:

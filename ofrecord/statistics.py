@@ -94,7 +94,8 @@ class ImageStatistics:
         """A number for each image, in order: the same for the same bytes, and for no others."""
         return np.frombuffer(bytes(self._digests), "<u8")
 
-    def add(self, image: EncodedImage) -> None:
+    def add(self, image: EncodedImage, measured: bool = True) -> None:
+        """Add an image; its pixels at full size are counted if it is ``measured``."""
         self.num_images += 1
         self.num_gray += image.channels == 1
         self.num_several += image.several
@@ -104,16 +105,17 @@ class ImageStatistics:
         if len(self.sizes) < 2:
             self.sizes.add(image.size)
         self._digests += hashlib.sha256(image.data).digest()[:DIGEST_SIZE]
-        small = image.pixels
-        if image.measured:
+        if measured:
             self.num_measured += 1
             self._measured.add(image.pixels)
-            if self.sampled:
-                size = [max(1, -(-side // REDUCTION)) for side in image.size]
-                small = cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
-                self._measured_small.add(small)
         if self.sampled:
+            small = image.pixels
+            if not image.reduced:
+                size = [max(1, -(-side // REDUCTION)) for side in image.size]
+                small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
             self._small.add(small)
+            if measured:
+                self._measured_small.add(small)
 
     def merge(self, other: "ImageStatistics") -> None:
         self.num_images += other.num_images

@@ -485,6 +485,12 @@ def test_large_jpeg_datasets_are_measured_by_a_sample(tmp_path, monkeypatch):
         np.testing.assert_allclose(manifest["mean"], pixels.mean((0, 1, 2))[::-1], atol=1)
         np.testing.assert_allclose(manifest["std"], pixels.std((0, 1, 2))[::-1], atol=1)
     assert (tmp_path / "1/part-0").read_bytes() == (tmp_path / "2/part-0").read_bytes()
+    cv2.imwrite(str(root / "41.png"), photos[41])  # not in the sample, and encoded again
+    (root / "41.png").replace(root / "41.jpg")
+    result = convert(*options, "--save_dir", tmp_path / "mixed")
+    assert "re-encoded: 1 PNG to JPEG" in result.err, result
+    mixed = read_manifest(tmp_path / "mixed")
+    assert mixed["num_measured"] == 11 and mixed["histogram"] == manifest["histogram"]
     small = convert(*options, "--save_dir", tmp_path / "png", "--img_format", ".png")
     assert read_manifest(tmp_path / "png")["num_measured"] == 43, small
     data = (root / "02.jpg").read_bytes()  # not in the sample
