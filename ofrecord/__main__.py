@@ -31,13 +31,13 @@ from .check import (
     index_parts,
     read_image,
 )
-from .dataset import dataset_in_use
+from .dataset import CHECK, dataset_in_use, read_records
 from .export import export
 from .headers import BadImage
 from .images import decode, decoder_messages
 from .manifest import MANIFEST_NAME, load_manifest
 from .merge import merge
-from .record import IMAGE_FEATURE, LABEL_FEATURE, BadRecord, read_part
+from .record import IMAGE_FEATURE, LABEL_FEATURE
 from .report import copies_text, digests_of, name_conflicts
 
 ACTIONS = {
@@ -178,17 +178,13 @@ def show(args) -> None:
     from .sheet import Sampler, draw_sheet  # matplotlib takes a second to import
 
     manifest = load_manifest(args.folder)
-    features = manifest.image_feature, manifest.label_feature
     labels, sampler = Counter(), Sampler()
-    for part in tqdm(manifest.parts, unit="part", disable=None, leave=False):
-        path = os.path.join(args.folder, part.file)
-        try:
-            with os_errors("read", path):
-                for _, data, label in read_part(path, *features):
-                    labels[label] += 1
-                    sampler.add(label, data)
-        except BadRecord as error:
-            raise InputError(f"{path}, {error}; {CHECK.format(args.folder)}") from None
+    bar = tqdm(total=manifest.num_records, unit="record", disable=None, leave=False)
+    with bar:
+        for _, _, data, label in read_records(args.folder, manifest):
+            labels[label] += 1
+            sampler.add(label, data)
+            bar.update()
     samples = decode_samples(sampler.samples, args.folder)
     known = dict(enumerate(manifest.class_names or []))
     names = {label: one_line(known.get(label, label)) for label in labels}
@@ -202,9 +198,6 @@ def show(args) -> None:
     with os_errors("write the contact sheet", sheet):
         draw_sheet(sheet, manifest.summary, samples, names, labels)
     output(f"contact sheet: {sheet}")
-
-
-CHECK = "`python -m ofrecord check {}` lists all problems"
 
 
 def decode_samples(samples, folder: str):

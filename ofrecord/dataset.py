@@ -11,6 +11,7 @@ are compared with the manifest first, in Python::
 
 import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ from .manifest import (
     Part,
     load_manifest,
 )
+from .record import BadRecord, read_part
+
+CHECK = "`python -m ofrecord check {}` lists all problems"
 
 
 def dataset_in_use(folder: str | None) -> AbstractContextManager[None]:
@@ -99,6 +103,21 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
     if any(label.startswith("-") for label in manifest.label_counts):
         raise InputError(f"{folder} has labels below 0, which are no classes: labels count from 0")
     return Dataset(folder, manifest)
+
+
+def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, bytes, int]]:
+    """Yield (path of the part, index in it, encoded image, label) of each record.
+
+    Raises InputError for a part that cannot be read, and for a damaged record.
+    """
+    for part in manifest.parts:
+        path = os.path.join(folder, part.file)
+        try:
+            with os_errors("read", path):
+                for record in read_part(path, manifest.image_feature, manifest.label_feature):
+                    yield path, *record
+        except BadRecord as error:
+            raise InputError(f"{path}, {error}; {CHECK.format(folder)}") from None
 
 
 def sha256_of(path: str) -> str:

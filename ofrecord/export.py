@@ -9,11 +9,10 @@ from tqdm import tqdm
 
 from runtime.cli import InputError, os_errors
 
-from .dataset import open_dataset
+from .dataset import CHECK, open_dataset, read_records
 from .headers import BadImage, read_header
 from .images import FORMATS
 from .manifest import MANIFEST_NAME, Manifest
-from .record import BadRecord, read_part
 
 EXTENSIONS = {kind: ext for ext, kind in reversed(FORMATS.items())}  # PNG: .png, JPEG: .jpg
 LABELS, CLASSES = "labels.csv", "classes.txt"
@@ -46,7 +45,6 @@ def export(folder: str, target: str, flat: bool) -> int:
 def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:
     names = manifest.class_names
     folders = folder_names(manifest)
-    features, number = (manifest.image_feature, manifest.label_feature), 0
     if names:
         with open(os.path.join(target, CLASSES), "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in names)
@@ -54,25 +52,27 @@ def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:
         for name in folders.values():
             os.mkdir(os.path.join(target, name))
     bar = tqdm(total=manifest.num_records, unit="image", disable=None)
-    with bar, open(os.path.join(target, LABELS) if flat else os.devnull, "w", newline="") as file:
+    labels = os.path.join(target, LABELS) if flat else os.devnull
+    with bar, open(labels, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("image", "label"))
-        for part in manifest.parts:
-            path = os.path.join(folder, part.file)
+        for number, (path, index, image, label) in enumerate(read_records(folder, manifest)):
             try:
-                for index, image, label in read_part(path, *features):
-                    if label not in folders:
-                        raise BadRecord(index, f"{MANIFEST_NAME} has no label {label}")
-                    name = f"{number:08d}{extension_of(image)}"
-                    table.writerow((name, names[label] if names else label))
-                    name = name if flat else os.path.join(folders[label], name)
-                    with open(os.path.join(target, name), "wb") as image_file:
-                        image_file.write(image)
-                    number += 1
-            except (BadRecord, BadImage) as error:
-                hint = f"`python -m ofrecord check {folder}` lists all problems"
-                raise InputError(f"{path}, {error}; {hint}") from None
-            bar.update(part.num_records)
+                name = f"{number:08d}{extension_of(image)}"
+            except BadImage as error:
+                raise damaged(folder, path, index, f"invalid image: {error}") from None
+            if label not in folders:
+                raise damaged(folder, path, index, f"{MANIFEST_NAME} has no label {label}")
+            table.writerow((name, names[label] if names else label))
+            name = name if flat else os.path.join(folders[label], name)
+            with open(os.path.join(target, name), "wb") as image_file:
+                image_file.write(image)
+            bar.update()
+
+
+def damaged(folder: str, path: str, index: int, reason: str) -> InputError:
+    """Return the error for a record that cannot be exported."""
+    return InputError(f"{path}, record {index}: {reason}; {CHECK.format(folder)}")
 
 
 def extension_of(image: bytes) -> str:
