@@ -11,7 +11,7 @@
     ...
     Process image successfully !!!
 
-Read main() -> write_dataset() -> pack_chunk(), in worker processes ->
+Read main() -> write_parts() -> pack_chunk(), in worker processes ->
 encode_img_file() and ndarray2ofrecords(). Results are printed to stdout,
 everything else to stderr. Exit code 2: the input is wrong; each problem is one
 line, and the dataset that was there before is untouched.
@@ -26,7 +26,7 @@ import os
 import time
 from contextlib import closing
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ofrecord.headers import BadImage, read_header
 from ofrecord.images import (
@@ -42,46 +42,61 @@ from ofrecord.images import (
     resize,
 )
 from ofrecord.labels import Samples
-from ofrecord.manifest import digest_of
+from ofrecord.manifest import Manifest, digest_of
 from ofrecord.options import ConvertOptions, parse_options
 from ofrecord.packing import (
     Chunk,
     ConversionProgress,
-    describe,
+    PackedPart,
+    choose_part_num,
     find_max_value,
+    invalid_images,
     pack_all,
-    plan_parts,
-    survey,
 )
+from ofrecord.plan import Plan, make_manifest
 from ofrecord.record import LENGTH, reused_record
-from ofrecord.report import report, report_conflicts
+from ofrecord.report import report, report_conflicts, report_dry_run
+from ofrecord.resume import (
+    begin,
+    keep,
+    make_plan,
+    open_writers,
+    parts_to_write,
+    report_jobs,
+    stamp_of,
+)
 from ofrecord.sources import read_samples
 from ofrecord.splits import split
 from ofrecord.statistics import ImageStatistics, sampling_interval
-from ofrecord.writer import DatasetWriter, check_target
+from ofrecord.survey import survey
+from ofrecord.writer import DatasetWriter
 from runtime.atomic import read_small_file
-from runtime.cli import InputErrors, count, output, run_main
+from runtime.cli import output, run_main
 
 
 def main() -> None:
     options = parse_options()
     print_settings(options)
     samples, fields = read_samples(options), {}
-    for folder in options.folders.values():
-        check_target(folder)
-    if options.max_value == "auto":
-        options = find_max_value(samples, options)
-    outputs = {"train": samples}
-    if options.skip_bad or options.is_split:
-        # Every image is looked at before the first is written, and encoded twice.
-        samples, digests, fields = survey(partial(pack_chunk, options, 0), samples, options)
-        outputs = split(samples, digests, options)
-    if options.is_split:
-        names = [each.names for each in outputs.values()]
-        fields["split_id"] = digest_of([names, digests])
-    plans = plan_parts(list(outputs.values()), options)
-    for (name, each), sizes in zip(outputs.items(), plans, strict=True):
-        write_dataset(options.folders[name], each, sizes, options, **fields)
+    with open_writers(options) as writers:
+        if options.max_value == "auto":
+            options = find_max_value(samples, options)
+        outputs = {"train": samples}
+        if options.skip_bad or options.is_split:
+            # Every image is looked at before the first is written, and encoded twice.
+            look = partial(pack_chunk, options, 0)
+            samples, digests, fields = survey(look, samples, options, writers["train"].staging)
+            outputs = split(samples, digests, options)
+        if options.is_split:
+            names = [each.names for each in outputs.values()]
+            fields["split_id"] = digest_of([names, digests])
+        part_nums, manifests = choose_part_num(outputs, options), {}
+        for name, each in outputs.items():
+            plan = make_plan(each, part_nums[name], options, fields)
+            manifests[name] = write_parts(writers[name], plan, each, options)
+        if not options.job:
+            for name, manifest in manifests.items():
+                writers[name].commit(manifest)
     if not options.dry_run:
         output("Process image successfully !!!")
 
@@ -161,7 +176,7 @@ def pack_chunk(
 
     ``first`` is the number of the first; every ``interval``-th is measured, and none if it is 0.
     """
-    packed, saved, problems = io.BytesIO(), [], []
+    packed, saved, problems, stamps = io.BytesIO(), [], [], []
     statistics = ImageStatistics(sampled=interval > 1)
     ext, image_options = options.img_format, options.image_options
     features = options.image_feature, options.label_feature
@@ -170,6 +185,7 @@ def pack_chunk(
         for number, (name, label) in enumerate(samples, first):
             measured = interval > 0 and number % interval == 0
             try:
+                stamps.append(stamp_of(folder + name))
                 image = encode_img_file(folder + name, ext, image_options, measured)
             except FileNotFoundError:
                 problems.append((name, "missing, but it has a label"))
@@ -183,43 +199,52 @@ def pack_chunk(
                 ndarray2ofrecords(packed, features[0], image.data, features[1], label)
                 saved.append(name)
                 statistics.add(image, measured)
-    return Chunk(packed.getvalue(), saved, problems, statistics)
+    return Chunk(packed.getvalue(), saved, problems, statistics, b"".join(stamps))
 
 
 # -- write ----------------------------------------------------------------------
 
 
-def write_dataset(
-    folder: str, samples: Samples, sizes: list[int], options: ConvertOptions, **fields: Any
-) -> None:
-    """Write a dataset of ``samples`` to a folder, in parts of these numbers of records.
+def write_parts(
+    writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
+) -> Manifest | None:
+    """Write the parts of a dataset that are not finished yet; a job writes its share of them.
 
-    ``fields`` are further fields of its Manifest. Raises InputErrors with every image that is
-    missing or invalid, after looking at all.
+    Returns the dataset's manifest, or None from a job. Raises InputErrors with every image that
+    is missing or invalid, after looking at all.
     """
-    start, problems, statistics = time.perf_counter(), [], ImageStatistics()
-    digits = options.part_name_suffix_length
-    writer = DatasetWriter(folder, options.img_format, digits, options.dry_run)
+    start, problems = time.perf_counter(), []
+    finished, plan_digest = begin(writer, plan, samples, options), plan.digest
+    continued = len(finished) > 0
+    parts = parts_to_write(plan, finished, options)
+    num_images = sum(map(len, parts.values()))
     pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
-    chunks = pack_all(pack, samples, sizes, options)
-    with writer, ConversionProgress(len(samples), options) as progress, closing(chunks):
-        for size in sizes:
-            with writer.new_part(size) as write:
-                while size:
+    chunks = pack_all(pack, samples, parts.values(), options)
+    with ConversionProgress(num_images, options) as progress, closing(chunks):
+        for number, part in parts.items():
+            packed = PackedPart(samples.labels[part.start : part.stop])
+            with writer.new_part(number, len(part)) as file:
+                while packed.num_images < len(part):
                     chunk = next(chunks)
-                    write(chunk.data)
-                    statistics.merge(chunk.statistics)
-                    problems += chunk.problems
-                    size -= chunk.num_images
+                    file.write(chunk.data)
+                    packed.add(chunk)
                     progress.saved(chunk)
-        if problems:
-            lines = describe(problems, options)
-            result = f"{count(len(problems), 'invalid image')}; nothing was changed in {folder}"
-            raise InputErrors(lines, f"{result} (--skip_bad skips them)")
-        fields.update(options.manifest_fields)
-        manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
-    report(folder, manifest, statistics, time.perf_counter() - start, options.dry_run)
+            problems += packed.problems
+            if not packed.problems:
+                finished[number] = packed.finish(plan_digest, file.part)
+                keep(writer, finished[number])
+    if problems:
+        if not (options.job or continued):
+            writer.clear()
+        raise invalid_images(problems, options, writer.folder)
+    if options.job:
+        return report_jobs(writer, plan)
+    manifest, statistics = make_manifest(plan, finished)
+    report(writer.folder, manifest, statistics, time.perf_counter() - start, num_images)
+    if options.dry_run:
+        report_dry_run(writer.folder, manifest)
     report_conflicts(samples, statistics.digests, options.image_root)
+    return manifest
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Work with datasets: ``python -m ofrecord check|show|index|merge|export``."""
+"""Work with datasets: ``python -m ofrecord check|show|index|finish|merge|export``."""
 
 from runtime.environment import check_environment
 
@@ -39,11 +39,13 @@ from .manifest import MANIFEST_NAME, load_manifest
 from .merge import merge
 from .record import IMAGE_FEATURE, LABEL_FEATURE
 from .report import copies_text, digests_of, name_conflicts
+from .resume import finish
 
 ACTIONS = {
     "check": "read every byte again and name what is wrong by part and record",
     "show": "print what is in it and draw a contact sheet of sample images",
     "index": "write the manifest of part files that another converter wrote",
+    "finish": "make a dataset of the parts that jobs wrote (img2ofrecord.py --job)",
 }
 COPY_ACTIONS = {
     "merge": "copy the records of datasets into a new one: to join, append, reshard or shuffle",
@@ -56,6 +58,8 @@ def main() -> None:
     if args.action == "merge":
         manifest = merge(args.sources, args.target, args.part_num, args.seed)
         return output(f"{args.target}: {manifest.summary}")
+    if args.action == "finish":
+        return output(f"{args.folder}: {finish(args.folder).summary}")
     with dataset_in_use(args.folder), dataset_in_use(getattr(args, "other", None)):
         if args.action == "export":
             number = export(args.folder, args.target, args.flat)
@@ -77,6 +81,7 @@ def parse_args():
         if name == "show":
             help = "the PNG file of the contact sheet (default: DIR_sheet.png beside the folder)"
             command.add_argument("--sheet", metavar="FILE", help=help)
+        if name in ("show", "finish"):
             continue
         for kind, default in (("image", IMAGE_FEATURE), ("label", LABEL_FEATURE)):
             help = f"the name of the records' {kind} feature (default: {default})"

@@ -189,7 +189,11 @@ def load_manifest(folder: str) -> Manifest:
         raise InputError(f"no dataset: {folder} {reason}; make one first with img2ofrecord.py")
     if not os.path.lexists(path):
         if os.path.isdir(os.path.join(folder, STAGING_NAME)):
-            reason = f"its conversion was interrupted or is still running; {CONVERT}"
+            reason = (
+                "its conversion was interrupted or is still running: the same command of "
+                "img2ofrecord.py continues it, or, after several jobs, "
+                f"`python -m ofrecord finish {folder}`"
+            )
         elif any(PART_PATTERN.fullmatch(name) for name in os.listdir(folder)):
             reason = f"it has part files but no {MANIFEST_NAME}: {INDEX.format(folder)}"
         else:

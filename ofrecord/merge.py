@@ -16,7 +16,7 @@ from runtime.cli import InputError, first_few, log, os_errors
 
 from .dataset import Dataset, dataset_in_use, open_dataset
 from .labels import natural_key
-from .manifest import MANIFEST_NAME, Manifest, part_sizes
+from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, part_sizes
 from .record import LENGTH, BadRecord, OFRecord, read_record, split_part
 from .statistics import mean_and_variance
 from .writer import DatasetWriter
@@ -47,7 +47,7 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
     real = [os.path.realpath(folder) for folder in (*folders, target)]
     if len(set(real)) < len(real):
         raise InputError("merge: a dataset is named twice; the new one needs a folder of its own")
-    if os.path.lexists(os.path.join(target, MANIFEST_NAME)):
+    if any(os.path.lexists(os.path.join(target, name)) for name in (MANIFEST_NAME, STAGING_NAME)):
         raise InputError(f"{target} is a dataset already: name a new folder last, or remove it")
     with ExitStack() as stack:
         for folder in folders:
@@ -62,18 +62,21 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
             raise InputError(f"--part_num {num_parts}: there are only {num_records:,} records")
         records = in_order(datasets) if seed is None else shuffled(datasets, seed)
         digits = manifests[0].digits
-        writer = stack.enter_context(DatasetWriter(target, manifests[0].image_format, digits))
+        writer, parts = stack.enter_context(DatasetWriter(target, digits)), []
         bar = stack.enter_context(tqdm(total=num_records, unit="record", disable=None))
-        for size in part_sizes(num_records, num_parts):
-            with writer.new_part(size) as write:
+        for number, size in enumerate(part_sizes(num_records, num_parts)):
+            with writer.new_part(number, size) as part_file:
                 for _ in range(size):
                     index, serialized = next(records)
                     if new_labels[index]:
                         serialized = relabel(serialized, manifests[index], new_labels[index])
-                    write(LENGTH.pack(len(serialized)) + serialized)
+                    part_file.write(LENGTH.pack(len(serialized)) + serialized)
+            parts.append(part_file.part)
             bar.update(size)
         fields = manifest_fields(datasets, class_names, new_labels)
-        return writer.commit_manifest(Manifest(**fields, parts=writer.parts))
+        manifest = Manifest(**fields, parts=parts)
+        writer.commit(manifest)
+        return manifest
 
 
 def check_fit(datasets: list[Dataset]) -> None:

@@ -5,9 +5,10 @@ import os
 import re
 from typing import Any, Literal
 
+import cv2
 from pydantic import field_validator, model_validator
 
-from runtime.cli import ArgumentParser
+from runtime.cli import ArgumentParser, count
 from runtime.workers import num_cpus
 
 from .images import DEFAULT_BACKGROUND, DEFAULT_QUALITY, FORMATS, ImageOptions
@@ -58,6 +59,13 @@ class ConvertOptions(SourceOptions):
     skip_bad: bool = option(
         False, "skip images that are missing or invalid, and list them in dataset.json"
     )
+    fresh: bool = option(False, "start again where an interrupted conversion would be continued")
+    job: str | None = option(
+        None,
+        "make the K-th of N shares of the parts, on one of several machines that share the folder; "
+        "`python -m ofrecord finish DIR` makes the dataset of all",
+        "K/N",
+    )
     dry_run: bool = option(False, "read and encode every image, report all problems, write nothing")
     part_name_suffix_length: int = option(
         1, "minimum digits in part names, zero-padded: 5 for part-00000", "N", ge=1, le=9
@@ -98,6 +106,14 @@ class ConvertOptions(SourceOptions):
             raise ValueError("it should be a number from 1 to 65535, or auto")
         return value
 
+    @field_validator("job")
+    @classmethod
+    def _is_a_share(cls, value):
+        match = re.fullmatch("([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", value or "1/1")
+        if not match or int(match[1]) > int(match[2]):
+            raise ValueError("it should be K/N with K from 1 to N, such as 3/8")
+        return value
+
     @field_validator("size")
     @classmethod
     def _is_size(cls, value):
@@ -130,8 +146,27 @@ class ConvertOptions(SourceOptions):
             "--image_feature and --label_feature are the same name": (
                 self.image_feature == self.label_feature
             ),
+            f"--job {self.job}: there are only {count(self.part_num, 'part')} (--part_num)": (
+                self.share[1] > self.part_num
+            ),
+            "--job and --fresh: remove the hidden folder .img2ofrecord before the first job": (
+                self.job and self.fresh
+            ),
+            "--job and --dry_run: a dry run looks at all images": self.job and self.dry_run,
             **super().problems(),
         }
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Of --job: its number, from 0, and the number of jobs."""
+        number, num_jobs = (self.job or "1/1").split("/")
+        return int(number) - 1, int(num_jobs)
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """What the records' bytes follow from, besides the images and ``manifest_fields``."""
+        names = "color", "size", "quality"
+        return {**{name: getattr(self, name) for name in names}, "opencv": cv2.__version__}
 
     @property
     def folders(self) -> dict[str, str]:

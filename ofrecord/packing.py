@@ -1,10 +1,11 @@
 """Packing many images on several processes, and what is shown meanwhile."""
 
+import hashlib
 import os
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from functools import partial
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import cv2
@@ -25,9 +26,10 @@ from runtime.workers import ordered_map
 
 from .headers import NO_HEIF, BadImage
 from .images import MAX_FILE_SIZE, decoder_messages, largest_value
-from .labels import Samples, fold, list_images, printable
-from .manifest import SkippedImage, part_sizes
+from .labels import Samples, fold, list_images
+from .manifest import Part
 from .options import MOST_LINES, ConvertOptions
+from .plan import FinishedPart
 from .statistics import ImageStatistics
 
 
@@ -38,23 +40,50 @@ class Chunk(NamedTuple):
     saved: list[str]  # names of the images in them
     problems: list[tuple[str, str]]  # (name, reason) of each image that is missing or invalid
     statistics: ImageStatistics
+    stamps: bytes  # what tells whether their files were changed later
 
     @property
     def num_images(self) -> int:
         return len(self.saved) + len(self.problems)
 
 
-def plan_parts(outputs: list[Samples], options: ConvertOptions) -> list[list[int]]:
-    """Return the numbers of records of each dataset's parts.
+class PackedPart:
+    """What is known of a part while its chunks are written."""
+
+    def __init__(self, labels: Iterable[int]):
+        self.num_images, self.problems = 0, []
+        self._labels, self._statistics, self._stamps = labels, ImageStatistics(), hashlib.sha256()
+
+    def add(self, chunk: Chunk) -> None:
+        self.num_images += chunk.num_images
+        self.problems += chunk.problems
+        self._statistics.merge(chunk.statistics)
+        self._stamps.update(chunk.stamps)
+
+    def finish(self, plan_digest: str, part: Part) -> FinishedPart:
+        """Return what is kept of the part, which is on the disk now."""
+        counts = Counter(self._labels)
+        return FinishedPart(
+            plan=plan_digest,
+            part=part,
+            stamps=self._stamps.hexdigest(),
+            label_counts={str(label): counts[label] for label in sorted(counts)},
+            statistics=self._statistics.state,
+        )
+
+
+def choose_part_num(outputs: dict[str, Samples], options: ConvertOptions) -> dict[str, int]:
+    """Return the number of parts of each dataset.
 
     Raises InputError for too many parts; a validation set has fewer where it is small, unless
     it is for the model zoo, whose loaders read as many parts of both.
     """
-    fewest = min(map(len, outputs)) if options.model_zoo else len(outputs[0])
+    numbers = {split: len(samples) for split, samples in outputs.items()}
+    fewest = min(numbers.values()) if options.model_zoo else numbers["train"]
     if options.part_num > fewest:
         images = f"{count(fewest, 'image')} of a dataset to write"
         raise InputError(f"--part_num {options.part_num} is more than the {images}")
-    return [part_sizes(len(each), min(options.part_num, len(each))) for each in outputs]
+    return {split: min(options.part_num, number) for split, number in numbers.items()}
 
 
 # A chunk holds enough images that handing it over costs little, and few
@@ -67,22 +96,18 @@ BIT_DEPTHS = 8, 10, 12, 14, 16  # of --max_value auto: those that cameras and sc
 def pack_all(
     pack: Callable[[list[tuple[str, int]], int], Any],
     samples: Samples,
-    sizes: list[int],
+    parts: Iterable[range],
     options: ConvertOptions,
 ) -> Generator[Any, None, None]:
-    """Yield ``pack([(name, label), ...], first)`` for all images, in order, from several processes.
+    """Yield ``pack([(name, label), ...], first)`` for images, in order, from several processes.
 
-    ``sizes`` are the parts' numbers of records: no chunk crosses from one part into the next.
+    ``parts`` are the indices of the images of each part: no chunk crosses into the next.
     """
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     bytes_per_image = _mean_file_size(samples, options.image_root)
     step = max(1, min(CHUNK_IMAGES, int(CHUNK_BYTES / bytes_per_image)))
-    ends = list(accumulate(sizes))
-    spans = (
-        (first, min(first + step, end))
-        for size, end in zip(sizes, ends, strict=True)
-        for first in range(end - size, end, step)
-    )
+    starts = ((part, first) for part in parts for first in part[::step])
+    spans = ((first, min(first + step, part.stop)) for part, first in starts)
     return ordered_map(lambda span: pack(samples[slice(*span)], span[0]), spans, options.workers)
 
 
@@ -97,47 +122,10 @@ def _mean_file_size(samples: Samples, image_root: str) -> float:
     return max(sum(sizes) / max(len(sizes), 1), 1)
 
 
-def survey(
-    pack: Callable[[list[tuple[str, int]], int], Chunk], samples: Samples, options: ConvertOptions
-) -> tuple[Samples, list[int], dict[str, Any]]:
-    """Look at every image before anything is written.
-
-    Returns the Samples that are stored, the digests of their images, to find copies, and fields
-    for DatasetWriter.commit. Raises InputErrors for invalid images, and with ``--skip_bad``
-    InputError where none is valid.
-    """
-    problems, statistics = [], ImageStatistics()
-    chunks = pack_all(pack, samples, [len(samples)], options)
-    with closing(chunks), ConversionProgress(len(samples), options, lines=False) as progress:
-        for chunk in chunks:
-            problems += chunk.problems
-            statistics.merge(chunk.statistics)
-            progress.saved(chunk)
-    lines = describe(problems, options)
-    if problems and not options.skip_bad:
-        raise InputErrors(lines, f"{count(len(problems), 'invalid image')}; nothing was written")
-    invalid = {name for name, _ in problems}
-    stored = samples.take([i for i, name in enumerate(samples.names) if name not in invalid])
-    lost = sorted(set(samples.labels).difference(stored.labels))
-    warnings = [f"skipped: {line}" for line in lines[:SHOWN_PROBLEMS]]
-    if problems:
-        warnings.append(f"skipped {len(problems):,} of {count(len(samples), 'image')}")
-    if len(stored):
-        names = map(samples.class_name, lost[:SHOWN_PROBLEMS])
-        warnings += [f"--skip_bad left no image of class {name}" for name in names]
-    for line in warnings:
-        log(line, "warning")
-    if not len(stored):
-        raise InputError(f"no valid image among the {len(samples):,} in {options.image_root}")
-    skipped = [SkippedImage(file=printable(name), reason=reason) for name, reason in problems]
-    fields = {"skipped": skipped, "channels": statistics.channels}
-    return stored, statistics.digests.tolist(), fields
-
-
 def find_max_value(samples: Samples, options: ConvertOptions) -> ConvertOptions:
     """Return the options with the largest value of the bit depth that the 16-bit images use."""
     find = partial(_largest_value, options.image_root)
-    with closing(pack_all(find, samples, [len(samples)], options)) as chunks:
+    with closing(pack_all(find, samples, [range(len(samples))], options)) as chunks:
         largest = max(chunks)
     depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)
     if largest:
@@ -157,6 +145,15 @@ def _largest_value(image_root: str, samples: list[tuple[str, int]], first: int) 
                 data = read_small_file(os.path.join(image_root, name), MAX_FILE_SIZE)
                 largest = max(largest, largest_value(data))
     return largest
+
+
+def invalid_images(
+    problems: list[tuple[str, str]], options: ConvertOptions, untouched: str = ""
+) -> InputErrors:
+    """Return the error for images that are invalid; ``untouched`` is the folder to write."""
+    result = f"nothing was changed in {untouched}" if untouched else "nothing was written"
+    result = f"{count(len(problems), 'invalid image')}; {result} (--skip_bad skips them)"
+    return InputErrors(describe(problems, options), result)
 
 
 def describe(problems: list[tuple[str, str]], options: ConvertOptions) -> list[str]:

@@ -17,15 +17,23 @@ SHOWN_CONFLICTS = 10
 
 
 def report(
-    folder: str, manifest: Manifest, statistics: ImageStatistics, seconds: float, dry_run: bool
+    folder: str,
+    manifest: Manifest,
+    statistics: ImageStatistics,
+    seconds: float,
+    num_converted: int = 0,
 ) -> None:
-    """Log how many images are stored unchanged, why others are not, and what looks wrong."""
+    """Log how many images are stored unchanged, why others are not, and what looks wrong.
+
+    ``seconds`` were needed to convert ``num_converted`` images; others were converted before.
+    """
     reasons = statistics.reencode_reasons.copy()
     text = f"{count(reasons.pop(None, 0), 'image')} stored unchanged"
     if reasons:
         text += "; re-encoded: "
         text += ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-    log(f"{text} ({seconds:.1f} s, {manifest.num_records / seconds:,.0f} images/s)")
+    rate = f", {num_converted / seconds:,.0f} images/s" if num_converted else ""
+    log(f"{text} ({seconds:.1f} s{rate})")
     if statistics.num_measured < statistics.num_images:
         log(
             "mean and standard deviation: of all images at an eighth of their size, and of "
@@ -47,10 +55,13 @@ def report(
     for text, holds in doubts.items():
         if holds:
             log(text, "warning")
-    if dry_run:
-        each = " or ".join(map(str, sorted({part.num_records for part in manifest.parts})))
-        what = f"{manifest.summary}, {each} in each part"
-        output(f"Dry run: {folder} would hold {what}; nothing was written")
+
+
+def report_dry_run(folder: str, manifest: Manifest) -> None:
+    """Print what the dataset would be."""
+    each = " or ".join(map(str, sorted({part.num_records for part in manifest.parts})))
+    what = f"{manifest.summary}, {each} in each part"
+    output(f"Dry run: {folder} would hold {what}; nothing was written")
 
 
 # -- copies -----------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from .images import FORMATS, REDUCTION, EncodedImage
+from .settings import Count, StrictModel
 
 BLOCK = 2**20  # pixels that are counted at once: calcHist's float32 is exact up to 2**24
 SAMPLE = 10_000  # images of a JPEG dataset that are measured at least
@@ -21,6 +23,11 @@ def sampling_interval(num_images: int, ext: str) -> int:
     1 for other formats than JPEG: those have to be decoded in full to see whether they are whole.
     """
     return max(1, num_images // SAMPLE) if FORMATS[ext] == "JPEG" else 1
+
+
+# Four rows of 256 counts: gray images', then B, G, R of colour ones; [] for nothing but zeros.
+Row = Annotated[list[Count], Field(max_length=256)]
+PixelRows = Annotated[list[Row], Field(min_length=4, max_length=4)]
 
 
 class PixelCounts:
@@ -57,11 +64,41 @@ class PixelCounts:
         other._count()
         self._counts += other._counts
 
+    @property
+    def rows(self) -> list[list[int]]:
+        """The counts as PixelRows."""
+        self._count()
+        return [row.tolist() if row.any() else [] for row in self._counts]
+
+    def add_rows(self, rows: list[list[int]]) -> None:
+        for counts, row in zip(self._counts, rows, strict=True):
+            if row:
+                counts += row
+
     def histogram(self, channels: int) -> np.ndarray:
         """Return the counts, int64 (channels, 256): gray, or R, G, B, of which gray is a part."""
         self._count()
         gray, *bgr = self._counts
         return np.stack([gray] if channels == 1 else [gray + row for row in reversed(bgr)])
+
+
+class StatisticsState(StrictModel):
+    """ImageStatistics as a JSON file has them."""
+
+    sizes: Annotated[
+        list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(max_length=2)
+    ]
+    digests: Annotated[str, Field(pattern="^([0-9a-f]{16})*$")]
+    num_measured: Count
+    num_gray: Count
+    num_several: Count
+    brightest: Annotated[int, Field(ge=0, le=255)]
+    reencode_reasons: dict[str, Count]  # "": stored unchanged
+    sampled: bool
+    pixels: Annotated[list[PixelRows], Field(min_length=3, max_length=3)]
+
+
+PLAIN_FIELDS = "num_measured", "num_gray", "num_several", "brightest", "sampled"
 
 
 class ImageStatistics:
@@ -75,14 +112,18 @@ class ImageStatistics:
         # (width, height), at most two: enough to know that they vary
         self.sizes: set[tuple[int, int]] = set()
         self._digests = bytearray()  # DIGEST_SIZE bytes an image
-        self.num_images = 0
         self.num_measured = 0  # images whose pixels are counted in full
         self.num_gray = 0
         self.num_several = 0  # images of files that hold more pictures
         self.brightest = 0  # 8-bit level in 16-bit images
         self.reencode_reasons: Counter[str | None] = Counter()  # None: stored unchanged
         self.sampled = sampled
+        # Of the measured images; of these at an eighth of their size; of all at an eighth.
         self._measured, self._measured_small, self._small = (PixelCounts() for _ in range(3))
+
+    @property
+    def num_images(self) -> int:
+        return len(self._digests) // DIGEST_SIZE
 
     @property
     def channels(self) -> int:
@@ -96,7 +137,6 @@ class ImageStatistics:
 
     def add(self, image: EncodedImage, measured: bool = True) -> None:
         """Add an image; its pixels at full size are counted if it is ``measured``."""
-        self.num_images += 1
         self.num_gray += image.channels == 1
         self.num_several += image.several
         self.reencode_reasons[image.reencode_reason] += 1
@@ -118,7 +158,6 @@ class ImageStatistics:
                 self._measured_small.add(small)
 
     def merge(self, other: "ImageStatistics") -> None:
-        self.num_images += other.num_images
         self.num_measured += other.num_measured
         self.num_gray += other.num_gray
         self.num_several += other.num_several
@@ -130,6 +169,32 @@ class ImageStatistics:
         self._measured.merge(other._measured)
         self._measured_small.merge(other._measured_small)
         self._small.merge(other._small)
+
+    @property
+    def state(self) -> StatisticsState:
+        """All of this, to be kept in a file."""
+        return StatisticsState(
+            sizes=[list(size) for size in sorted(self.sizes)],
+            digests=self._digests.hex(),
+            reencode_reasons={reason or "": n for reason, n in self.reencode_reasons.items()},
+            pixels=[each.rows for each in (self._measured, self._measured_small, self._small)],
+            **{name: getattr(self, name) for name in PLAIN_FIELDS},
+        )
+
+    @classmethod
+    def from_state(cls, state: StatisticsState) -> "ImageStatistics":
+        statistics = cls()
+        statistics.sizes = {tuple(size) for size in state.sizes}
+        statistics._digests = bytearray.fromhex(state.digests)
+        statistics.reencode_reasons = Counter(
+            {k or None: n for k, n in state.reencode_reasons.items()}
+        )
+        counts = statistics._measured, statistics._measured_small, statistics._small
+        for each, rows in zip(counts, state.pixels, strict=True):
+            each.add_rows(rows)
+        for name in PLAIN_FIELDS:
+            setattr(statistics, name, getattr(state, name))
+        return statistics
 
     def manifest_fields(self, channels: int | None = None) -> dict[str, Any]:
         """Return the fields of a Manifest that follow from the images, or from ``channels``."""

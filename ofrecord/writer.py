@@ -2,7 +2,7 @@
 
 Everything is first written to ``DIR/.img2ofrecord/`` and flushed to the disk, the manifest
 last; then it is moved into place (runtime/atomic.py). Killed before that, the old dataset is
-untouched; killed meanwhile, the folder has no manifest, so that nothing takes it for finished,
+untouched, and the next run continues (resume.py); killed meanwhile, the folder has no manifest, so that nothing takes it for finished,
 and the next run finishes it. No name is read from a manifest: part names are computed from
 their number.
 """
@@ -10,12 +10,11 @@ their number.
 import hashlib
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from runtime.atomic import (
     commit_folder,
@@ -27,7 +26,6 @@ from runtime.atomic import (
 )
 from runtime.cli import InputError, first_few, os_errors, uninterrupted
 
-from .images import FORMATS
 from .manifest import (
     MANIFEST_NAME,
     PART_PATTERN,
@@ -38,26 +36,52 @@ from .manifest import (
     parse_manifest,
     part_name,
 )
-from .statistics import ImageStatistics
+from .plan import STAGED_PATTERN, has_finished_parts
 
 BUSY = "another converter, or a training, is using"
 
 
-class DatasetWriter:
-    """Writes part files, and commits them as a dataset; what is not committed is removed.
+class PartFile:
+    """A part file that is being written."""
 
-    Use as a context manager. ``digits`` are the part names' at least.
-    With ``dry_run`` nothing is written. Raises InputError where the
-    folder cannot take a dataset: it is a file, it holds what no converter
-    wrote, or another process is using it.
+    def __init__(self, file: BinaryIO, name: str, num_records: int):
+        self._file, self._name, self._num_records = file, name, num_records
+        self._digest, self._num_bytes = hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> None:
+        """Append packed records."""
+        self._file.write(data)
+        self._digest.update(data)
+        self._num_bytes += len(data)
+
+    @property
+    def part(self) -> Part:
+        return Part(
+            file=self._name,
+            num_records=self._num_records,
+            bytes=self._num_bytes,
+            sha256=self._digest.hexdigest(),
+        )
+
+
+class DatasetWriter:
+    """Writes part files into a hidden folder, and commits them as a dataset.
+
+    Use as a context manager. ``digits`` are the part names' at least. With ``dry_run`` nothing
+    is written; ``shared``: other processes write other parts at the same time. What is not
+    committed is removed at the end, unless there are finished parts to continue with (plan.py).
+    Raises InputError where the folder cannot take a dataset: it is a file, it holds what no
+    converter wrote, or another process is using it.
     """
 
-    def __init__(self, folder: str, image_format: str, digits: int = 1, dry_run: bool = False):
-        self.folder, self.image_format = folder, image_format
-        self.digits, self.dry_run = digits, dry_run
-        self.parts: list[Part] = []
-        self._staging = os.path.join(folder, STAGING_NAME)
-        self._committing = False
+    def __init__(
+        self, folder: str, digits: int = 1, dry_run: bool = False, shared: bool = False
+    ) -> None:
+        self.folder, self.digits = folder, digits
+        self.dry_run, self.shared = dry_run, shared
+        self.recovered = False  # a commit that was killed
+        self.staging = os.path.join(folder, STAGING_NAME)
+        self.committing = False
         self._stack = ExitStack()
 
     def __enter__(self):
@@ -69,12 +93,14 @@ class DatasetWriter:
             missing = takewhile(lambda path: not os.path.lexists(path), (folder, *folder.parents))
             for path in reversed(list(missing)):
                 stack.callback(_remove_empty, path)
-                os.mkdir(path)
-            stack.enter_context(folder_lock(self.folder, BUSY))
+                with suppress(FileExistsError):  # another process was faster
+                    os.mkdir(path)
+            stack.enter_context(folder_lock(self.folder, BUSY, self.shared))
             _check_locked_target(self.folder)
-            _recover_commit(self.folder)
+            self._recover_commit()
             stack.callback(self._remove_staging)
-            os.mkdir(self._staging)
+            with suppress(FileExistsError):
+                os.mkdir(self.staging)
             self._stack = stack.pop_all()
         return self
 
@@ -82,75 +108,53 @@ class DatasetWriter:
         return self._stack.__exit__(*error)
 
     @contextmanager
-    def new_part(self, num_records: int) -> Iterator[Callable[[bytes], None]]:
-        """Open the next part file and yield the function that appends packed records to it.
-
-        At the end of the block the file is on the disk.
-        """
-        name, digest, num_bytes = part_name(len(self.parts), self.digits), hashlib.sha256(), 0
-
-        def write(data: bytes) -> None:
-            nonlocal num_bytes
-            file.write(data)
-            digest.update(data)
-            num_bytes += len(data)
-
-        path = os.devnull if self.dry_run else os.path.join(self._staging, name)
+    def new_part(self, number: int, num_records: int) -> Iterator["PartFile"]:
+        """Open a part file to write to; at the end of the block it is on the disk."""
+        name = part_name(number, self.digits)
+        path = os.devnull if self.dry_run else os.path.join(self.staging, name)
         hint = f"nothing was changed in {self.folder}"
         with os_errors("write to", self.folder, hint), open(path, "wb") as file:
-            yield write
+            yield PartFile(file, name, num_records)
             if not self.dry_run:
                 flush_file(file)
-        self.parts.append(
-            Part(file=name, num_records=num_records, bytes=num_bytes, sha256=digest.hexdigest())
-        )
 
-    def commit(
-        self,
-        labels: list[int],
-        class_names: list[str] | None,
-        statistics: ImageStatistics,
-        channels: int | None = None,
-        **fields: Any,
-    ) -> Manifest:
-        """Make the manifest of the parts and commit them.
-
-        ``labels`` and ``statistics`` are those of the records; ``channels`` is 3 to have the
-        manifest say so where all images are gray; ``fields`` are further fields of the Manifest.
-        """
-        counts = Counter(labels)
-        manifest = Manifest(
-            num_records=len(labels),
-            num_classes=len(class_names) if class_names else max(max(counts) + 1, 0),
-            class_names=class_names,
-            label_counts={str(label): counts[label] for label in sorted(counts)},
-            image_format=self.image_format,
-            parts=self.parts,
-            # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
-            plain_jpeg=FORMATS[self.image_format] == "JPEG" and not statistics.num_gray,
-            **statistics.manifest_fields(channels),
-            **fields,
-        )
-        return self.commit_manifest(manifest)
-
-    def commit_manifest(self, manifest: Manifest) -> Manifest:
-        """Put the parts in place of the old dataset and return their manifest."""
+    def commit(self, manifest: Manifest) -> None:
+        """Put the parts in place of the old dataset, with their manifest."""
         if self.dry_run:
-            return manifest
+            return
         with os_errors("write to", self.folder, f"nothing was changed in {self.folder}"):
-            with open(os.path.join(self._staging, MANIFEST_NAME), "w", encoding="utf-8") as file:
+            with open(os.path.join(self.staging, MANIFEST_NAME), "w", encoding="utf-8") as file:
                 file.write(manifest.to_json())
                 flush_file(file)
-            flush_folder(self._staging)
-        self._committing = True
+            flush_folder(self.staging)
+        self.committing = True
         with os_errors("replace the dataset in", self.folder, "the next conversion finishes it"):
             with uninterrupted():
                 _commit(self.folder, manifest)
-        return manifest
+
+    def clear(self, keep: str = "") -> None:
+        """Remove all that is in the hidden folder, but the file named ``keep``."""
+        if self.dry_run:
+            return
+        with os_errors("write to", self.staging):
+            for name in set(os.listdir(self.staging)) - {keep}:
+                os.remove(os.path.join(self.staging, name))
+
+    def _recover_commit(self) -> None:
+        """Finish a commit that was killed, unless the old dataset is still whole. Raises OSError."""
+        manifest, path = _staged_manifest(self.folder), os.path.join(self.staging, MANIFEST_NAME)
+        if manifest and self.shared:
+            finish = f"`python -m ofrecord finish {self.folder}`"
+            raise InputError(f"{self.folder}: {finish} was interrupted: start that again first")
+        if manifest and not os.path.exists(os.path.join(self.folder, MANIFEST_NAME)):
+            _commit(self.folder, manifest)
+            self.recovered = True
+        elif os.path.lexists(path):
+            os.remove(path)
 
     def _remove_staging(self) -> None:
-        if not self._committing:  # a commit that fails is finished by the next run
-            shutil.rmtree(self._staging, ignore_errors=True)
+        if not (self.committing or self.shared or has_finished_parts(self.staging)):
+            shutil.rmtree(self.staging, ignore_errors=True)
 
 
 def _remove_empty(folder: Path) -> None:
@@ -162,16 +166,6 @@ def _commit(folder: str, manifest: Manifest) -> None:
     """Put the staged parts and their manifest in place of the dataset in a folder."""
     staging = os.path.join(folder, STAGING_NAME)
     commit_folder(folder, staging, MANIFEST_NAME, manifest.part_names, PART_PATTERN.fullmatch)
-
-
-def _recover_commit(folder: str) -> None:
-    """Finish a commit that was killed, or remove what else a killed run left. Raises OSError."""
-    staging = os.path.join(folder, STAGING_NAME)
-    manifest = _staged_manifest(folder)
-    if manifest and not os.path.exists(os.path.join(folder, MANIFEST_NAME)):
-        _commit(folder, manifest)
-    elif os.path.lexists(staging):
-        shutil.rmtree(staging)
 
 
 def _staged_manifest(folder: str) -> Manifest | None:
@@ -204,7 +198,7 @@ def _check_locked_target(folder: str) -> None:
     if begun:
         with os_errors("read", staging, "remove it"):
             staged = os.listdir(staging)
-        strangers = [n for n in staged if not (PART_PATTERN.fullmatch(n) or n == MANIFEST_NAME)]
+        strangers = [name for name in staged if not STAGED_PATTERN.fullmatch(name)]
     if os.path.lexists(os.path.join(folder, MANIFEST_NAME)):
         ours = load_manifest(folder).part_names
     elif _staged_manifest(folder):  # a commit that was killed: old parts may still be there

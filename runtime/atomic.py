@@ -44,7 +44,8 @@ def commit_folder(
     ``names`` are all the files that ``folder`` holds afterwards, besides
     ``mark``, the file without which they do not count: its old one goes first
     and its new one comes last. Files for which ``is_replaced(name)`` holds and
-    which are not among ``names`` are removed, others left alone.
+    which are not among ``names`` are removed, others left alone. What else is in
+    ``staging`` is removed.
 
     May be called again after it was killed at any point. Raises OSError.
     """
@@ -52,6 +53,8 @@ def commit_folder(
         with suppress(FileNotFoundError):
             os.remove(os.path.join(folder, mark))
             flush_folder(folder)
+        for name in set(os.listdir(staging)).difference([*names, mark]):
+            os.remove(os.path.join(staging, name))
         for name in names:
             with suppress(FileNotFoundError):  # moved before the call that was killed
                 os.replace(os.path.join(staging, name), os.path.join(folder, name))
@@ -81,11 +84,13 @@ def flush_folder(path: str) -> None:
 
 
 @contextmanager
-def folder_lock(folder: str | None, busy: str, shared: bool = False) -> Iterator[None]:
-    """Hold a folder for this process; ``shared``: together with others who only read it.
+def folder_lock(
+    folder: str | None, busy: str, shared: bool = False, wait: bool = False
+) -> Iterator[None]:
+    """Hold a folder for this process; ``shared``: together with others who share it.
 
-    None, or a folder that does not exist, is nothing to hold. Raises
-    InputError, which begins with ``busy``, where another process holds it.
+    None, or a folder that does not exist, is nothing to hold. Where another process holds
+    it, ``wait`` for that, or raise InputError, which begins with ``busy``.
     """
     if folder is None or not os.path.isdir(folder):
         yield
@@ -93,7 +98,8 @@ def folder_lock(folder: str | None, busy: str, shared: bool = False) -> Iterator
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
                 raise InputError(f"{busy} {folder}: wait for it to end") from None

@@ -288,11 +288,16 @@ folder = Path(disk) / "dataset"
 assert convert("--save_dir", folder).code == 0
 before = snapshot(disk)
 result = convert("--save_dir", folder, "--img_format", ".bmp")
-assert_one_error(result, "No space left on device; nothing was changed", str(folder))
-assert snapshot(disk) == before
+assert_one_error(result, "No space left on device; nothing was changed", str(folder), started=True)
+assert "finished part kept in" in result.err and "--fresh" in result.err, result
+after = snapshot(disk)
+assert {name: data for name, data in after.items() if "/." not in name} == before
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-assert_one_error(convert("--save_dir", folder), "ead-only", str(folder))
-assert snapshot(disk) == before
+assert_one_error(convert("--save_dir", folder), "ead-only", str(folder), started=True)
+assert snapshot(disk) == after
+subprocess.run(["mount", "-o", "remount,rw,size=1m", disk], check=True)
+result = convert("--save_dir", folder, "--img_format", ".bmp")
+assert result.code == 0 and "continuing an interrupted conversion: 1 of 5 parts" in result.err
 print("checked", len(before), "files")
 """
 

@@ -1,0 +1,166 @@
+"""What a conversion will write, and what it has written, so that another run can continue it.
+
+While a dataset is converted its hidden folder holds ``plan.json``, and beside each part that is
+on the disk, such as ``part-7``, ``part-7.json``. The manifest is made from these files alone,
+whether one run wrote them, several one after the other, or jobs on several machines. They are
+removed when the dataset is committed.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from contextlib import suppress
+from itertools import accumulate, pairwise
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from runtime.atomic import read_small_file
+from runtime.cli import InputError
+
+from .dataset import sha256_of
+from .images import FORMATS
+from .manifest import MANIFEST_NAME, PART_PATTERN, Manifest, Part, digest_of, part_name, part_sizes
+from .settings import Count, Model, StrictModel, load_json, validate
+from .statistics import ImageStatistics, StatisticsState
+
+PLAN_NAME, SURVEY_NAME = "plan.json", "survey.json"
+# The files in the hidden folder.
+STAGED_PATTERN = re.compile(
+    rf"{PART_PATTERN.pattern}(\.json)?|{MANIFEST_NAME}|{PLAN_NAME}|{SURVEY_NAME}"
+)
+LARGEST_FILE = 2**32  # bytes of a JSON file
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # a SHA-256
+
+
+class Plan(StrictModel):
+    """All that the bytes of the parts follow from, besides the images themselves."""
+
+    samples: Digest  # of the images' names and labels, in order
+    num_records: Annotated[int, Field(ge=1, le=2**40)]
+    part_num: Annotated[int, Field(ge=1, le=10**6)]
+    digits: Annotated[int, Field(ge=1, le=9)]  # of the part names, at least
+    encoding: dict[str, Any]  # options of the converter
+    manifest_fields: dict[str, Any]  # those that do not follow from the images
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.model_dump())
+
+    @property
+    def parts(self) -> list[range]:
+        """The indices of each part's images."""
+        ends = list(accumulate(part_sizes(self.num_records, self.part_num), initial=0))
+        return [range(start, stop) for start, stop in pairwise(ends)]
+
+    def differences(self, other: "Plan") -> list[str]:
+        """Return the names of what differs in another plan."""
+        ours, theirs = (
+            {**plan.model_dump(), **plan.encoding, **plan.manifest_fields} for plan in (self, other)
+        )
+        names = {
+            "samples": "the images' names and labels",
+            "num_records": "the number of images",
+            "digits": "part_name_suffix_length",
+            "image_format": "img_format",
+            "opencv": "the version of OpenCV",
+        }
+        ignored = {"encoding", "manifest_fields"}
+        return [
+            names.get(name, name)
+            for name in ours
+            if name not in ignored and ours[name] != theirs.get(name)
+        ]
+
+
+class FinishedPart(StrictModel):
+    """A part that is on the disk."""
+
+    plan: Digest
+    part: Part
+    stamps: Digest  # of the sizes and time stamps of its images' files
+    label_counts: dict[str, Count]
+    statistics: StatisticsState
+
+
+def save(path: str, model: StrictModel) -> None:
+    """Write a model as a JSON file. Raises OSError."""
+    fields = model.model_dump()
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({**fields, "sha256": digest_of(fields)}, file)
+
+
+def load(path: str, model: type[Model]) -> Model | None:
+    """Return the model in a JSON file, or None if there is none that is whole."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        fields = load_json(read_small_file(path, LARGEST_FILE))
+        if fields.pop("sha256") == digest_of(fields):
+            return validate(model, fields)
+    return None
+
+
+def finished_parts(staging: str, plan: Plan) -> dict[int, FinishedPart]:
+    """Return the parts of a plan that are finished, by number, after comparing their bytes."""
+    finished, digest = {}, plan.digest
+    for number, part in enumerate(plan.parts):
+        name = part_name(number, plan.digits)
+        found = load(os.path.join(staging, f"{name}.json"), FinishedPart)
+        with suppress(OSError):
+            if (
+                found
+                and found.plan == digest
+                and (found.part.file, found.part.num_records) == (name, len(part))
+                and found.part.sha256 == sha256_of(os.path.join(staging, name))
+            ):
+                finished[number] = found
+    return finished
+
+
+def has_finished_parts(staging: str) -> bool:
+    """Whether there is anything in the hidden folder that a conversion can continue with."""
+    with suppress(OSError):
+        names = set(os.listdir(staging)).difference([MANIFEST_NAME])
+        return PLAN_NAME in names and sum(name.endswith(".json") for name in names) > 1
+    return False
+
+
+def make_manifest(
+    plan: Plan, finished: dict[int, FinishedPart]
+) -> tuple[Manifest, ImageStatistics]:
+    """Return the manifest of a plan all of whose parts are finished, and the images' statistics.
+
+    Raises InputError where they do not make one: they come from a stranger.
+    """
+    try:
+        return _make_manifest(plan, finished)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        problem = "the hidden folder holds no dataset of img2ofrecord.py"
+        raise InputError(f"{problem}: remove it, or start again with --fresh") from None
+
+
+def _make_manifest(
+    plan: Plan, finished: dict[int, FinishedPart]
+) -> tuple[Manifest, ImageStatistics]:
+    labels, statistics, parts = Counter(), ImageStatistics(), []
+    for _, each in sorted(finished.items()):
+        labels.update({int(label): number for label, number in each.label_counts.items()})
+        statistics.merge(ImageStatistics.from_state(each.statistics))
+        parts.append(each.part.model_dump())
+    fields = dict(plan.manifest_fields)
+    channels = fields.pop("channels", None)
+    class_names = fields["class_names"]
+    manifest = Manifest.model_validate(
+        {
+            "num_records": plan.num_records,
+            "num_classes": len(class_names) if class_names else max(max(labels) + 1, 0),
+            "label_counts": {str(label): labels[label] for label in sorted(labels)},
+            "parts": parts,
+            # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
+            "plain_jpeg": FORMATS[fields["image_format"]] == "JPEG" and not statistics.num_gray,
+            **statistics.manifest_fields(channels),
+            **fields,
+        }
+    )
+    return manifest, statistics

@@ -1,0 +1,211 @@
+"""Continuing a conversion that was interrupted, and finishing one that several jobs share."""
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from runtime.atomic import folder_lock
+from runtime.cli import InputError, count, first_few, log, os_errors, output
+
+from .labels import Samples
+from .manifest import STAGING_NAME, Manifest, load_manifest, part_name
+from .options import ConvertOptions
+from .plan import (
+    PLAN_NAME,
+    SURVEY_NAME,
+    FinishedPart,
+    Plan,
+    finished_parts,
+    has_finished_parts,
+    load,
+    make_manifest,
+    save,
+)
+from .report import report
+from .writer import BUSY, DatasetWriter
+
+STAMP = struct.Struct("<qq")  # an image file's size and time stamp
+
+
+def stamp_of(path: str) -> bytes:
+    """Return what tells whether a file was changed. Raises OSError."""
+    status = os.stat(path)
+    return STAMP.pack(status.st_size, status.st_mtime_ns)
+
+
+def stamps_of(image_root: str, names: Iterable[str]) -> str:
+    """Return the SHA-256 of the stamps of images; one that is missing has none."""
+    digest, folder = hashlib.sha256(), os.path.join(image_root, "")
+    for name in names:
+        try:
+            digest.update(stamp_of(folder + name))
+        except OSError:
+            digest.update(b"-")
+    return digest.hexdigest()
+
+
+def digest_of_samples(samples: Samples) -> str:
+    """Return a SHA-256 of the images' names and labels, in order."""
+    digest = hashlib.sha256(os.fsencode("\0".join(samples.names)))
+    digest.update(samples.labels.tobytes())
+    return digest.hexdigest()
+
+
+def make_plan(
+    samples: Samples, part_num: int, options: ConvertOptions, fields: dict[str, Any]
+) -> Plan:
+    """Return the Plan of a dataset; ``fields`` are further ones of its Manifest."""
+    manifest_fields = {"image_format": options.img_format, "class_names": samples.class_names}
+    return Plan(
+        samples=digest_of_samples(samples),
+        num_records=len(samples),
+        part_num=part_num,
+        digits=options.part_name_suffix_length,
+        encoding=options.encoding,
+        manifest_fields={**manifest_fields, **options.manifest_fields, **fields},
+    )
+
+
+@contextmanager
+def open_writers(options: ConvertOptions) -> Iterator[dict[str, DatasetWriter]]:
+    """Open a DatasetWriter for each dataset to write, by split.
+
+    Where the block raises, what is kept for another run is logged.
+    """
+    digits, shared = options.part_name_suffix_length, options.job is not None
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(DatasetWriter(folder, digits, options.dry_run, shared))
+            for split, folder in options.folders.items()
+        }
+        try:
+            yield writers
+        except BaseException:
+            for writer in () if shared else writers.values():
+                if has_finished_parts(writer.staging) and not writer.committing:
+                    log_what_is_kept(writer.staging)
+            raise
+
+
+def log_what_is_kept(staging: str) -> None:
+    with os.scandir(staging) as entries:
+        sizes = {entry.name: entry.stat().st_size for entry in entries}
+    parts = sum(f"{name}.json" in sizes for name in sizes)
+    log(
+        f"{count(parts, 'finished part')} kept in {staging} ({sum(sizes.values()):,} bytes): "
+        "the same command continues with that; with --fresh it starts again"
+    )
+
+
+def begin(
+    writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
+) -> dict[int, FinishedPart]:
+    """Write the plan and return the parts of it that are finished, by number.
+
+    What another conversion left is removed, and the reason logged; a job, beside which others
+    may be running, raises InputError instead.
+    """
+    if writer.dry_run:
+        return {}
+    path, finished = os.path.join(writer.staging, PLAN_NAME), {}
+    with (
+        os_errors("write to", writer.staging),
+        folder_lock(writer.staging, BUSY, wait=True),
+    ):
+        old = load(path, Plan)
+        if old == plan and not options.fresh:
+            finished = finished_parts(writer.staging, plan)
+            for number in changed_parts(finished, plan, samples, options):
+                name = part_name(number, plan.digits)
+                log(f"{name} is made again, as its image files were changed")
+                os.remove(os.path.join(writer.staging, f"{name}.json"))
+                del finished[number]
+            if finished and not options.job:
+                number = f"{len(finished):,} of {count(plan.part_num, 'part')}"
+                log(f"{writer.folder}: continuing an interrupted conversion: {number} are finished")
+            return finished
+        if os.path.lexists(path):
+            why = ", ".join(plan.differences(old)) if old else "its plan is damaged"
+            if options.job:
+                raise InputError(
+                    f"{writer.staging} is of another conversion ({why}): remove it first"
+                )
+            if has_finished_parts(writer.staging) and not options.fresh:
+                log(
+                    f"{writer.folder}: an interrupted conversion is not continued, as these differ: {why}"
+                )
+        writer.clear(keep=SURVEY_NAME)
+        save(path, plan)
+    return finished
+
+
+def changed_parts(
+    finished: dict[int, FinishedPart], plan: Plan, samples: Samples, options: ConvertOptions
+) -> list[int]:
+    """Return those parts whose images are not those that they were made of."""
+    changed, parts = [], plan.parts
+    for number, each in finished.items():
+        names = samples.names[parts[number].start : parts[number].stop]
+        if each.stamps != stamps_of(options.image_root, names):
+            changed.append(number)
+    return changed
+
+
+def parts_to_write(
+    plan: Plan, finished: dict[int, FinishedPart], options: ConvertOptions
+) -> dict[int, range]:
+    """Return the indices of the images of each part that this process has to write, by number."""
+    parts, (first, step) = plan.parts, options.share
+    numbers = range(first, plan.part_num, step)
+    return {number: parts[number] for number in numbers if number not in finished}
+
+
+def keep(writer: DatasetWriter, finished: FinishedPart) -> None:
+    """Write beside a part that it is finished."""
+    if not writer.dry_run:
+        path = os.path.join(writer.staging, f"{finished.part.file}.json")
+        with os_errors("write to", writer.folder, f"nothing was changed in {writer.folder}"):
+            save(path, finished)
+
+
+def report_jobs(writer: DatasetWriter, plan: Plan) -> None:
+    """Print how many parts all jobs have written so far."""
+    names = [f"{part_name(number, plan.digits)}.json" for number in range(plan.part_num)]
+    number = len(set(names).intersection(os.listdir(writer.staging)))
+    output(
+        f"{writer.folder}: {number:,} of {count(plan.part_num, 'part')} are finished; after the "
+        f"last job: python -m ofrecord finish {writer.folder}"
+    )
+
+
+def finish(folder: str) -> Manifest:
+    """Make the dataset of the parts that jobs wrote to a folder, and return its manifest.
+
+    Raises InputError where there are none, some are missing, or they do not make a dataset.
+    """
+    staging = os.path.join(folder, STAGING_NAME)
+    if not os.path.isdir(staging):
+        raise InputError(f"{folder}: there is nothing to finish, as no job has written to it")
+    start = time.perf_counter()
+    with DatasetWriter(folder) as writer:
+        if writer.recovered:
+            return load_manifest(folder)
+        plan = load(os.path.join(staging, PLAN_NAME), Plan)
+        if plan is None:
+            raise InputError(f"{staging} has no whole {PLAN_NAME}: start the jobs again")
+        finished = finished_parts(staging, plan)
+        missing = [number for number in range(plan.part_num) if number not in finished]
+        if missing:
+            names = first_few(part_name(number, plan.digits) for number in missing)
+            number = f"{len(missing):,} of {count(plan.part_num, 'part')}"
+            raise InputError(
+                f"{folder}: {number} are not finished ({names}): start the jobs again that make them"
+            )
+        manifest, statistics = make_manifest(plan, finished)
+        report(folder, manifest, statistics, time.perf_counter() - start)
+        writer.commit(manifest)
+    return manifest

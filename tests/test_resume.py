@@ -1,0 +1,430 @@
+"""Conversions that continue after an interruption, and that several jobs share: the bytes are those of one run."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+from helpers import (
+    IMAGES,
+    assert_one_error,
+    call,
+    convert,
+    read_manifest,
+    snapshot,
+    start_script,
+)
+
+HIDDEN = ".img2ofrecord"
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """``options(count, *more)``: the converter's for so many images, the tutorial's under other names."""
+    root = tmp_path_factory.mktemp("many")
+    (root / "in").mkdir()
+    names = sorted(path.name for path in IMAGES.iterdir())
+    for turn in range(60):
+        (root / "in" / str(turn)).symlink_to(IMAGES)
+
+    def make(count, *more):
+        path = root / f"{count}.csv"
+        rows = (f"{n // 50}/{names[n % 50]},{n % 10}\n" for n in range(count))
+        path.write_text("image,label\n" + "".join(rows))
+        return ["--image_root", root / "in", "--label_dir", path, "--part_num", 10, *more]
+
+    return make
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Thirty of the tutorial's images in a folder that a test may change; the converter's options for them."""
+    (tmp_path / "in").mkdir()
+    for path in sorted(IMAGES.iterdir())[:30]:
+        shutil.copy2(path, tmp_path / "in")
+    rows = (f"{path.name} {path.stem[-1]}\n" for path in sorted((tmp_path / "in").iterdir()))
+    (tmp_path / "labels.txt").write_text("".join(rows))
+    return [
+        *["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"],
+        *["--part_num", 6, "--progress", "none", "--save_dir", tmp_path / "d"],
+    ]
+
+
+def ofrecord(action, *arguments):
+    return call("ofrecord.__main__", action, *arguments)
+
+
+def interrupt(*arguments):
+    """Leave half of the parts, those with even numbers, as an interruption does."""
+    assert convert(*arguments, "--job", "1/2").code == 0
+
+
+def as_one_run(tmp_path, *arguments):
+    """The files that a conversion without an interruption makes."""
+    assert convert(*arguments, "--save_dir", tmp_path / "whole").code == 0
+    return snapshot(tmp_path / "whole")
+
+
+def check_continued(result, parts, of=6):
+    assert result.code == 0, result
+    assert f"continuing an interrupted conversion: {parts} of {of} parts" in result.err, result
+
+
+# -- continued ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--skip_bad"], ["--val_fraction", 0.2], ["--workers", 2]])
+def test_continued(own, tmp_path, more):
+    if "--skip_bad" in more:
+        (tmp_path / "in" / sorted(os.listdir(tmp_path / "in"))[7]).write_bytes(b"\x89PNG")
+    interrupt(*own, *more)
+    result = convert(*own, *more)
+    check_continued(result, 3)
+    found = snapshot(tmp_path / "d")
+    assert found == as_one_run(tmp_path, *own, *more)
+    assert "finished" not in convert(*own, *more).err  # that one had nothing to continue
+    if "--val_fraction" in more:
+        assert snapshot(tmp_path / "d_val") == snapshot(tmp_path / "whole_val")
+
+
+def test_the_old_dataset_stays_until_then(own, tmp_path):
+    assert convert(*own, "--part_num", 2).code == 0
+    old = snapshot(tmp_path / "d")
+    interrupt(*own)
+    found = snapshot(tmp_path / "d")
+    assert {name: data for name, data in found.items() if not name.startswith(".")} == old
+    check_continued(convert(*own), 3)
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (lambda d: ["--quality", 80], "quality"),
+        (lambda d: ["--size", "20x20"], "size, fit"),
+        (lambda d: ["--part_num", 7], "part_num"),
+        (lambda d: ["--part_name_suffix_length", 5], "part_name_suffix_length"),
+        (lambda d: ["--shuffle"], "the images' names and labels"),
+        (lambda d: ["--limit", 20], "the images' names and labels, the number of images"),
+    ],
+)
+def test_other_options_start_again(own, tmp_path, change, why):
+    own += ["--img_format", ".jpg"]
+    interrupt(*own)
+    more = change(tmp_path)
+    result = convert(*own, *more)
+    assert result.code == 0 and f"is not continued, as these differ: {why}\n" in result.err, result
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own, *more)
+
+
+def test_what_does_not_matter_may_change(own, tmp_path):
+    interrupt(*own)
+    (tmp_path / "in").rename(tmp_path / "moved")
+    more = ["--image_root", tmp_path / "moved", "--workers", 2, "--progress", "lines"]
+    result = convert(*own, *more)
+    check_continued(result, 3)
+    assert result.out.count("feature saved") == 15
+
+
+def test_fresh_starts_again(own, tmp_path):
+    interrupt(*own)
+    result = convert(*own, "--fresh", "--progress", "lines")
+    assert result.code == 0 and "continuing" not in result.err, result
+    assert result.out.count("feature saved") == 30
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def test_the_part_of_a_changed_image_is_made_again(own, tmp_path):
+    interrupt(*own)
+    names = sorted(os.listdir(tmp_path / "in"))
+    shutil.copy(tmp_path / "in" / names[20], tmp_path / "in" / names[11])
+    result = convert(*own)
+    check_continued(result, 2)
+    assert "part-2 is made again, as its image files were changed\n" in result.err
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a part flipped": lambda d: flip(d / "part-2"),
+    "a part cut off": lambda d: os.truncate(d / "part-2", 100),
+    "a part removed": lambda d: (d / "part-2").unlink(),
+    "what says that it is finished flipped": lambda d: flip(d / "part-2.json"),
+    "cut off": lambda d: os.truncate(d / "part-2.json", 100),
+    "of another part": lambda d: shutil.copy(d / "part-0.json", d / "part-2.json"),
+    "nested": lambda d: (d / "part-2.json").write_text("[" * 100_000),
+    "no object": lambda d: (d / "part-2.json").write_text("7"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_part_is_made_again(own, tmp_path, damage):
+    interrupt(*own)
+    damage(tmp_path / "d" / HIDDEN)
+    check_continued(convert(*own), 2)
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def test_a_damaged_plan_starts_again(own, tmp_path):
+    interrupt(*own)
+    flip(tmp_path / "d" / HIDDEN / "plan.json")
+    result = convert(*own)
+    assert result.code == 0 and "its plan is damaged" in result.err, result
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def test_invalid_images_lose_nothing_that_was_there(own, tmp_path):
+    bad = tmp_path / "in" / sorted(os.listdir(tmp_path / "in"))[29]
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    assert_one_error(convert(*own), "the file is empty", started=True)
+    assert not (tmp_path / "d").exists()
+    interrupt(*own)
+    result = convert(*own)
+    assert_one_error(result, "the file is empty", started=True)
+    assert f"5 finished parts kept in {tmp_path / 'd' / HIDDEN} (" in result.err
+    bad.write_bytes(good)
+    check_continued(convert(*own), 5)
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def test_all_images_are_looked_at_once(own, tmp_path, monkeypatch):
+    """With --skip_bad they are before the first is written, and again only where one was changed."""
+    import ofrecord.survey
+
+    looks, look = [], ofrecord.survey.look_at_all
+    monkeypatch.setattr(ofrecord.survey, "look_at_all", lambda *a: looks.append(1) or look(*a))
+    own += ["--skip_bad"]
+    bad = tmp_path / "in" / sorted(os.listdir(tmp_path / "in"))[3]
+    good = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    interrupt(*own)
+    result = convert(*own)
+    check_continued(result, 3)
+    assert len(looks) == 1 and "skipped 1 of 30 images" in result.err
+    assert len(read_manifest(tmp_path / "d")["skipped"]) == 1
+    interrupt(*own)
+    bad.write_bytes(good)
+    result = convert(*own)
+    assert result.code == 0 and len(looks) == 3 and "skipped 1" not in result.err, result
+    assert read_manifest(tmp_path / "d")["num_records"] == 30
+
+
+# -- several jobs ---------------------------------------------------------------------
+
+
+def test_jobs_make_the_bytes_of_one_run(own, tmp_path):
+    for number in (2, 3, 1):
+        result = convert(*own, "--job", f"{number}/3")
+        assert result.code == 0 and f"python -m ofrecord finish {tmp_path / 'd'}" in result.out
+        if number != 1:
+            assert_one_error(ofrecord("finish", tmp_path / "d"), "of 6 parts are not finished")
+    result = ofrecord("finish", tmp_path / "d")
+    assert result.code == 0 and "30 gray PNG images 28x28" in result.out, result
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def test_a_run_without_a_job_finishes_what_jobs_began(own, tmp_path):
+    assert convert(*own, "--job", "1/3").code == 0
+    check_continued(convert(*own), 2)
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def test_jobs_with_color_in_one_share_and_invalid_images(own, tmp_path):
+    """Whether the dataset is in colour follows from all parts; the list of skipped images is made once."""
+    import cv2
+    import numpy as np
+
+    names = sorted(os.listdir(tmp_path / "in"))
+    colors = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "in" / names[29]), colors)
+    (tmp_path / "in" / names[2]).write_bytes(b"GIF8")
+    own += ["--skip_bad", "--val_fraction", 0.2]
+    for number in (1, 2):
+        assert convert(*own, "--job", f"{number}/2").code == 0
+        list_of_skipped = tmp_path / "d" / HIDDEN / "survey.json"
+        if number == 1:
+            made = list_of_skipped.stat().st_mtime_ns
+    assert list_of_skipped.stat().st_mtime_ns == made
+    for folder in ("d", "d_val"):
+        assert ofrecord("finish", tmp_path / folder).code == 0
+    assert as_one_run(tmp_path, *own) == snapshot(tmp_path / "d")
+    assert snapshot(tmp_path / "whole_val") == snapshot(tmp_path / "d_val")
+    assert read_manifest(tmp_path / "d")["channels"] == 3
+
+
+@pytest.mark.parametrize(
+    "more, text",
+    [
+        (["--job", "0/3"], "--job: it should be K/N"),
+        (["--job", "4/3"], "--job: it should be K/N"),
+        (["--job", "1/7"], "there are only 6 parts (--part_num)"),
+        (["--job", "1/3", "--fresh"], "--job and --fresh"),
+        (["--job", "1/3", "--dry_run"], "--job and --dry_run"),
+    ],
+)
+def test_bad_jobs(own, tmp_path, more, text):
+    assert_one_error(convert(*own, *more), text)
+    assert not (tmp_path / "d").exists()
+
+
+def test_jobs_of_two_plans_are_refused(own, tmp_path):
+    assert convert(*own, "--job", "1/3").code == 0
+    before = snapshot(tmp_path / "d")
+    result = convert(*own, "--job", "2/3", "--size", "20x20")
+    assert_one_error(result, f"{HIDDEN} is of another conversion (size", "remove it", started=True)
+    flip(tmp_path / "d" / HIDDEN / "plan.json")
+    assert_one_error(convert(*own, "--job", "2/3"), "its plan is damaged", started=True)
+    flip(tmp_path / "d" / HIDDEN / "plan.json")
+    assert snapshot(tmp_path / "d") == before
+
+
+def test_a_job_with_invalid_images_keeps_the_others_parts(own, tmp_path):
+    bad = tmp_path / "in" / sorted(os.listdir(tmp_path / "in"))[0]
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    assert_one_error(convert(*own, "--job", "1/3"), "the file is empty", started=True)
+    assert convert(*own, "--job", "2/3").code == 0
+    assert convert(*own, "--job", "3/3").code == 0
+    assert_one_error(ofrecord("finish", tmp_path / "d"), "1 of 6 parts are not finished (part-0)")
+    bad.write_bytes(good)
+    assert convert(*own, "--job", "1/3").code == 0
+    assert ofrecord("finish", tmp_path / "d").code == 0
+    assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
+
+
+def test_nothing_to_finish(own, tmp_path):
+    text = "there is nothing to finish"
+    assert_one_error(ofrecord("finish", tmp_path / "d"), text)
+    assert convert(*own).code == 0
+    before = snapshot(tmp_path / "d")
+    assert_one_error(ofrecord("finish", tmp_path / "d"), text)
+    (tmp_path / "d" / HIDDEN).mkdir()
+    assert_one_error(ofrecord("finish", tmp_path / "d"), "no whole plan.json")
+    assert snapshot(tmp_path / "d") == before
+
+
+def resealed(path, change):
+    """Change a JSON file as a stranger would who knows how its checksum is made."""
+    from ofrecord.manifest import digest_of
+
+    fields = json.loads(path.read_text())
+    del fields["sha256"]
+    change(fields)
+    path.write_text(json.dumps({**fields, "sha256": digest_of(fields)}))
+
+
+STRANGE = {
+    "a label that is no number": lambda f: f.update(label_counts={"x": 5}),
+    "too few labels": lambda f: f.update(label_counts={"1": 4}),
+    "no pixels": lambda f: f["statistics"].update(pixels=[[[], [], [], []]] * 3),
+    "half a row": lambda f: f["statistics"]["pixels"][0].__setitem__(0, [1] * 100),
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE)
+def test_files_of_a_stranger(own, tmp_path, change):
+    for number in (1, 2):
+        assert convert(*own, "--job", f"{number}/2").code == 0
+    for path in (tmp_path / "d" / HIDDEN).glob("part-*.json"):
+        resealed(path, change)
+    before = snapshot(tmp_path / "d")
+    assert_one_error(ofrecord("finish", tmp_path / "d"), "holds no dataset of img2ofrecord.py")
+    assert_one_error(convert(*own), "holds no dataset of img2ofrecord.py", started=True)
+    assert snapshot(tmp_path / "d") == before
+
+
+def test_a_part_name_of_a_stranger_leads_nowhere(own, tmp_path):
+    assert convert(*own, "--job", "1/1").code == 0
+    path = tmp_path / "d" / HIDDEN / "part-0.json"
+    resealed(path, lambda fields: fields["part"].update(file="../../labels.txt"))
+    assert_one_error(ofrecord("finish", tmp_path / "d"), "1 of 6 parts are not finished (part-0)")
+
+
+# -- killed at any moment -------------------------------------------------------------
+
+
+def start(*arguments):
+    return start_script("img2ofrecord.py", *arguments, "--progress", "none", start_new_session=True)
+
+
+def kill_at(seconds, *arguments):
+    """Start the converter and kill it, and its workers, after a time; return whether that was before its end."""
+    process = start(*arguments)
+    time.sleep(seconds)
+    alive = process.poll() is None
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return alive
+
+
+def check_kills(options, tmp_path, moments):
+    """Kill a conversion at random moments, again and again without an end in between, and compare the bytes."""
+    arguments = [*options(2000, "--img_format", ".jpg"), "--save_dir", tmp_path / "d"]
+    begin = time.perf_counter()
+    whole = as_one_run(tmp_path, *arguments, "--workers", 2)
+    seconds, rng, killed = time.perf_counter() - begin, random.Random(0), 0
+    for _ in range(moments):
+        killed += kill_at(0.3 + rng.random() * seconds, *arguments)
+        if rng.random() < 0.5:
+            assert convert(*arguments).code == 0
+            assert snapshot(tmp_path / "d") == whole
+    assert convert(*arguments).code == 0
+    assert snapshot(tmp_path / "d") == whole
+    assert killed > moments // 4
+
+
+def check_killed_jobs(options, tmp_path, rounds):
+    """Three jobs at once, one of which is killed and started again; then they are finished."""
+    arguments = [*options(2000, "--img_format", ".jpg"), "--save_dir", tmp_path / "d"]
+    whole, rng = as_one_run(tmp_path, *arguments), random.Random(0)
+    for _ in range(rounds):
+        shutil.rmtree(tmp_path / "d", ignore_errors=True)
+        others = [start(*arguments, "--job", f"{number}/3", "--workers", 1) for number in (1, 3)]
+        kill_at(0.3 + rng.random(), *arguments, "--job", "2/3", "--workers", 1)
+        again = start(*arguments, "--job", "2/3", "--workers", 1)
+        for process in (*others, again):
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 0, err
+        assert ofrecord("finish", tmp_path / "d").code == 0
+        assert snapshot(tmp_path / "d") == whole
+
+
+def test_killed_at_some_moments(options, tmp_path):
+    check_kills(options, tmp_path, 4)
+
+
+def test_killed_jobs(options, tmp_path):
+    check_killed_jobs(options, tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_moments(options, tmp_path):
+    check_kills(options, tmp_path, 50)
+
+
+@pytest.mark.slow
+def test_killed_jobs_at_fifty_moments(options, tmp_path):
+    check_killed_jobs(options, tmp_path, 50)
+
+
+def test_finish_while_a_job_is_running_is_refused(options, tmp_path):
+    arguments = [*options(3000), "--save_dir", tmp_path / "d", "--job", "1/2"]
+    process = start_script("img2ofrecord.py", *arguments, "--progress", "lines")
+    try:
+        for line in process.stdout:
+            if "feature saved" in line:  # it cannot end before its lines are read
+                break
+        assert_one_error(ofrecord("finish", tmp_path / "d"), "another converter")
+        assert_one_error(convert(*arguments[:-2]), "another converter", started=True)
+    finally:
+        process.communicate()
+    assert process.returncode == 0
