@@ -3,13 +3,19 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers import (
+    ENVIRONMENT,
     IMAGES,
+    PROJECT,
     assert_one_error,
     call,
     convert,
@@ -346,6 +352,42 @@ def test_a_part_name_of_a_stranger_leads_nowhere(own, tmp_path):
     path = tmp_path / "d" / HIDDEN / "part-0.json"
     resealed(path, lambda fields: fields["part"].update(file="../../labels.txt"))
     assert_one_error(ofrecord("finish", tmp_path / "d"), "1 of 6 parts are not finished (part-0)")
+
+
+def docs_block(text):
+    """The block of docs/datasets.md that has this text."""
+    page = (PROJECT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    (block,) = (each for each in re.findall("```text\n(.*?)```", page, re.S) if text in each)
+    return block.replace("img2ofrecord.py", str(PROJECT / "img2ofrecord.py"))
+
+
+def run_block(block, folder, **environment):
+    """Run lines of the docs in a folder where the tutorial's images are."""
+    if not (folder / "data").exists():
+        (folder / "data").symlink_to(PROJECT / "data")
+    path = f"{Path(sys.executable).parent}:{ENVIRONMENT['PATH']}"
+    environment = {**ENVIRONMENT, "PATH": path, **environment}
+    subprocess.run(["bash", "-ec", block], cwd=folder, env=environment, check=True, timeout=300)
+
+
+def check_jobs_of_the_docs(folder):
+    assert ofrecord("finish", folder / "dataset_jobs").code == 0
+    assert convert("--part_num", 16, "--save_dir", folder / "whole").code == 0
+    assert snapshot(folder / "dataset_jobs") == snapshot(folder / "whole")
+
+
+def test_the_slurm_script_of_the_docs(tmp_path):
+    block = docs_block("#SBATCH")
+    first, last = map(int, re.search(r"--array=(\d+)-(\d+)", block).groups())
+    for number in range(first, last + 1):
+        run_block(block, tmp_path, SLURM_ARRAY_TASK_ID=str(number))
+    check_jobs_of_the_docs(tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("parallel"), reason="GNU parallel is not installed")
+def test_the_gnu_parallel_line_of_the_docs(tmp_path):
+    run_block(docs_block("parallel").replace("host1,host2", ":"), tmp_path)
+    check_jobs_of_the_docs(tmp_path)
 
 
 # -- killed at any moment -------------------------------------------------------------
