@@ -61,8 +61,8 @@ from ofrecord.resume import (
     keep,
     make_plan,
     open_writers,
-    parts_to_write,
     report_jobs,
+    share_of,
     stamp_of,
 )
 from ofrecord.sources import read_samples
@@ -214,9 +214,8 @@ def write_parts(
     is missing or invalid, after looking at all.
     """
     start, problems = time.perf_counter(), []
-    finished, plan_digest = begin(writer, plan, samples, options), plan.digest
-    continued = len(finished) > 0
-    parts = parts_to_write(plan, finished, options)
+    finished, plan_digest, parts = begin(writer, plan, samples, options), plan.digest, plan.parts
+    parts = {n: parts[n] for n in share_of(plan, options) if n not in finished}
     num_images = sum(map(len, parts.values()))
     pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
     chunks = pack_all(pack, samples, parts.values(), options)
@@ -231,15 +230,14 @@ def write_parts(
                     progress.saved(chunk)
             problems += packed.problems
             if not packed.problems:
-                finished[number] = packed.finish(plan_digest, file.part)
-                keep(writer, finished[number])
+                keep(writer, packed.finish(plan_digest, file.part))
     if problems:
-        if not (options.job or continued):
+        if not (options.job or finished):
             writer.clear()
         raise invalid_images(problems, options, writer.folder)
     if options.job:
         return report_jobs(writer, plan)
-    manifest, statistics = make_manifest(plan, finished)
+    manifest, statistics = make_manifest(plan, writer.staging)
     report(writer.folder, manifest, statistics, time.perf_counter() - start, num_images)
     if options.dry_run:
         report_dry_run(writer.folder, manifest)

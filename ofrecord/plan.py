@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import Annotated, Any
@@ -101,21 +102,27 @@ def load(path: str, model: type[Model]) -> Model | None:
     return None
 
 
-def finished_parts(staging: str, plan: Plan) -> dict[int, FinishedPart]:
-    """Return the parts of a plan that are finished, by number, after comparing their bytes."""
-    finished, digest = {}, plan.digest
-    for number, part in enumerate(plan.parts):
+def finished_parts(
+    staging: str, plan: Plan, numbers: Iterable[int]
+) -> Iterator[tuple[int, FinishedPart]]:
+    """Yield (number, FinishedPart) of those of the parts with these numbers that are finished.
+
+    Their bytes are not read; see is_whole().
+    """
+    parts, digest = plan.parts, plan.digest
+    for number in numbers:
         name = part_name(number, plan.digits)
         found = load(os.path.join(staging, f"{name}.json"), FinishedPart)
-        with suppress(OSError):
-            if (
-                found
-                and found.plan == digest
-                and (found.part.file, found.part.num_records) == (name, len(part))
-                and found.part.sha256 == sha256_of(os.path.join(staging, name))
-            ):
-                finished[number] = found
-    return finished
+        same = found and (found.part.file, found.part.num_records) == (name, len(parts[number]))
+        if same and found.plan == digest:
+            yield number, found
+
+
+def is_whole(staging: str, finished: FinishedPart) -> bool:
+    """Whether the bytes of a part are those that were written."""
+    with suppress(OSError):
+        return finished.part.sha256 == sha256_of(os.path.join(staging, finished.part.file))
+    return False
 
 
 def has_finished_parts(staging: str) -> bool:
@@ -126,25 +133,22 @@ def has_finished_parts(staging: str) -> bool:
     return False
 
 
-def make_manifest(
-    plan: Plan, finished: dict[int, FinishedPart]
-) -> tuple[Manifest, ImageStatistics]:
+def make_manifest(plan: Plan, staging: str) -> tuple[Manifest, ImageStatistics]:
     """Return the manifest of a plan all of whose parts are finished, and the images' statistics.
 
     Raises InputError where they do not make one: they come from a stranger.
     """
     try:
-        return _make_manifest(plan, finished)
+        return _make_manifest(plan, staging)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
-        problem = "the hidden folder holds no dataset of img2ofrecord.py"
-        raise InputError(f"{problem}: remove it, or start again with --fresh") from None
+        raise InputError(
+            f"{staging} holds no dataset of img2ofrecord.py: remove it, or start again with --fresh"
+        ) from None
 
 
-def _make_manifest(
-    plan: Plan, finished: dict[int, FinishedPart]
-) -> tuple[Manifest, ImageStatistics]:
+def _make_manifest(plan: Plan, staging: str) -> tuple[Manifest, ImageStatistics]:
     labels, statistics, parts = Counter(), ImageStatistics(), []
-    for _, each in sorted(finished.items()):
+    for _, each in finished_parts(staging, plan, range(plan.part_num)):  # one at a time in memory
         labels.update({int(label): number for label, number in each.label_counts.items()})
         statistics.merge(ImageStatistics.from_state(each.statistics))
         parts.append(each.part.model_dump())

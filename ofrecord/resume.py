@@ -21,6 +21,7 @@ from .plan import (
     Plan,
     finished_parts,
     has_finished_parts,
+    is_whole,
     load,
     make_manifest,
     save,
@@ -85,7 +86,7 @@ def open_writers(options: ConvertOptions) -> Iterator[dict[str, DatasetWriter]]:
         try:
             yield writers
         except BaseException:
-            for writer in () if shared else writers.values():
+            for writer in () if shared or options.dry_run else writers.values():
                 if has_finished_parts(writer.staging) and not writer.committing:
                     log_what_is_kept(writer.staging)
             raise
@@ -101,75 +102,65 @@ def log_what_is_kept(staging: str) -> None:
     )
 
 
-def begin(
-    writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
-) -> dict[int, FinishedPart]:
-    """Write the plan and return the parts of it that are finished, by number.
+def begin(writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions) -> set[int]:
+    """Write the plan and return the numbers of those of its parts that are finished.
 
-    What another conversion left is removed, and the reason logged; a job, beside which others
-    may be running, raises InputError instead.
+    Of a job, of its share. What another conversion left is removed, and the reason logged; a
+    job, beside which others may be running, raises InputError instead.
     """
-    if writer.dry_run:
-        return {}
-    path, finished = os.path.join(writer.staging, PLAN_NAME), {}
+    path = os.path.join(writer.staging, PLAN_NAME)
     with (
         os_errors("write to", writer.staging),
         folder_lock(writer.staging, BUSY, wait=True),
     ):
         old = load(path, Plan)
         if old == plan and not options.fresh:
-            finished = finished_parts(writer.staging, plan)
-            for number in changed_parts(finished, plan, samples, options):
-                name = part_name(number, plan.digits)
-                log(f"{name} is made again, as its image files were changed")
-                os.remove(os.path.join(writer.staging, f"{name}.json"))
-                del finished[number]
-            if finished and not options.job:
-                number = f"{len(finished):,} of {count(plan.part_num, 'part')}"
-                log(f"{writer.folder}: continuing an interrupted conversion: {number} are finished")
-            return finished
-        if os.path.lexists(path):
+            return usable_parts(writer, plan, samples, options)
+        if os.path.lexists(path) and not options.fresh:
             why = ", ".join(plan.differences(old)) if old else "its plan is damaged"
             if options.job:
                 raise InputError(
                     f"{writer.staging} is of another conversion ({why}): remove it first"
                 )
-            if has_finished_parts(writer.staging) and not options.fresh:
-                log(
-                    f"{writer.folder}: an interrupted conversion is not continued, as these differ: {why}"
-                )
+            if has_finished_parts(writer.staging):
+                text = "an interrupted conversion is not continued, as these differ"
+                log(f"{writer.folder}: {text}: {why}")
         writer.clear(keep=SURVEY_NAME)
         save(path, plan)
-    return finished
+    return set()
 
 
-def changed_parts(
-    finished: dict[int, FinishedPart], plan: Plan, samples: Samples, options: ConvertOptions
-) -> list[int]:
-    """Return those parts whose images are not those that they were made of."""
-    changed, parts = [], plan.parts
-    for number, each in finished.items():
+def usable_parts(
+    writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
+) -> set[int]:
+    """Return the numbers of the parts that are whole, and whose images were not changed."""
+    parts, numbers = plan.parts, set()
+    for number, each in finished_parts(writer.staging, plan, share_of(plan, options)):
         names = samples.names[parts[number].start : parts[number].stop]
-        if each.stamps != stamps_of(options.image_root, names):
-            changed.append(number)
-    return changed
+        if not is_whole(writer.staging, each):
+            continue
+        if each.stamps == stamps_of(options.image_root, names):
+            numbers.add(number)
+        else:
+            log(f"{each.part.file} is made again, as its image files were changed")
+            os.remove(os.path.join(writer.staging, f"{each.part.file}.json"))
+    if numbers and not options.job:
+        number = f"{len(numbers):,} of {count(plan.part_num, 'part')}"
+        log(f"{writer.folder}: continuing an interrupted conversion: {number} are finished")
+    return numbers
 
 
-def parts_to_write(
-    plan: Plan, finished: dict[int, FinishedPart], options: ConvertOptions
-) -> dict[int, range]:
-    """Return the indices of the images of each part that this process has to write, by number."""
-    parts, (first, step) = plan.parts, options.share
-    numbers = range(first, plan.part_num, step)
-    return {number: parts[number] for number in numbers if number not in finished}
+def share_of(plan: Plan, options: ConvertOptions) -> range:
+    """Return the numbers of the parts that this process has to make."""
+    first, step = options.share
+    return range(first, plan.part_num, step)
 
 
 def keep(writer: DatasetWriter, finished: FinishedPart) -> None:
     """Write beside a part that it is finished."""
-    if not writer.dry_run:
-        path = os.path.join(writer.staging, f"{finished.part.file}.json")
-        with os_errors("write to", writer.folder, f"nothing was changed in {writer.folder}"):
-            save(path, finished)
+    path = os.path.join(writer.staging, f"{finished.part.file}.json")
+    with os_errors("write to", writer.folder, f"nothing was changed in {writer.folder}"):
+        save(path, finished)
 
 
 def report_jobs(writer: DatasetWriter, plan: Plan) -> None:
@@ -197,15 +188,16 @@ def finish(folder: str) -> Manifest:
         plan = load(os.path.join(staging, PLAN_NAME), Plan)
         if plan is None:
             raise InputError(f"{staging} has no whole {PLAN_NAME}: start the jobs again")
-        finished = finished_parts(staging, plan)
-        missing = [number for number in range(plan.part_num) if number not in finished]
+        numbers = range(plan.part_num)
+        finished = finished_parts(staging, plan, numbers)
+        missing = set(numbers).difference(n for n, each in finished if is_whole(staging, each))
         if missing:
             names = first_few(part_name(number, plan.digits) for number in missing)
             number = f"{len(missing):,} of {count(plan.part_num, 'part')}"
             raise InputError(
                 f"{folder}: {number} are not finished ({names}): start the jobs again that make them"
             )
-        manifest, statistics = make_manifest(plan, finished)
+        manifest, statistics = make_manifest(plan, staging)
         report(folder, manifest, statistics, time.perf_counter() - start)
         writer.commit(manifest)
     return manifest

@@ -53,9 +53,8 @@ def survey(
         found = None if options.fresh else load(path, Survey)
         if found is None or found.key != key:
             found = look_at_all(pack, samples, options, key)
-            if os.path.isdir(staging):  # not in a dry run
-                with os_errors("write to", staging):
-                    save(path, found)
+            with os_errors("write to", staging):
+                save(path, found)
     invalid = {int(index): reason for index, reason in found.problems.items()}
     problems = [(samples.names[index], reason) for index, reason in invalid.items()]
     stored = samples.take([index for index in range(len(samples)) if index not in invalid])

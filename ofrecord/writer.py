@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from runtime.atomic import (
@@ -67,7 +68,7 @@ class PartFile:
 class DatasetWriter:
     """Writes part files into a hidden folder, and commits them as a dataset.
 
-    Use as a context manager. ``digits`` are the part names' at least. With ``dry_run`` nothing
+    Use as a context manager. ``digits`` are the part names' at least. With ``dry_run`` no part
     is written; ``shared``: other processes write other parts at the same time. What is not
     committed is removed at the end, unless there are finished parts to continue with (plan.py).
     Raises InputError where the folder cannot take a dataset: it is a file, it holds what no
@@ -87,6 +88,7 @@ class DatasetWriter:
     def __enter__(self):
         if self.dry_run:
             check_target(self.folder)
+            self.staging = self._stack.enter_context(TemporaryDirectory(prefix="img2ofrecord-"))
             return self
         with os_errors("write to", self.folder), ExitStack() as stack:
             folder = Path(self.folder).absolute()
@@ -134,8 +136,6 @@ class DatasetWriter:
 
     def clear(self, keep: str = "") -> None:
         """Remove all that is in the hidden folder, but the file named ``keep``."""
-        if self.dry_run:
-            return
         with os_errors("write to", self.staging):
             for name in set(os.listdir(self.staging)) - {keep}:
                 os.remove(os.path.join(self.staging, name))
