@@ -24,6 +24,7 @@ check_environment(__name__)
 import io
 import os
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, BinaryIO
@@ -53,7 +54,7 @@ from ofrecord.packing import (
     plan_parts,
     survey,
 )
-from ofrecord.record import LENGTH, reused_record
+from ofrecord.record import LENGTH, Label, reused_record
 from ofrecord.report import report, report_conflicts
 from ofrecord.sources import read_samples
 from ofrecord.splits import split
@@ -137,17 +138,20 @@ def encode_img_file(
 
 
 def ndarray2ofrecords(
-    dsfile: BinaryIO, dataname: str, encoded_data: bytes, labelname: str, encoded_label: int
+    dsfile: BinaryIO, dataname: str, encoded_data: bytes, labelname: str, encoded_label: Label
 ) -> int:
     """Pack one image and its label into a record, write it, and return the number of bytes.
 
     The record is an OFRecord with a bytes feature (``dataname``: the encoded
-    image) and an int32 feature (``labelname``); before it comes its length, 8 bytes
+    image) and an int32 feature (``labelname``: the label, or a sequence of them), which is a
+    float feature for a sequence with floats; before it comes its length, 8 bytes
     little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises
     ValueError for a label that does not fit in int32.
     """
-    record, images, labels = reused_record(dataname, labelname)
-    images[0], labels[0] = encoded_data, encoded_label
+    labels = encoded_label if isinstance(encoded_label, Sequence) else [encoded_label]
+    is_float = any(isinstance(label, float) for label in labels)
+    record, images, values = reused_record(dataname, labelname, is_float)
+    images[:], values[:] = [encoded_data], labels
     # deterministic: a protobuf map has no order of its own, and the same
     # images should give the same bytes every time.
     serialized = record.SerializeToString(deterministic=True)
@@ -155,7 +159,7 @@ def ndarray2ofrecords(
 
 
 def pack_chunk(
-    options: ConvertOptions, interval: int, samples: list[tuple[str, int]], first: int = 0
+    options: ConvertOptions, interval: int, samples: list[tuple[str, Label]], first: int = 0
 ) -> Chunk:
     """Read, encode and pack images, given as (name, label): a worker process's job.
 
@@ -217,7 +221,7 @@ def write_dataset(
             result = f"{count(len(problems), 'invalid image')}; nothing was changed in {folder}"
             raise InputErrors(lines, f"{result} (--skip_bad skips them)")
         fields.update(options.manifest_fields)
-        manifest = writer.commit(samples.labels, samples.class_names, statistics, **fields)
+        manifest = writer.commit(statistics, **samples.label_fields, **fields)
     report(folder, manifest, statistics, time.perf_counter() - start, options.dry_run)
     report_conflicts(samples, statistics.digests, options.image_root)
 

@@ -10,7 +10,6 @@ their number.
 import hashlib
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
@@ -106,24 +105,15 @@ class DatasetWriter:
         )
 
     def commit(
-        self,
-        labels: list[int],
-        class_names: list[str] | None,
-        statistics: ImageStatistics,
-        channels: int | None = None,
-        **fields: Any,
+        self, statistics: ImageStatistics, channels: int | None = None, **fields: Any
     ) -> Manifest:
         """Make the manifest of the parts and commit them.
 
-        ``labels`` and ``statistics`` are those of the records; ``channels`` is 3 to have the
-        manifest say so where all images are gray; ``fields`` are further fields of the Manifest.
+        ``statistics`` are those of the records; ``channels`` is 3 to have the manifest say so
+        where all images are gray; ``fields`` are further fields of the Manifest: of the labels.
         """
-        counts = Counter(labels)
         manifest = Manifest(
-            num_records=len(labels),
-            num_classes=len(class_names) if class_names else max(max(counts) + 1, 0),
-            class_names=class_names,
-            label_counts={str(label): counts[label] for label in sorted(counts)},
+            num_records=sum(part.num_records for part in self.parts),
             image_format=self.image_format,
             parts=self.parts,
             # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
