@@ -16,7 +16,9 @@ def check_datasets(config: TrainConfig, train_set: Dataset, eval_set: Dataset | 
     """Raise InputError for the first reason why this training cannot be."""
     for folder, manifest in filter(None, (train_set, eval_set)):
         if manifest.label_length:
-            raise InputError(f"{folder}: a label is {manifest.label_kind}, and not a class")
+            raise InputError(
+                f"{folder}: a label is {manifest.label_kind}, and LeNet learns classes"
+            )
         if manifest.width is None and config.image_size is None:
             raise InputError(f"the images in {folder} vary in size: give --image_size")
     if WORLD_SIZE > 1:

@@ -29,7 +29,7 @@ def export(folder: str, target: str, flat: bool) -> int:
     """
     dataset = open_dataset(folder, all_hashes=True)
     if dataset.manifest.label_length and not flat:
-        raise InputError(f"{folder}: labels are no classes, which have folders: give --flat")
+        raise InputError(f"{folder}: its labels are not classes with folders: give --flat")
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise InputError(f"{target} exists and is not an empty folder: choose another")
     path = os.path.abspath(target)

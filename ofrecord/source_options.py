@@ -47,7 +47,7 @@ class SourceOptions(StrictModel):
     image_column: Name | None = option(None, "of image names, in a table; null: guessed", "NAME")
     label_column: Name | None = option(None, "of labels (A,B,C), in a table; null: guessed", "NAME")
     label_type: Literal["auto", "float"] = option(
-        "auto", "float: a table's labels are no classes, and are not stored as integers if 0 or 1"
+        "auto", "float: a table's labels are float32, also those of one column, or of 0 and 1 only"
     )
     classes: Name | None = option(
         None, "a file with a class name a line: the classes, in this order; null: sorted", "FILE"

@@ -27,7 +27,7 @@ def read_samples(options: SourceOptions) -> Samples:
         columns = Columns(*names, options.label_type == "float")
         samples, unused = read_label_file(options.label_dir, root, columns, options.classes)
         if options.classes and samples.vectors is not None:
-            raise InputError(f"--classes names classes, and labels in {options.label_dir} are none")
+            raise InputError(f"--classes is for classes, not for numbers in {options.label_dir}")
         kind = "image", "without a label"
     if splits:
         pairs = (f"{folder}/ for {options.folders[split]}" for split, folder in splits.items())

@@ -6,7 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from damage import change_record, ofrecord, rewrite_manifest
+from damage import change_record, frame, ofrecord, rewrite_manifest
 from helpers import (
     assert_one_error,
     convert,
@@ -283,8 +283,8 @@ REFUSED = {  # options: the one line
     "--label_column a,,b": "must have the column ''",
     "--label_column a,A": "--label_column a,A names a column twice",
     "--label_column \n": "must have the column ''",
-    "--label_column a,b --classes c.txt": "--classes names classes, and labels in",
-    "--label_column a --label_type float --classes c.txt": "--classes names classes",
+    "--label_column a,b --classes c.txt": "--classes is for classes, not for numbers in",
+    "--label_column a --label_type float --classes c.txt": "--classes is for classes",
     "--label_type float": "must have the column 'label'",
     "--label_type double": "label_type: it should be 'auto' or 'float'",
 }
@@ -423,6 +423,24 @@ def test_index(copies, name):
     assert ofrecord("check", copies / name).code == 0
 
 
+def test_integers_of_another_converter(images, tmp_path):
+    """int64, and other values than 0 and 1."""
+    (tmp_path / "d").mkdir()
+    with (tmp_path / "d/part-0").open("wb") as file:
+        for label in ([5, 0], [-2, 0], [0, 2**40]):
+            record = OFRecord()
+            record.feature["images"].bytes_list.value.append((images / "in/3.png").read_bytes())
+            record.feature["labels"].int64_list.value.extend(label)
+            file.write(frame(record))
+    result = ofrecord("index", tmp_path / "d")
+    assert result.code == 0 and "2 int64 label columns" in result.out, result
+    assert read_manifest(tmp_path / "d")["label_counts"] == {"0": 2, "1": 1}
+    assert ofrecord("check", tmp_path / "d").code == 0
+    assert ofrecord("export", tmp_path / "d", tmp_path / "out", "--flat").code == 0
+    table = (tmp_path / "out/labels.csv").read_text().splitlines()
+    assert table[0] == "image,0,1" and table[3] == f"00000002.png,0,{2**40}"
+
+
 @pytest.mark.parametrize(
     "kind, values, text",
     [
@@ -544,10 +562,12 @@ def test_the_trainer_refuses_them(datasets, converted, tmp_path):
     options = ["--steps", 1, "--run_dir", tmp_path / "run"]
     result = train(datasets / "hot", *options)
     assert_one_error(
-        result, f"{datasets / 'hot'}: a label is an int32 list of length 3, and not a class"
+        result,
+        f"{datasets / 'hot'}: a label is an int32 list of length 3, and LeNet learns classes",
     )
     result = train(converted, *options, "--eval_dataset_dir", datasets / "one")
     assert_one_error(
-        result, f"{datasets / 'one'}: a label is a float32 list of length 1, and not a class"
+        result,
+        f"{datasets / 'one'}: a label is a float32 list of length 1, and LeNet learns classes",
     )
     assert not (tmp_path / "run").exists()
