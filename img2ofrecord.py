@@ -24,6 +24,7 @@ check_environment(__name__)
 import io
 import os
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import BinaryIO
@@ -54,17 +55,9 @@ from ofrecord.packing import (
     pack_all,
 )
 from ofrecord.plan import Plan, make_manifest
-from ofrecord.record import LENGTH, reused_record
+from ofrecord.record import LENGTH, Label, reused_record
 from ofrecord.report import report, report_conflicts, report_dry_run
-from ofrecord.resume import (
-    begin,
-    keep,
-    make_plan,
-    open_writers,
-    report_jobs,
-    share_of,
-    stamp_of,
-)
+from ofrecord.resume import begin, keep, make_plan, open_writers, report_jobs, stamp_of
 from ofrecord.sources import read_samples
 from ofrecord.splits import split
 from ofrecord.statistics import ImageStatistics, sampling_interval
@@ -94,8 +87,10 @@ def main() -> None:
         for name, each in outputs.items():
             plan = make_plan(each, part_nums[name], options, fields)
             manifests[name] = write_parts(writers[name], plan, each, options)
-        if not options.job:
-            for name, manifest in manifests.items():
+        for name, manifest in manifests.items():
+            if options.dry_run:
+                report_dry_run(options.folders[name], manifest)
+            elif not options.job:
                 writers[name].commit(manifest)
     if not options.dry_run:
         output("Process image successfully !!!")
@@ -152,17 +147,20 @@ def encode_img_file(
 
 
 def ndarray2ofrecords(
-    dsfile: BinaryIO, dataname: str, encoded_data: bytes, labelname: str, encoded_label: int
+    dsfile: BinaryIO, dataname: str, encoded_data: bytes, labelname: str, encoded_label: Label
 ) -> int:
     """Pack one image and its label into a record, write it, and return the number of bytes.
 
     The record is an OFRecord with a bytes feature (``dataname``: the encoded
-    image) and an int32 feature (``labelname``); before it comes its length, 8 bytes
+    image) and an int32 feature (``labelname``: the label, or a sequence of them), which is a
+    float feature for a sequence with floats; before it comes its length, 8 bytes
     little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises
     ValueError for a label that does not fit in int32.
     """
-    record, images, labels = reused_record(dataname, labelname)
-    images[0], labels[0] = encoded_data, encoded_label
+    labels = encoded_label if isinstance(encoded_label, Sequence) else [encoded_label]
+    is_float = any(isinstance(label, float) for label in labels)
+    record, images, values = reused_record(dataname, labelname, is_float)
+    images[:], values[:] = [encoded_data], labels
     # deterministic: a protobuf map has no order of its own, and the same
     # images should give the same bytes every time.
     serialized = record.SerializeToString(deterministic=True)
@@ -170,7 +168,7 @@ def ndarray2ofrecords(
 
 
 def pack_chunk(
-    options: ConvertOptions, interval: int, samples: list[tuple[str, int]], first: int = 0
+    options: ConvertOptions, interval: int, samples: list[tuple[str, Label]], first: int = 0
 ) -> Chunk:
     """Read, encode and pack images, given as (name, label): a worker process's job.
 
@@ -214,14 +212,13 @@ def write_parts(
     is missing or invalid, after looking at all.
     """
     start, problems = time.perf_counter(), []
-    finished, plan_digest, parts = begin(writer, plan, samples, options), plan.digest, plan.parts
-    parts = {n: parts[n] for n in share_of(plan, options) if n not in finished}
+    parts = begin(writer, plan, samples, options)
     num_images = sum(map(len, parts.values()))
     pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
     chunks = pack_all(pack, samples, parts.values(), options)
     with ConversionProgress(num_images, options) as progress, closing(chunks):
         for number, part in parts.items():
-            packed = PackedPart(samples.labels[part.start : part.stop])
+            packed = PackedPart()
             with writer.new_part(number, len(part)) as file:
                 while packed.num_images < len(part):
                     chunk = next(chunks)
@@ -230,17 +227,15 @@ def write_parts(
                     progress.saved(chunk)
             problems += packed.problems
             if not packed.problems:
-                keep(writer, packed.finish(plan_digest, file.part))
+                keep(writer, packed.finish(plan.digest, file.part))
     if problems:
-        if not (options.job or finished):
+        if len(parts) == plan.part_num:  # nothing was there before
             writer.clear()
         raise invalid_images(problems, options, writer.folder)
     if options.job:
         return report_jobs(writer, plan)
     manifest, statistics = make_manifest(plan, writer.staging)
     report(writer.folder, manifest, statistics, time.perf_counter() - start, num_images)
-    if options.dry_run:
-        report_dry_run(writer.folder, manifest)
     report_conflicts(samples, statistics.digests, options.image_root)
     return manifest
 

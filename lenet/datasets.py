@@ -14,9 +14,13 @@ RESHARD = "`python -m ofrecord merge {} NEW_DIR --part_num {}` copies it into eq
 
 def check_datasets(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None) -> None:
     """Raise InputError for the first reason why this training cannot be."""
-    for dataset in filter(None, (train_set, eval_set)):
-        if dataset.manifest.width is None and config.image_size is None:
-            raise InputError(f"the images in {dataset.folder} vary in size: give --image_size")
+    for folder, manifest in filter(None, (train_set, eval_set)):
+        if manifest.label_length:
+            raise InputError(
+                f"{folder}: a label is {manifest.label_kind}, and LeNet learns classes"
+            )
+        if manifest.width is None and config.image_size is None:
+            raise InputError(f"the images in {folder} vary in size: give --image_size")
     if WORLD_SIZE > 1:
         check_ranks(config, train_set, eval_set)
     if config.batch_size > WORLD_SIZE * min(train_set.records_per_rank(WORLD_SIZE)):

@@ -5,6 +5,7 @@ from runtime.environment import check_environment
 check_environment(__name__)
 
 import os
+from array import array
 from collections import Counter
 
 import numpy as np
@@ -40,6 +41,7 @@ from .merge import merge
 from .record import IMAGE_FEATURE, LABEL_FEATURE
 from .report import copies_text, digests_of, name_conflicts
 from .resume import finish
+from .vectors import counted, describe_columns
 
 ACTIONS = {
     "check": "read every byte again and name what is wrong by part and record",
@@ -179,26 +181,33 @@ def index(args) -> None:
 
 
 def show(args) -> None:
-    """Print counts, sizes and a histogram of the classes; draw the contact sheet."""
+    """Print counts, sizes and a histogram of the classes or columns; draw the contact sheet."""
     from .sheet import Sampler, draw_sheet  # matplotlib takes a second to import
 
     manifest = load_manifest(args.folder)
-    labels, sampler = Counter(), Sampler()
+    kind, values, sampler = manifest.label_kind, array("d"), Sampler()
+    is_float = kind.type == "float32"
+    labels = Counter({0: 0} if is_float else dict.fromkeys(map(int, manifest.label_counts), 0))
     bar = tqdm(total=manifest.num_records, unit="record", disable=None, leave=False)
     with bar:
         for _, _, data, label in read_records(args.folder, manifest):
-            labels[label] += 1
-            sampler.add(label, data)
+            values.extend(label if is_float else ())
+            for group in [0] if is_float else counted(label, kind):
+                labels[group] += 1
+                sampler.add(group, data)
             bar.update()
     samples = decode_samples(sampler.samples, args.folder)
-    known = dict(enumerate(manifest.class_names or []))
+    known = {0: "all"} if is_float else dict(enumerate(manifest.class_names or []))
     names = {label: one_line(known.get(label, label)) for label in labels}
     output(f"{args.folder}: {manifest.summary}")
     figures = [" ".join(f"{value:.1f}" for value in each) for each in (manifest.mean, manifest.std)]
     output(f"pixels: mean {figures[0]}, standard deviation {figures[1]} (0 to 255)")
     if manifest.skipped:
         output(f"skipped: {count(len(manifest.skipped), 'image')}, listed in {MANIFEST_NAME}")
-    print_histogram(labels, names)
+    if is_float:
+        output(*describe_columns(values, list(map(one_line, manifest.class_names))))
+    else:
+        print_histogram(labels, names)
     sheet = args.sheet or args.folder.rstrip("/") + "_sheet.png"
     with os_errors("write the contact sheet", sheet):
         draw_sheet(sheet, manifest.summary, samples, names, labels)
@@ -224,13 +233,13 @@ BAR, MOST_CLASSES = 40, 50
 
 def print_histogram(labels: Counter, names) -> None:
     """Print a line for each class: name, count, bar; the fifty largest where there are more."""
-    most, some = max(labels.values()), [label for label, _ in labels.most_common(MOST_CLASSES)]
+    most, some = max(labels.values()) or 1, [label for label, _ in labels.most_common(MOST_CLASSES)]
     shown = sorted(labels) if len(labels) <= MOST_CLASSES else some
     width = min(max(len(names[label]) for label in shown), 30)
     for label in shown:
-        bar = "█" * max(1, round(BAR * labels[label] / most))
+        bar = "█" * max(labels[label] > 0, round(BAR * labels[label] / most))
         number = f"{labels[label]:>{len(f'{most:,}')},}"
-        output(f"  {names[label][:30]:>{width}}  {number}  {bar}")
+        output(f"  {names[label][:30]:>{width}}  {number}  {bar}".rstrip())
     if len(labels) > len(shown):
         output(f"  … and {len(labels) - len(shown):,} smaller classes")
 

@@ -27,8 +27,9 @@ from .manifest import (
     load_manifest,
     part_name,
 )
-from .record import LENGTH, BadRecord, read_record, split_part
+from .record import LENGTH, BadRecord, LabelKind, read_record, split_part
 from .statistics import ImageStatistics
+from .vectors import counted, label_fields
 
 # Why OneFlow turns an image into other pixels than OpenCV without a word. (Of
 # others, such as a palette, it makes much the same.)
@@ -47,17 +48,13 @@ class PartReport:
 
     def __init__(self, path: str):
         self.path, self.file = path, os.path.basename(path)
-        self.num_bytes, self.sha256 = 0, ""
-        self.labels = Counter()  # {label: records}
-        self.records = array("q")  # the label of each record with a valid image
-        self.label_types = set()  # of "int32" and "int64"
+        self.num_records, self.num_bytes, self.sha256 = 0, 0, ""
+        self.labels = Counter()  # {label: records}, or of labels that are lists {column: records}
+        self.records = array("q")  # the label of each record with a valid image; 0 for a list
+        self.label_kinds: set[LabelKind] = set()
         self.kinds = set()  # (image format, whether its header says gray), such as ("PNG", False)
         self.statistics = ImageStatistics()  # reencode_reasons: why OneFlow may misread an image
         self.problems: list[str] = []  # lines with file, record and reason
-
-    @property
-    def num_records(self) -> int:
-        return self.labels.total()
 
 
 def check_parts(
@@ -81,7 +78,7 @@ def check_parts(
 def check_part(folder: str, features: Features, manifest: Manifest | None, file: str) -> PartReport:
     """Check one part file: framing, sum, records and images, against the manifest if any."""
     path, digest = os.path.join(folder, file), hashlib.sha256()
-    report = PartReport(path)
+    report, kind = PartReport(path), manifest.label_kind if manifest else None
     problems = report.problems
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     try:
@@ -90,13 +87,14 @@ def check_part(folder: str, features: Features, manifest: Manifest | None, file:
                 digest.update(LENGTH.pack(len(serialized)) + serialized)
                 report.num_bytes += LENGTH.size + len(serialized)
                 try:
-                    data, label, label_type = read_record(serialized, index, *features)
-                    report.labels[label] += 1
-                    report.label_types.add(label_type)
+                    data, label, label_kind = read_record(serialized, index, *features, kind)
+                    report.num_records += 1
+                    report.labels.update(counted(label, label_kind))
+                    report.label_kinds.add(label_kind)
                     header, image = read_image(data)
                     report.kinds.add((header.kind, header.gray))
                     report.statistics.add(image)
-                    report.records.append(label)
+                    report.records.append(label if label_kind.length is None else 0)
                     _compare(header, image, manifest)
                 except BadRecord as error:
                     problems.append(f"{path}, {error}")
@@ -154,6 +152,9 @@ def compare_totals(folder: str, reports: list[PartReport], manifest: Manifest | 
     problems += [
         f"{os.path.join(folder, name)} does not belong to this dataset" for name in strangers
     ]
+    kinds = sorted(map(str, set().union(*(report.label_kinds for report in reports))))
+    if len(kinds) > 1:
+        problems.append(f"{folder}: some labels are {' and some '.join(kinds[:3])}")
     labels = sum((report.labels for report in reports), Counter())
     listed = manifest.label_counts if manifest else labels
     for label in sorted({*labels, *map(int, listed)}):
@@ -193,19 +194,14 @@ def index_parts(folder: str, features: Features, workers: int) -> Manifest:
         raise InputErrors(
             problems, f"{count(len(problems), 'problem')} in {folder}; nothing was written"
         )
-    label_types = set().union(*(report.label_types for report in reports))
-    if len(label_types) > 1:
-        raise InputError(f"{folder}: some labels are int32 and some int64")
-    manifest = _make_manifest(folder, features, reports, label_types.pop())
+    manifest = _make_manifest(folder, features, reports)
     path = os.path.join(folder, MANIFEST_NAME)
     with os_errors("write", path), replace_file(path, "w") as file:
         file.write(manifest.to_json())
     return manifest
 
 
-def _make_manifest(
-    folder: str, features: Features, reports: list[PartReport], label_type: str
-) -> Manifest:
+def _make_manifest(folder: str, features: Features, reports: list[PartReport]) -> Manifest:
     labels = sum((report.labels for report in reports), Counter())
     kinds = set().union(*(report.kinds for report in reports))
     statistics = ImageStatistics()
@@ -225,15 +221,12 @@ def _make_manifest(
         for each in reports
     ]
     return Manifest(
-        num_records=labels.total(),
-        num_classes=max(labels) + 1,
-        class_names=None,
-        label_counts={str(label): labels[label] for label in sorted(labels)},
+        num_records=sum(report.num_records for report in reports),
         image_format=extensions[formats.pop()] if len(formats) == 1 else None,
         plain_jpeg=kinds == {("JPEG", False)} and statistics.channels == 3 and not reasons,
         image_feature=features.image,
         label_feature=features.label,
-        label_type=label_type,
+        **label_fields(*reports[0].label_kinds, labels, None),
         parts=parts,
         **statistics.manifest_fields(),
     )

@@ -26,7 +26,7 @@ from .manifest import (
     Part,
     load_manifest,
 )
-from .record import BadRecord, read_part
+from .record import BadRecord, Label, read_part
 
 CHECK = "`python -m ofrecord check {}` lists all problems"
 
@@ -105,7 +105,7 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
     return Dataset(folder, manifest)
 
 
-def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, bytes, int]]:
+def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, bytes, Label]]:
     """Yield (path of the part, index in it, encoded image, label) of each record.
 
     Raises InputError for a part that cannot be read, and for a damaged record.
@@ -114,7 +114,8 @@ def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, by
         path = os.path.join(folder, part.file)
         try:
             with os_errors("read", path):
-                for record in read_part(path, manifest.image_feature, manifest.label_feature):
+                features = manifest.image_feature, manifest.label_feature
+                for record in read_part(path, *features, manifest.label_kind):
                     yield path, *record
         except BadRecord as error:
             raise InputError(f"{path}, {error}; {CHECK.format(folder)}") from None

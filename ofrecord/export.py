@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 
+import numpy as np
 from tqdm import tqdm
 
 from runtime.cli import InputError, os_errors
@@ -27,6 +28,8 @@ def export(folder: str, target: str, flat: bool) -> int:
     empty, and for a damaged dataset.
     """
     dataset = open_dataset(folder, all_hashes=True)
+    if dataset.manifest.label_length and not flat:
+        raise InputError(f"{folder}: its labels are not classes with folders: give --flat")
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise InputError(f"{target} exists and is not an empty folder: choose another")
     path = os.path.abspath(target)
@@ -43,9 +46,9 @@ def export(folder: str, target: str, flat: bool) -> int:
 
 
 def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:
-    names = manifest.class_names
+    names, (dtype, columns) = manifest.class_names, manifest.label_kind
     folders = folder_names(manifest)
-    if names:
+    if names and not columns:
         with open(os.path.join(target, CLASSES), "w", encoding="utf-8") as file:
             file.writelines(f"{name}\n" for name in names)
     if not flat:
@@ -55,15 +58,17 @@ def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:
     labels = os.path.join(target, LABELS) if flat else os.devnull
     with bar, open(labels, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("image", "label"))
+        table.writerow(("image", *(names if columns else ["label"])))
         for number, (path, index, image, label) in enumerate(read_records(folder, manifest)):
             try:
                 name = f"{number:08d}{extension_of(image)}"
             except BadImage as error:
                 raise damaged(folder, path, index, f"invalid image: {error}") from None
-            if label not in folders:
+            if not columns and label not in folders:
                 raise damaged(folder, path, index, f"{MANIFEST_NAME} has no label {label}")
-            table.writerow((name, names[label] if names else label))
+            # A float32's text is the shortest that is read as the same number.
+            values = np.array(label, dtype) if columns else [names[label] if names else label]
+            table.writerow((name, *values))
             name = name if flat else os.path.join(folders[label], name)
             with open(os.path.join(target, name), "wb") as image_file:
                 image_file.write(image)

@@ -6,10 +6,15 @@ import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
+from typing import Any
+
+import numpy as np
 
 from runtime.cli import first_few, os_errors
 
 from .images import IMAGE_EXTENSIONS
+from .record import Label, LabelKind
+from .vectors import label_fields
 
 THUMBNAILS = "@eaDir"  # folders that a Synology NAS puts beside images
 SET_NAMES = {"train": "training set", "val": "validation set", "test": "test set"}
@@ -28,7 +33,8 @@ class Samples:
     ``names`` is a list of str, ``labels`` an int32 array of the same length,
     ``class_names`` a list that labels index, or None where labels are only
     numbers. ``groups`` is None, or names for each image the group of images that
-    a split keeps together, or None.
+    a split keeps together, or None. ``vectors`` is None, or labels that are several numbers,
+    int32 or float32 (n, k), in columns that ``class_names`` names; ``labels`` are 0 then.
     """
 
     def __init__(
@@ -37,18 +43,30 @@ class Samples:
         labels: Iterable[int] = (),
         class_names: list[str] | None = None,
         groups: list[str | None] | None = None,
+        vectors: np.ndarray | None = None,
     ):
         self.names = list(names)
         self.labels = array("i", labels)
         self.class_names = class_names
         self.groups = groups
+        self.vectors = vectors
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: slice) -> list[tuple[str, int]]:
+    def __getitem__(self, index: slice) -> list[tuple[str, Label]]:
         """Return the (name, label) pairs of a slice."""
-        return list(zip(self.names[index], self.labels[index], strict=True))
+        labels = self.labels[index] if self.vectors is None else self.vectors[index].tolist()
+        return list(zip(self.names[index], labels, strict=True))
+
+    @property
+    def label_fields(self) -> dict[str, Any]:
+        """The fields of a Manifest about the labels."""
+        if self.vectors is None:
+            return label_fields(LabelKind("int32"), Counter(self.labels), self.class_names)
+        kind = LabelKind(self.vectors.dtype.name, self.vectors.shape[1])
+        counts = Counter(dict(enumerate(np.count_nonzero(self.vectors, axis=0).tolist())))
+        return label_fields(kind, counts, self.class_names)
 
     def class_name(self, label: int) -> str:
         return self.class_names[label] if self.class_names else str(label)
@@ -57,7 +75,8 @@ class Samples:
         """Return the Samples at these indices, in their order."""
         names, labels = ([of[i] for i in indices] for of in (self.names, self.labels))
         groups = self.groups and [self.groups[i] for i in indices]
-        return Samples(names, labels, self.class_names, groups)
+        vectors = None if self.vectors is None else self.vectors[indices]
+        return Samples(names, labels, self.class_names, groups, vectors)
 
 
 def natural_key(name: str) -> list:
@@ -184,6 +203,9 @@ def problem_of(name: str) -> str | None:
 def doubts(samples: Samples) -> list[str]:
     """Return what looks wrong with the classes, a line each."""
     names = samples.class_names or []
+    if samples.vectors is not None:
+        same = [names[n] for n in np.flatnonzero(np.ptp(samples.vectors, axis=0) == 0)]
+        return [f"columns with one value in all images: {first_few(same)}"] if same else []
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(fold(name), []).append(name)

@@ -17,7 +17,7 @@ from runtime.atomic import read_small_file, why_no_folder
 from runtime.cli import InputError, count, os_errors
 
 from .images import DEFAULT_BACKGROUND, FORMATS
-from .record import IMAGE_FEATURE, LABEL_FEATURE
+from .record import IMAGE_FEATURE, LABEL_FEATURE, LabelKind
 from .settings import Count, Name, StrictModel, load_json, validate
 
 MANIFEST_NAME = "dataset.json"
@@ -56,8 +56,8 @@ class Manifest(StrictModel):
 
     layout: Literal[2] = LAYOUT
     num_records: Annotated[int, Field(ge=1, le=2**40)]
-    num_classes: Annotated[int, Field(ge=0, le=2**31)]  # the largest label + 1
-    class_names: list[Name] | None  # None where labels are unnamed
+    num_classes: Annotated[int, Field(ge=0, le=2**31)]  # the largest label + 1; or label_length
+    class_names: list[Name] | None  # or columns'; None where labels are unnamed
     label_counts: dict[Annotated[str, Field(pattern="^(0|-?[1-9][0-9]{0,9})$")], Count]
     image_format: Annotated[str, Field(max_length=8)] | None  # as a file extension; None: mixed
     channels: Literal[1, 3]  # 3 if any image is in colour
@@ -74,7 +74,10 @@ class Manifest(StrictModel):
     num_measured: Count  # images that mean, std and histogram are of
     image_feature: Name = IMAGE_FEATURE
     label_feature: Name = LABEL_FEATURE
-    label_type: Literal["int32", "int64"] = "int32"
+    label_type: Literal["int32", "int64", "float32"] = "int32"
+    # k: a label is a list of k numbers, of columns, not a class. Then label_counts are the records
+    # in which a column is not 0; none for float32.
+    label_length: Annotated[int, Field(ge=1, le=2**20)] | None = None
     split_id: Annotated[str, Field(max_length=64)] | None = (
         None  # the same in datasets of one split
     )
@@ -84,10 +87,15 @@ class Manifest(StrictModel):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self):
+        length, is_float = self.label_length, self.label_type == "float32"
+        columns = {str(column) for column in range(0 if is_float else length or 0)}
         checks = {
             "parts are named": [part.file for part in self.parts] == self.part_names,
             "records add up": sum(part.num_records for part in self.parts) == self.num_records,
-            "labels add up": sum(self.label_counts.values()) == self.num_records,
+            "labels add up": length or sum(self.label_counts.values()) == self.num_records,
+            "labels are classes": length or not is_float,
+            "columns are named": not length or (self.class_names and length == self.num_classes),
+            "columns are counted": not length or self.label_counts.keys() == columns,
             "classes agree": max(map(int, self.label_counts), default=-1) < self.num_classes,
             "class names agree": self.class_names is None
             or len(set(self.class_names)) == len(self.class_names) == self.num_classes,
@@ -129,10 +137,17 @@ class Manifest(StrictModel):
         kind = f"{self.color_name} "
         kind += f"{FORMATS[self.image_format]} image" if self.image_format else "image"
         size = f"{self.width}x{self.height}" if self.width else "of different sizes"
+        labels = f"{len(self.label_counts):,} classes"
+        if self.label_length:
+            labels = count(self.label_length, f"{self.label_type} label column")
         return (
-            f"{count(self.num_records, kind)} {size}, {len(self.label_counts):,} classes, "
+            f"{count(self.num_records, kind)} {size}, {labels}, "
             f"in {count(len(self.parts), 'part')}, {self.num_bytes:,} bytes"
         )
+
+    @property
+    def label_kind(self) -> LabelKind:
+        return LabelKind(self.label_type, self.label_length)
 
     @property
     def num_bytes(self) -> int:
@@ -141,7 +156,8 @@ class Manifest(StrictModel):
     @property
     def digest(self) -> str:
         """A SHA-256 that identifies the whole dataset, as it covers every part's."""
-        return digest_of(self.model_dump())
+        # Runs of earlier versions keep the digest of the fields that there were.
+        return digest_of(self.model_dump(exclude=None if self.label_length else {"label_length"}))
 
     def to_json(self) -> str:
         """Return the manifest file's text: the same dataset always gives the same text."""

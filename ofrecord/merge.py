@@ -25,7 +25,7 @@ from .writer import DatasetWriter
 ALIKE = {
     "image_feature": "image features are named",
     "label_feature": "label features are named",
-    "label_type": "labels are",
+    "label_kind": "labels are",
     "image_format": "images are",
     "color_name": "images are",
     "width": "widths are",
@@ -61,8 +61,7 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
         if num_parts > num_records:
             raise InputError(f"--part_num {num_parts}: there are only {num_records:,} records")
         records = in_order(datasets) if seed is None else shuffled(datasets, seed)
-        digits = manifests[0].digits
-        writer, parts = stack.enter_context(DatasetWriter(target, digits)), []
+        writer, parts = stack.enter_context(DatasetWriter(target, manifests[0].digits)), []
         bar = stack.enter_context(tqdm(total=num_records, unit="record", disable=None))
         for number, size in enumerate(part_sizes(num_records, num_parts)):
             with writer.new_part(number, size) as part_file:
@@ -73,8 +72,7 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
                     part_file.write(LENGTH.pack(len(serialized)) + serialized)
             parts.append(part_file.part)
             bar.update(size)
-        fields = manifest_fields(datasets, class_names, new_labels)
-        manifest = Manifest(**fields, parts=parts)
+        manifest = Manifest(**manifest_fields(datasets, class_names, new_labels), parts=parts)
         writer.commit(manifest)
         return manifest
 
@@ -83,16 +81,15 @@ def check_fit(datasets: list[Dataset]) -> None:
     """Raise InputError unless the datasets can be one."""
     first = datasets[0]
     for other in datasets[1:]:
+        folders = f"{first.folder} and {other.folder} do not fit together"
         for name, what in ALIKE.items():
             one, two = getattr(first.manifest, name), getattr(other.manifest, name)
             if one != two:
-                folders = f"{first.folder} and {other.folder}"
-                raise InputError(f"{folders} do not fit together: their {what} {one} and {two}")
+                raise InputError(f"{folders}: their {what} {one} and {two}")
         if (first.manifest.class_names is None) != (other.manifest.class_names is None):
-            raise InputError(
-                f"{first.folder} and {other.folder} do not fit together: "
-                "only one of them has names for its classes"
-            )
+            raise InputError(f"{folders}: only one of them has names for its classes")
+        if first.manifest.label_length and first.manifest.class_names != other.manifest.class_names:
+            raise InputError(f"{folders}: their labels are from different columns")
     owners: dict[str, str] = {}
     for folder, manifest in datasets:
         owner = owners.setdefault(manifest.digest, folder)
@@ -125,9 +122,9 @@ def relabel(serialized: bytes, manifest: Manifest, new: dict[int, int]) -> bytes
     """Return a record with its new label. Raises InputError where the manifest lies."""
     features = manifest.image_feature, manifest.label_feature
     try:
-        _, label, label_type = read_record(serialized, 0, *features)
+        _, label, kind = read_record(serialized, 0, *features)
         record = OFRecord.FromString(serialized)
-        values = getattr(record.feature[features[1]], f"{label_type}_list").value
+        values = getattr(record.feature[features[1]], f"{kind.type}_list").value
         values[0] = new[label]
     except (BadRecord, KeyError) as error:
         raise InputError(f"a record is not as {MANIFEST_NAME} says: {error}") from None
@@ -199,7 +196,7 @@ def manifest_fields(
             labels[new.get(int(label), int(label))] += number
     first = manifests[0].model_dump(exclude={"parts"})
     return first | {
-        "num_records": labels.total(),
+        "num_records": sum(manifest.num_records for manifest in manifests),
         "num_classes": len(class_names or ()) or max(each.num_classes for each in manifests),
         "class_names": class_names,
         "label_counts": {str(label): labels[label] for label in sorted(labels)},

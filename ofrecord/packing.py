@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from functools import partial
@@ -30,6 +29,7 @@ from .labels import Samples, fold, list_images
 from .manifest import Part
 from .options import MOST_LINES, ConvertOptions
 from .plan import FinishedPart
+from .record import Label
 from .statistics import ImageStatistics
 
 
@@ -50,9 +50,9 @@ class Chunk(NamedTuple):
 class PackedPart:
     """What is known of a part while its chunks are written."""
 
-    def __init__(self, labels: Iterable[int]):
+    def __init__(self):
         self.num_images, self.problems = 0, []
-        self._labels, self._statistics, self._stamps = labels, ImageStatistics(), hashlib.sha256()
+        self._statistics, self._stamps = ImageStatistics(), hashlib.sha256()
 
     def add(self, chunk: Chunk) -> None:
         self.num_images += chunk.num_images
@@ -62,12 +62,10 @@ class PackedPart:
 
     def finish(self, plan_digest: str, part: Part) -> FinishedPart:
         """Return what is kept of the part, which is on the disk now."""
-        counts = Counter(self._labels)
         return FinishedPart(
             plan=plan_digest,
             part=part,
             stamps=self._stamps.hexdigest(),
-            label_counts={str(label): counts[label] for label in sorted(counts)},
             statistics=self._statistics.state,
         )
 
@@ -94,7 +92,7 @@ BIT_DEPTHS = 8, 10, 12, 14, 16  # of --max_value auto: those that cameras and sc
 
 
 def pack_all(
-    pack: Callable[[list[tuple[str, int]], int], Any],
+    pack: Callable[[list[tuple[str, Label]], int], Any],
     samples: Samples,
     parts: Iterable[range],
     options: ConvertOptions,

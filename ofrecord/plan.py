@@ -9,9 +9,9 @@ removed when the dataset is committed.
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from runtime.cli import InputError
 from .dataset import sha256_of
 from .images import FORMATS
 from .manifest import MANIFEST_NAME, PART_PATTERN, Manifest, Part, digest_of, part_name, part_sizes
-from .settings import Count, Model, StrictModel, load_json, validate
+from .settings import Model, StrictModel, load_json, validate
 from .statistics import ImageStatistics, StatisticsState
 
 PLAN_NAME, SURVEY_NAME = "plan.json", "survey.json"
@@ -46,11 +46,11 @@ class Plan(StrictModel):
     encoding: dict[str, Any]  # options of the converter
     manifest_fields: dict[str, Any]  # those that do not follow from the images
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.model_dump())
 
-    @property
+    @cached_property
     def parts(self) -> list[range]:
         """The indices of each part's images."""
         ends = list(accumulate(part_sizes(self.num_records, self.part_num), initial=0))
@@ -68,7 +68,7 @@ class Plan(StrictModel):
             "image_format": "img_format",
             "opencv": "the version of OpenCV",
         }
-        ignored = {"encoding", "manifest_fields"}
+        ignored = {"encoding", "manifest_fields", "label_counts", "num_classes"}
         return [
             names.get(name, name)
             for name in ours
@@ -82,7 +82,6 @@ class FinishedPart(StrictModel):
     plan: Digest
     part: Part
     stamps: Digest  # of the sizes and time stamps of its images' files
-    label_counts: dict[str, Count]
     statistics: StatisticsState
 
 
@@ -109,12 +108,11 @@ def finished_parts(
 
     Their bytes are not read; see is_whole().
     """
-    parts, digest = plan.parts, plan.digest
     for number in numbers:
         name = part_name(number, plan.digits)
+        expected = plan.digest, name, len(plan.parts[number])
         found = load(os.path.join(staging, f"{name}.json"), FinishedPart)
-        same = found and (found.part.file, found.part.num_records) == (name, len(parts[number]))
-        if same and found.plan == digest:
+        if found and (found.plan, found.part.file, found.part.num_records) == expected:
             yield number, found
 
 
@@ -147,19 +145,17 @@ def make_manifest(plan: Plan, staging: str) -> tuple[Manifest, ImageStatistics]:
 
 
 def _make_manifest(plan: Plan, staging: str) -> tuple[Manifest, ImageStatistics]:
-    labels, statistics, parts = Counter(), ImageStatistics(), []
+    statistics, parts = ImageStatistics(), []
     for _, each in finished_parts(staging, plan, range(plan.part_num)):  # one at a time in memory
-        labels.update({int(label): number for label, number in each.label_counts.items()})
         statistics.merge(ImageStatistics.from_state(each.statistics))
         parts.append(each.part.model_dump())
+    if statistics.num_images != plan.num_records:
+        raise ValueError
     fields = dict(plan.manifest_fields)
     channels = fields.pop("channels", None)
-    class_names = fields["class_names"]
     manifest = Manifest.model_validate(
         {
             "num_records": plan.num_records,
-            "num_classes": len(class_names) if class_names else max(max(labels) + 1, 0),
-            "label_counts": {str(label): labels[label] for label in sorted(labels)},
             "parts": parts,
             # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
             "plain_jpeg": FORMATS[fields["image_format"]] == "JPEG" and not statistics.num_gray,

@@ -6,7 +6,8 @@ A part file is records one after the other. A record is a length in bytes
     message OFRecord { map<string, Feature> feature = 1; }
 
 It holds two features: ``images``, a bytes list with one encoded image (a whole
-PNG or JPEG file), and ``labels``, an int32 list with one label::
+PNG or JPEG file), and ``labels``, an int32 list with one label, or an int32 or
+float list with several::
 
     from ofrecord.record import read_part
 
@@ -21,8 +22,9 @@ import importlib.util
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import NamedTuple
 
 from runtime.environment import oneflow_folder
 
@@ -31,6 +33,20 @@ LABEL_FEATURE = "labels"
 
 LENGTH = struct.Struct("<q")
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+
+LABEL_TYPES = {"int32_list": "int32", "int64_list": "int64", "float_list": "float32"}
+Label = int | Sequence[float]  # a class, or several numbers
+
+
+class LabelKind(NamedTuple):
+    """What kind of label a record has."""
+
+    type: str  # one of LABEL_TYPES
+    length: int | None = None  # None: an integer, the class; else a list of so many numbers
+
+    def __str__(self) -> str:
+        what = "with one label" if self.length is None else f"of length {self.length}"
+        return f"{'a' if self.type == 'float32' else 'an'} {self.type} list {what}"
 
 
 def _load_record_pb2():
@@ -50,17 +66,16 @@ OFRecord = _load_record_pb2().OFRecord
 
 
 @cache
-def reused_record(dataname: str, labelname: str) -> tuple[OFRecord, list[bytes], list[int]]:
-    """Return an OFRecord with two features, and the lists of their values, one value each.
+def reused_record(dataname: str, labelname: str, is_float: bool) -> tuple[OFRecord, list, list]:
+    """Return an OFRecord with two features, and the lists of their values, to be filled.
 
-    It is the same one at each call, to be filled again: making a new record takes half
-    of the time of packing a small image.
+    It is the same one at each call: making a new record takes half of the time of packing a
+    small image.
     """
     record = OFRecord()
     images = record.feature[dataname].bytes_list.value
-    labels = record.feature[labelname].int32_list.value
-    images.append(b"")
-    labels.append(0)
+    labels = record.feature[labelname]
+    labels = labels.float_list.value if is_float else labels.int32_list.value
     return record, images, labels
 
 
@@ -124,16 +139,19 @@ def is_tfrecord(content: mmap.mmap) -> bool:
 
 
 def read_part(
-    path: str, image_feature: str = IMAGE_FEATURE, label_feature: str = LABEL_FEATURE
-) -> Iterator[tuple[int, bytes, int]]:
+    path: str,
+    image_feature: str = IMAGE_FEATURE,
+    label_feature: str = LABEL_FEATURE,
+    kind: LabelKind | None = None,
+) -> Iterator[tuple[int, bytes, Label]]:
     """Yield (index, encoded image, label) of each record of a part file.
 
     ``index`` counts from 0, the image is the bytes of an image file, the label an
-    int. Raises BadRecord for a record that is not as read_record expects it, and
-    OSError if the file cannot be read.
+    int, or a tuple of numbers. Raises BadRecord for a record that is not as read_record
+    expects it, and OSError if the file cannot be read.
     """
     for index, serialized in split_part(path):
-        yield index, *read_record(serialized, index, image_feature, label_feature)[:2]
+        yield index, *read_record(serialized, index, image_feature, label_feature, kind)[:2]
 
 
 def read_record(
@@ -141,12 +159,13 @@ def read_record(
     index: int = 0,
     image_feature: str = IMAGE_FEATURE,
     label_feature: str = LABEL_FEATURE,
-) -> tuple[bytes, int, str]:
-    """Return the encoded image, the label, and the label's type, of one serialized record.
+    kind: LabelKind | None = None,
+) -> tuple[bytes, Label, LabelKind]:
+    """Return the encoded image, the label, and the label's kind, of one serialized record.
 
-    The type is ``"int32"``, or ``"int64"``, which other converters write. ``index`` is
+    The label is an int, or a tuple where it is several numbers, or floats. ``index`` is
     for messages only. Raises BadRecord if the bytes are not an OFRecord, or if it does
-    not hold exactly one image and one label under the given names.
+    not hold exactly one image, and a label of this ``kind`` (None: of any), under the given names.
     """
     try:
         feature = OFRecord.FromString(serialized).feature
@@ -161,13 +180,12 @@ def read_record(
                 "and --label_feature",
             )
     images = feature[image_feature].bytes_list.value
-    kind = feature[label_feature].WhichOneof("kind")
-    labels = getattr(feature[label_feature], kind).value if kind in LABEL_TYPES else ()
+    name = feature[label_feature].WhichOneof("kind")
+    labels = tuple(getattr(feature[label_feature], name).value) if name in LABEL_TYPES else ()
     if len(images) != 1 or not images[0]:
         raise BadRecord(index, f"feature {image_feature!r} is not a bytes list with one image")
-    if len(labels) != 1:
-        raise BadRecord(index, f"feature {label_feature!r} is not an int32 list with one label")
-    return images[0], labels[0], LABEL_TYPES[kind]
-
-
-LABEL_TYPES = {"int32_list": "int32", "int64_list": "int64"}
+    is_class = len(labels) == 1 and name != "float_list"
+    found = LabelKind(LABEL_TYPES.get(name, ""), None if is_class else len(labels))
+    if not labels or found != (kind or found):
+        raise BadRecord(index, f"feature {label_feature!r} is not {kind or LabelKind('int32')}")
+    return images[0], labels[0] if is_class else labels, found

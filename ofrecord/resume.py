@@ -53,6 +53,8 @@ def digest_of_samples(samples: Samples) -> str:
     """Return a SHA-256 of the images' names and labels, in order."""
     digest = hashlib.sha256(os.fsencode("\0".join(samples.names)))
     digest.update(samples.labels.tobytes())
+    if samples.vectors is not None:
+        digest.update(samples.vectors.tobytes())
     return digest.hexdigest()
 
 
@@ -60,7 +62,7 @@ def make_plan(
     samples: Samples, part_num: int, options: ConvertOptions, fields: dict[str, Any]
 ) -> Plan:
     """Return the Plan of a dataset; ``fields`` are further ones of its Manifest."""
-    manifest_fields = {"image_format": options.img_format, "class_names": samples.class_names}
+    manifest_fields = {"image_format": options.img_format, **samples.label_fields}
     return Plan(
         samples=digest_of_samples(samples),
         num_records=len(samples),
@@ -102,58 +104,68 @@ def log_what_is_kept(staging: str) -> None:
     )
 
 
-def begin(writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions) -> set[int]:
-    """Write the plan and return the numbers of those of its parts that are finished.
+def begin(
+    writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
+) -> dict[int, range]:
+    """Write the plan, and return the indices of the images of each part to write, by number.
 
-    Of a job, of its share. What another conversion left is removed, and the reason logged; a
-    job, beside which others may be running, raises InputError instead.
+    These are the parts, or a job's share of them, that are not finished. What another conversion
+    left is removed, and the reason logged; a job, beside which others may be running, raises
+    InputError instead.
     """
-    path = os.path.join(writer.staging, PLAN_NAME)
+    path, finished = os.path.join(writer.staging, PLAN_NAME), set()
     with (
         os_errors("write to", writer.staging),
         folder_lock(writer.staging, BUSY, wait=True),
     ):
         old = load(path, Plan)
         if old == plan and not options.fresh:
-            return usable_parts(writer, plan, samples, options)
-        if os.path.lexists(path) and not options.fresh:
-            why = ", ".join(plan.differences(old)) if old else "its plan is damaged"
-            if options.job:
-                raise InputError(
-                    f"{writer.staging} is of another conversion ({why}): remove it first"
-                )
-            if has_finished_parts(writer.staging):
-                text = "an interrupted conversion is not continued, as these differ"
-                log(f"{writer.folder}: {text}: {why}")
-        writer.clear(keep=SURVEY_NAME)
-        save(path, plan)
-    return set()
-
-
-def usable_parts(
-    writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
-) -> set[int]:
-    """Return the numbers of the parts that are whole, and whose images were not changed."""
-    parts, numbers = plan.parts, set()
-    for number, each in finished_parts(writer.staging, plan, share_of(plan, options)):
-        names = samples.names[parts[number].start : parts[number].stop]
-        if not is_whole(writer.staging, each):
-            continue
-        if each.stamps == stamps_of(options.image_root, names):
-            numbers.add(number)
+            finished = usable_parts(writer, plan, samples, options)
         else:
-            log(f"{each.part.file} is made again, as its image files were changed")
-            os.remove(os.path.join(writer.staging, f"{each.part.file}.json"))
-    if numbers and not options.job:
-        number = f"{len(numbers):,} of {count(plan.part_num, 'part')}"
+            if os.path.lexists(path) and not options.fresh:
+                refuse_or_log(writer, plan, old, options)
+            writer.clear(keep=SURVEY_NAME)
+            save(path, plan)
+    if finished and not options.job:
+        number = f"{len(finished):,} of {count(plan.part_num, 'part')}"
         log(f"{writer.folder}: continuing an interrupted conversion: {number} are finished")
-    return numbers
+    share = share_of(plan, options)
+    return {number: plan.parts[number] for number in share if number not in finished}
 
 
 def share_of(plan: Plan, options: ConvertOptions) -> range:
     """Return the numbers of the parts that this process has to make."""
     first, step = options.share
     return range(first, plan.part_num, step)
+
+
+def refuse_or_log(
+    writer: DatasetWriter, plan: Plan, old: Plan | None, options: ConvertOptions
+) -> None:
+    """Say why an interrupted conversion cannot be continued. Raises InputError for a job."""
+    why = ", ".join(plan.differences(old)) if old else "its plan is damaged"
+    if options.job:
+        raise InputError(f"{writer.staging} is of another conversion ({why}): remove it first")
+    if has_finished_parts(writer.staging):
+        text = "an interrupted conversion is not continued, as these differ"
+        log(f"{writer.folder}: {text}: {why}")
+
+
+def usable_parts(
+    writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
+) -> set[int]:
+    """Return the numbers of the parts that are whole, and whose images were not changed."""
+    finished = set()
+    for number, each in finished_parts(writer.staging, plan, share_of(plan, options)):
+        part = plan.parts[number]
+        if not is_whole(writer.staging, each):
+            continue
+        if each.stamps == stamps_of(options.image_root, samples.names[part.start : part.stop]):
+            finished.add(number)
+        else:
+            log(f"{each.part.file} is made again, as its image files were changed")
+            os.remove(os.path.join(writer.staging, f"{each.part.file}.json"))
+    return finished
 
 
 def keep(writer: DatasetWriter, finished: FinishedPart) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from functools import cached_property
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,7 +45,10 @@ class SourceOptions(StrictModel):
         "train/, val/ and test/ that hold the class folders become a dataset each",
     )
     image_column: Name | None = option(None, "of image names, in a table; null: guessed", "NAME")
-    label_column: Name | None = option(None, "of labels, in a table; null: guessed", "NAME")
+    label_column: Name | None = option(None, "of labels (A,B,C), in a table; null: guessed", "NAME")
+    label_type: Literal["auto", "float"] = option(
+        "auto", "float: a table's labels are float32, also those of one column, or of 0 and 1 only"
+    )
     classes: Name | None = option(
         None, "a file with a class name a line: the classes, in this order; null: sorted", "FILE"
     )
@@ -130,8 +134,8 @@ class SourceOptions(StrictModel):
             "--class_folders and --label_dir cannot both give the labels": (
                 self.class_folders and "label_dir" in self.model_fields_set
             ),
-            "--image_column, --label_column and --group_column are for a table, not for "
-            "--class_folders": self.class_folders and columns,
+            "--image_column, --label_column, --label_type and --group_column are for a table, not "
+            "for --class_folders": self.class_folders and (columns or self.label_type != "auto"),
             "with --class_folders, --save_dir must be outside of --image_root": (
                 self.class_folders
                 and any(is_inside(each, self.image_root) for each in self.folders.values())

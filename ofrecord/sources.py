@@ -23,8 +23,11 @@ def read_samples(options: SourceOptions) -> Samples:
         samples, unused = read_class_folders(root, splits.values(), options.classes)
         kind = "file", "without an image's extension"
     else:
-        columns = Columns(options.image_column, options.label_column, options.group_column)
+        names = options.image_column, options.label_column, options.group_column
+        columns = Columns(*names, options.label_type == "float")
         samples, unused = read_label_file(options.label_dir, root, columns, options.classes)
+        if options.classes and samples.vectors is not None:
+            raise InputError(f"--classes is for classes, not for numbers in {options.label_dir}")
         kind = "image", "without a label"
     if splits:
         pairs = (f"{folder}/ for {options.folders[split]}" for split, folder in splits.items())

@@ -21,6 +21,7 @@ from .manifest import digest_of
 from .options import ConvertOptions
 from .packing import Chunk, ConversionProgress, describe, invalid_images, pack_all
 from .plan import SURVEY_NAME, Digest, load, save
+from .record import Label
 from .resume import digest_of_samples, stamps_of
 from .settings import StrictModel
 from .statistics import ImageStatistics
@@ -37,7 +38,7 @@ class Survey(StrictModel):
 
 
 def survey(
-    pack: Callable[[list[tuple[str, int]], int], Chunk],
+    pack: Callable[[list[tuple[str, Label]], int], Chunk],
     samples: Samples,
     options: ConvertOptions,
     staging: str,
@@ -65,7 +66,7 @@ def survey(
 
 
 def look_at_all(
-    pack: Callable[[list[tuple[str, int]], int], Chunk],
+    pack: Callable[[list[tuple[str, Label]], int], Chunk],
     samples: Samples,
     options: ConvertOptions,
     key: str,

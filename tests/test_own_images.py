@@ -384,7 +384,7 @@ FATAL = {
         None,
         ["no feature 'labels'", "--label_feature"],
     ),
-    "labels of floats": ({"kind": "float"}, None, ["record 0", "'labels'"]),
+    "labels of doubles": ({"kind": "double"}, None, ["record 0", "'labels'"]),
     "a label below 0": (
         {},
         lambda d: change_record(d, set_label(-1)),

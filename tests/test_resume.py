@@ -328,10 +328,15 @@ def resealed(path, change):
 
 
 STRANGE = {
-    "a label that is no number": lambda f: f.update(label_counts={"x": 5}),
-    "too few labels": lambda f: f.update(label_counts={"1": 4}),
+    "a damaged digest": lambda f: f["statistics"].update(digests=""),
     "no pixels": lambda f: f["statistics"].update(pixels=[[[], [], [], []]] * 3),
     "half a row": lambda f: f["statistics"]["pixels"][0].__setitem__(0, [1] * 100),
+    "another size": lambda f: f["statistics"].update(sizes=[[0, 28]]),
+}
+STRANGE_PLANS = {
+    "no labels": lambda f: f["manifest_fields"].update(label_counts={}),
+    "no format": lambda f: f["manifest_fields"].pop("image_format"),
+    "an unknown field": lambda f: f["manifest_fields"].update(x=1),
 }
 
 
@@ -345,6 +350,16 @@ def test_files_of_a_stranger(own, tmp_path, change):
     assert_one_error(ofrecord("finish", tmp_path / "d"), "holds no dataset of img2ofrecord.py")
     assert_one_error(convert(*own), "holds no dataset of img2ofrecord.py", started=True)
     assert snapshot(tmp_path / "d") == before
+
+
+@pytest.mark.parametrize("change", STRANGE_PLANS.values(), ids=STRANGE_PLANS)
+def test_plan_of_a_stranger(own, tmp_path, change):
+    assert convert(*own, "--job", "1/1").code == 0
+    plan = tmp_path / "d" / HIDDEN / "plan.json"
+    resealed(plan, change)
+    for path in (tmp_path / "d" / HIDDEN).glob("part-*.json"):
+        resealed(path, lambda fields: fields.update(plan=json.loads(plan.read_text())["sha256"]))
+    assert_one_error(ofrecord("finish", tmp_path / "d"), "holds no dataset of img2ofrecord.py")
 
 
 def test_a_part_name_of_a_stranger_leads_nowhere(own, tmp_path):
