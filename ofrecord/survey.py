@@ -8,7 +8,7 @@ and for jobs that share its work.
 import os
 from collections.abc import Callable
 from contextlib import closing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,7 +34,11 @@ class Survey(StrictModel):
     key: Digest  # of the options, and the images' names, labels, sizes and time stamps
     problems: dict[str, str]  # {number of an invalid image: reason}
     digests: Annotated[str, Field(pattern="^([0-9a-f]{16})*$")]  # of the others
-    channels: int
+    channels: Literal[1, 3]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.problems) + len(self.digests) // 16
 
 
 def survey(
@@ -52,13 +56,14 @@ def survey(
     path, key = os.path.join(staging, SURVEY_NAME), survey_key(samples, options)
     with folder_lock(staging, BUSY, wait=True):  # jobs need it once
         found = None if options.fresh else load(path, Survey)
-        if found is None or found.key != key:
+        if found is None or (found.key, found.num_images) != (key, len(samples)):
             found = look_at_all(pack, samples, options, key)
             with os_errors("write to", staging):
                 save(path, found)
-    invalid = {int(index): reason for index, reason in found.problems.items()}
-    problems = [(samples.names[index], reason) for index, reason in invalid.items()]
-    stored = samples.take([index for index in range(len(samples)) if index not in invalid])
+    numbers = range(len(samples))
+    invalid = [number for number in numbers if str(number) in found.problems]
+    problems = [(samples.names[number], found.problems[str(number)]) for number in invalid]
+    stored = samples.take(sorted(set(numbers).difference(invalid)))
     warn_of_skipped(describe(problems, options), samples, stored)
     skipped = [{"file": printable(name), "reason": reason} for name, reason in problems]
     digests = np.frombuffer(bytes.fromhex(found.digests), "<u8").tolist()
