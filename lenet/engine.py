@@ -136,6 +136,9 @@ if is_0_8() and launched_ranks() > 1:
         time.sleep(RANK_SECONDS)  # rank 0 reports it, and the launcher ends the others
     log("OneFlow 0.8.0 hangs with several ranks: start one process", "error")
     raise SystemExit(EXIT_BAD_INPUT)
+if is_0_8() and launched_ranks() == 1:  # where some of these are set, it wants all
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 flow = import_oneflow()
 if is_0_8():
     repair_0_8()
