@@ -16,6 +16,7 @@ class Build(NamedTuple):
     gpus: str  # those that it has machine code for
     numpy_limit: str  # the first NumPy that it cannot use
     tried: bool  # whether this project was run on it
+    on_index: bool = False  # the package index has it; the others are on OneFlow's own
 
 
 # 0.8.0's and 0.9.0's machine code was read from the wheels with cuobjdump; the
@@ -28,6 +29,7 @@ BUILDS = (
         "compute capability 6.0 to 7.5, and newer GPUs whose driver compiles its PTX",
         "1.24",
         True,
+        True,
     ),
     Build(
         "0.9.0",
@@ -35,6 +37,7 @@ BUILDS = (
         "450.80",
         "compute capability 6.0 to 8.9: GTX 10 to RTX 40 series, P100, V100, T4, A100, L4",
         "2",
+        True,
         True,
     ),
     Build(
@@ -45,7 +48,7 @@ BUILDS = (
         "2",
         False,
     ),
-    Build("1.0.0", "11.8 or 12", "450.80", "compute capability 6.0 to 9.0", "2", False),
+    Build("1.0.0", "11.8 or 12", "450.80 or 525.60", "compute capability 6.0 to 9.0", "2", False),
 )
 
 

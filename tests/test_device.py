@@ -3,6 +3,8 @@
 `make gpu` runs the tests marked gpu, on a machine that has one.
 """
 
+import re
+
 import pytest
 from helpers import (
     PROJECT,
@@ -149,3 +151,21 @@ def test_the_report_says_at_once_that_there_is_no_gpu(tmp_path):
     result = run_script("benchmarks/gpu.py", "--report", tmp_path / "report.md")
     assert result.code == 1 and f"| **failed** | {reason} |" in result.out, result
     assert (tmp_path / "report.md").read_text() == result.out and "1 failed" in result.out
+
+
+@pytest.mark.slow
+def test_the_report_on_a_cpu(tmp_path):
+    """All that it does but for what needs a GPU, and MNIST, which is not in the folder that is named."""
+    options = ["--device", "cpu", "--mnist", tmp_path, "--report", tmp_path / "report.md"]
+    short = {"STEPS_SECONDS": "0.3"}
+    result = run_script("benchmarks/gpu.py", *options, env=short, timeout=1800)
+    failed = [line for line in result.out.splitlines() if "failed" in line]
+    assert len(failed) == 2 and "--source: neither" in failed[0] and failed[1] == "1 failed", result
+    assert result.code == 1 and (tmp_path / "report.md").read_text() == result.out, result
+    timings = result.out.partition("Training, images/s:")[2]
+    graphs = 0 if is_0_8() else 2  # as a graph, on two ranks
+    assert result.out.count(" | ok | ") == 5 + graphs, result
+    for row in ("op by op", "as a graph", "the loader alone"):
+        cells = re.search(rf"^\| {row} \| (.*) \| (.*) \|$", timings, re.M).groups()
+        expected = r"[\d,.]+" if graphs or row != "as a graph" else "not available"
+        assert all(re.fullmatch(expected, cell) for cell in cells), result
