@@ -1,25 +1,23 @@
 """Merging, appending and resharding: the records of datasets, copied as they are into a new one."""
 
 import os
-import random
-from array import array
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from runtime.cli import InputError, first_few, log, os_errors
+from runtime.cli import InputError, first_few, log
 
+from .copying import Run, blocks, cut, find_records, records
 from .dataset import Dataset, dataset_in_use, open_dataset
 from .labels import natural_key
 from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, part_sizes
-from .record import LENGTH, BadRecord, OFRecord, read_record, split_part
+from .plan import has_finished_parts
+from .record import LENGTH, BadRecord, OFRecord, read_record
 from .statistics import mean_and_variance
-from .writer import DatasetWriter
+from .writer import DatasetWriter, PartFile
 
 # Fields of the manifests that must be the same in all.
 ALIKE = {
@@ -34,7 +32,6 @@ ALIKE = {
     "background": "backgrounds of transparent images are",
     "max_value": "largest values of 16-bit images are",
 }
-OPEN_FILES = 256  # at most, while records are shuffled
 
 
 def merge(folders: list[str], target: str, part_num: int | None, seed: int | None) -> Manifest:
@@ -47,8 +44,10 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
     real = [os.path.realpath(folder) for folder in (*folders, target)]
     if len(set(real)) < len(real):
         raise InputError("merge: a dataset is named twice; the new one needs a folder of its own")
-    if any(os.path.lexists(os.path.join(target, name)) for name in (MANIFEST_NAME, STAGING_NAME)):
+    if os.path.lexists(os.path.join(target, MANIFEST_NAME)):
         raise InputError(f"{target} is a dataset already: name a new folder last, or remove it")
+    if has_finished_parts(os.path.join(target, STAGING_NAME)):
+        raise InputError(f"{target} is of an interrupted conversion: name a new folder last")
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(dataset_in_use(folder))
@@ -60,21 +59,30 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
         num_parts = part_num or sum(len(manifest.parts) for manifest in manifests)
         if num_parts > num_records:
             raise InputError(f"--part_num {num_parts}: there are only {num_records:,} records")
-        records = in_order(datasets) if seed is None else shuffled(datasets, seed)
+        sources, sizes = find_records(datasets), part_sizes(num_records, num_parts)
         writer, parts = stack.enter_context(DatasetWriter(target, manifests[0].digits)), []
         bar = stack.enter_context(tqdm(total=num_records, unit="record", disable=None))
-        for number, size in enumerate(part_sizes(num_records, num_parts)):
-            with writer.new_part(number, size) as part_file:
-                for _ in range(size):
-                    index, serialized = next(records)
-                    if new_labels[index]:
-                        serialized = relabel(serialized, manifests[index], new_labels[index])
-                    part_file.write(LENGTH.pack(len(serialized)) + serialized)
-            parts.append(part_file.part)
-            bar.update(size)
+        for number, runs in enumerate(cut(sources, sizes, seed)):
+            with writer.new_part(number, sizes[number]) as file:
+                for run in runs:
+                    dataset = run.source.dataset
+                    copy(run, file, manifests[dataset], new_labels[dataset])
+            parts.append(file.part)
+            bar.update(sizes[number])
         manifest = Manifest(**manifest_fields(datasets, class_names, new_labels), parts=parts)
         writer.commit(manifest)
         return manifest
+
+
+def copy(run: Run, file: PartFile, manifest: Manifest, new_labels: dict[int, int]) -> None:
+    """Write the records of a run to a new part, with new labels where they change."""
+    if not new_labels:
+        for block in blocks(run):
+            file.write(block)
+        return
+    for serialized in records(run):
+        serialized = relabel(serialized, manifest, new_labels)
+        file.write(LENGTH.pack(len(serialized)) + serialized)
 
 
 def check_fit(datasets: list[Dataset]) -> None:
@@ -129,58 +137,6 @@ def relabel(serialized: bytes, manifest: Manifest, new: dict[int, int]) -> bytes
     except (BadRecord, KeyError) as error:
         raise InputError(f"a record is not as {MANIFEST_NAME} says: {error}") from None
     return record.SerializeToString(deterministic=True)
-
-
-# -- the records, as (number of the dataset, serialized record) ---------------------------
-
-
-def paths_of(datasets: list[Dataset]) -> list[tuple[int, str]]:
-    """Return (number of the dataset, path) of all parts, in order."""
-    return [
-        (number, os.path.join(dataset.folder, part.file))
-        for number, dataset in enumerate(datasets)
-        for part in dataset.manifest.parts
-    ]
-
-
-def in_order(datasets: list[Dataset]) -> Iterator[tuple[int, bytes]]:
-    for number, path in paths_of(datasets):
-        for _, serialized in split(path):
-            yield number, serialized
-
-
-def split(path: str) -> Iterator[tuple[int, bytes]]:
-    """As split_part, but what is wrong is an InputError."""
-    try:
-        with os_errors("read", path):
-            yield from split_part(path)
-    except BadRecord as error:
-        raise InputError(f"{path}, {error}") from None
-
-
-def shuffled(datasets: list[Dataset], seed: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the records in random order; where each begins is all that is kept in memory."""
-    paths = paths_of(datasets)
-    starts, last = array("q"), [0]  # of the records; per part, the number of records up to it
-    for _, path in paths:
-        position = 0
-        for _, serialized in split(path):
-            starts.append(position)
-            position += LENGTH.size + len(serialized)
-        last.append(len(starts))
-    order = array("q", range(len(starts)))
-    random.Random(seed).shuffle(order)
-
-    @lru_cache(OPEN_FILES)
-    def opened(path: str) -> BinaryIO:
-        return open(path, "rb", buffering=0)
-
-    for record in order:
-        number, path = paths[np.searchsorted(last, record, "right") - 1]
-        with os_errors("read", path):
-            file = opened(path).fileno()
-            (length,) = LENGTH.unpack(os.pread(file, LENGTH.size, starts[record]))
-            yield number, os.pread(file, length, starts[record] + LENGTH.size)
 
 
 # -- the manifest -------------------------------------------------------------------------

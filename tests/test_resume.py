@@ -134,6 +134,14 @@ def test_what_does_not_matter_may_change(own, tmp_path):
     assert result.out.count("feature saved") == 15
 
 
+def test_a_merge_does_not_overwrite_an_interrupted_conversion(own, tmp_path):
+    assert convert(*own, "--save_dir", tmp_path / "other").code == 0
+    interrupt(*own)
+    result = ofrecord("merge", tmp_path / "other", tmp_path / "d")
+    assert_one_error(result, f"{tmp_path / 'd'} is of an interrupted conversion")
+    check_continued(convert(*own), 3)
+
+
 def test_fresh_starts_again(own, tmp_path):
     interrupt(*own)
     result = convert(*own, "--fresh", "--progress", "lines")
