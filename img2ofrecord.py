@@ -158,9 +158,10 @@ def ndarray2ofrecords(
     ValueError for a label that does not fit in int32.
     """
     labels = encoded_label if isinstance(encoded_label, Sequence) else [encoded_label]
-    is_float = any(isinstance(label, float) for label in labels)
-    record, images, values = reused_record(dataname, labelname, is_float)
-    images[:], values[:] = [encoded_data], labels
+    kind = "float_list" if float in map(type, labels) else "int32_list"
+    record, images, values = reused_record(dataname, labelname, kind, len(labels))
+    images[0] = encoded_data
+    values[:] = labels
     # deterministic: a protobuf map has no order of its own, and the same
     # images should give the same bytes every time.
     serialized = record.SerializeToString(deterministic=True)
