@@ -140,7 +140,7 @@ class Run:
 
     def should_stop(self) -> bool:
         """Whether a stop was requested; with several ranks once all of them know."""
-        return self._stopping or (WORLD_SIZE == 1 and self.stop.asked)
+        return self._stopping or (WORLD_SIZE == 1 and self.stop.asked is not None)
 
     def should_save(self, step: int) -> bool:
         """Whether to save after a step: now and then, at the end, and where a stop is requested."""
@@ -162,7 +162,7 @@ class Run:
             return False
         losses, rates = zip(*self._waiting, strict=True)
         self._waiting = []
-        losses, self._stopping = mean_over_ranks(losses, self.stop.asked)
+        losses, self._stopping = mean_over_ranks(losses, self.stop.asked is not None)
         self.metrics.add_losses(losses, rates)
         for number, loss in enumerate(losses, step - len(losses) + 1):
             if number % self.config.print_every == 0:  # as the tutorial prints them: [7.9320416]
