@@ -32,17 +32,13 @@ def main() -> None:
         import onnx
     except ImportError as error:
         raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
-    model = make_onnx(open_checkpoint(args.checkpoint).load_model())
+    checkpoint = open_checkpoint(args.checkpoint)
+    spec, model = checkpoint.info.spec, make_onnx(checkpoint.load_model())
     onnx.checker.check_model(model)
     with os_errors("write", args.output), replace_file(args.output) as file:
         file.write(model.SerializeToString())
-    image, logits = (
-        ", ".join(str(size.dim_value) for size in tensor.type.tensor_type.shape.dim[1:])
-        for tensor in (model.graph.input[0], model.graph.output[0])
-    )
-    output(
-        f"{args.output}: images float32 (n, {image}) -> logits, probabilities float32 (n, {logits})"
-    )
+    images = f"images float32 (n, {spec.channels}, {spec.height}, {spec.width})"
+    output(f"{args.output}: {images} -> logits, probabilities float32 (n, {spec.num_classes})")
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,21 +82,16 @@ def make_onnx(model: LeNet):
         node("Gemm", "features dense2.weight dense2.bias", "logits", transB=1),
         node("Softmax", "logits", "probabilities", axis=1),
     ]
-    float32 = TensorProto.FLOAT
-    image_shape = ["n", spec.channels, spec.height, spec.width]
-    graph = helper.make_graph(
-        nodes,
-        "LeNet",
-        [helper.make_tensor_value_info("images", float32, image_shape)],
-        [
-            helper.make_tensor_value_info(name, float32, ["n", spec.num_classes])
-            for name in ("logits", "probabilities")
-        ],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lenet.export"
-    )
+
+    def tensor(name, *shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
+
+    inputs = [tensor("images", spec.channels, spec.height, spec.width)]
+    outputs = [tensor(name, spec.num_classes) for name in ("logits", "probabilities")]
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "LeNet", inputs, outputs, weights)
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, producer_name="lenet.export")
     model.ir_version = IR_VERSION
     if spec.class_names:
         names = json.dumps(spec.class_names, ensure_ascii=False)
