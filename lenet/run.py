@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ofrecord.dataset import Dataset
+from runtime.atomic import folder_lock
 from runtime.cli import EXIT_INTERRUPTED, InputError, count, log, stop_requests
 from runtime.progress import Progress
 
@@ -38,7 +39,7 @@ def open_run(
     check_all_ranks_agree({**config.model_dump(exclude=local), **run.folder.digests})
     if not resume:
         run.folder.create()
-    with run.folder.lock():
+    with folder_lock(run.folder.path if run.folder.writes else None, "another training is using"):
         wait_for_all()  # now the others may read the folder
         if resume:
             run.load()
@@ -47,12 +48,9 @@ def open_run(
                 yield run
         except KeyboardInterrupt:
             if run.saved:
-                step, num_steps = run.saved, run.plan.num_steps
-                log(
-                    f"saved {run.folder.path} after step {step:,} of {num_steps:,}; "
-                    f"resume with: {run.folder.command}"
-                )
-            if run.saved_to_stop and WORLD_SIZE > 1:
+                where = f"{run.folder.path} after step {run.saved:,} of {run.plan.num_steps:,}"
+                log(f"saved {where}; resume with: {run.folder.command}")
+            if WORLD_SIZE > 1 and run.should_stop() and run.saved == run.metrics.step:
                 log("interrupted", "error")
                 run.close()
                 wait_for_all()
@@ -69,7 +67,6 @@ class Run:
         self.config, self.folder = config, folder
         self.plan, self.metrics = folder.plan, folder.metrics
         self.saved = 0  # the step of the last checkpoint
-        self.saved_to_stop = False  # the last checkpoint is that of a stop request
         self.stop = None  # of stop_requests
         self.execution_mode = ""  # see restore
         self._checkpoint: Checkpoint | None = None  # to resume from
@@ -107,14 +104,11 @@ class Run:
         if self._checkpoint:
             path, info, weights, state = self._checkpoint
             saved_mode = info.execution_mode.partition(" on ")[0]
+            refused = f"cannot resume {self.folder.path}: "
             if saved_mode != mode:
-                raise InputError(
-                    f"cannot resume {self.folder.path}: it was trained {saved_mode}, not {mode}"
-                )
+                raise InputError(f"{refused}it was trained {saved_mode}, not {mode}")
             if info.spec != learner.model.spec:
-                raise InputError(
-                    f"cannot resume {self.folder.path}: its checkpoint is of a different model"
-                )
+                raise InputError(f"{refused}its checkpoint is of a different model")
             check_layout(path, state, learner.state_layout())
             if info.execution_mode != self.execution_mode:
                 change = f"{info.execution_mode}, and now {self.execution_mode}"
@@ -155,10 +149,8 @@ class Run:
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
         """
         self._waiting.append((loss, learning_rate))
-        fetch = step == 1 or step % self.config.fetch_every == 0
-        if not (
-            fetch or self.should_stop() or self.plan.should_evaluate(step) or self.should_save(step)
-        ):
+        fetch = step == 1 or step % self.config.fetch_every == 0 or self.should_stop()
+        if not (fetch or self.plan.should_evaluate(step) or self.should_save(step)):
             return False
         losses, rates = zip(*self._waiting, strict=True)
         self._waiting = []
@@ -205,7 +197,6 @@ class Run:
             title = os.path.basename(os.path.abspath(self.folder.path))
             self._draw("loss.png", title, self.plan, self.metrics)
         if self.should_stop():
-            self.saved_to_stop = True
             raise KeyboardInterrupt
 
     def _draw(self, name: str, *arguments: Any) -> None:
