@@ -16,6 +16,8 @@ import gc
 
 import numpy as np
 
+from runtime.cli import log
+
 from .checkpoint import Arrays, Layout
 from .config import TrainConfig
 from .engine import check_graphs_work, flow
@@ -36,6 +38,8 @@ def make_learner(
     model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False
 ) -> "EagerLearner | GraphLearner":
     """Return the learner that ``config`` asks for; ``amp``: in mixed precision."""
+    if config.amp and not amp:
+        log("amp: mixed precision requires a GPU; using float32 on the CPU", "warning")
     if config.graph:
         check_graphs_work()
         return GraphLearner(model, config, num_steps, amp)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.cli import InputError
+from runtime.cli import InputError, become_rank
 
 from .engine import flow
 
@@ -23,6 +23,7 @@ RANK = flow.env.get_rank()
 LOCAL_RANK = flow.env.get_local_rank()  # among those on this machine
 WORLD_SIZE = flow.env.get_world_size()
 MACHINES = flow.env.get_node_size()
+become_rank(RANK, WORLD_SIZE)
 
 # What to put between ``python`` and a script to start it on as many ranks again.
 LAUNCHER = ""
