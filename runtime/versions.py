@@ -14,8 +14,8 @@ class Build(NamedTuple):
     cuda: str  # that it was built with
     driver: str  # the oldest NVIDIA driver for it, by NVIDIA's CUDA compatibility guide
     gpus: str  # those that it has machine code for
-    numpy_limit: str  # the first NumPy that it cannot use
-    tried: bool  # whether this project was run on it
+    numpy_limit: str = "2"  # the first NumPy that it cannot use
+    tried: bool = False  # whether this project was run on it
 
 
 # 0.8.0's and 0.9.0's machine code was read from the wheels with cuobjdump; the
@@ -27,25 +27,22 @@ BUILDS = (
         "440.33",
         "compute capability 6.0 to 7.5, and newer GPUs whose driver compiles its PTX",
         "1.24",
-        True,
+        tried=True,
     ),
     Build(
         "0.9.0",
         "11.7",
         "450.80",
         "compute capability 6.0 to 8.9: GTX 10 to RTX 40 series, P100, V100, T4, A100, L4",
-        "2",
-        True,
+        tried=True,
     ),
     Build(
         "0.9.0+cu118",
         "11.8",
         "450.80",
         "compute capability 6.0 to 9.0: GTX 10 to RTX 40 series, V100, T4, A100, L4, H100, H200",
-        "2",
-        False,
     ),
-    Build("1.0.0", "11.8 or 12", "450.80", "compute capability 6.0 to 9.0", "2", False),
+    Build("1.0.0", "11.8 or 12", "450.80", "compute capability 6.0 to 9.0"),
 )
 
 
@@ -70,4 +67,4 @@ def installed_build() -> Build:
     for build in BUILDS:
         if name == build.name:
             return build
-    return Build(name, "of its build", "see there", "the GPUs of its build", "2", False)
+    return Build(name, "of its build", "see there", "the GPUs of its build")
