@@ -90,6 +90,10 @@ class Learner:
             layout |= {moment.format(name): (shape, np.dtype("f4")) for moment in self.moments}
         return layout
 
+    def _resume_schedule(self, steps: int) -> None:
+        self._schedule.last_step = steps - 1
+        self._schedule.step()  # the learning rate is a function of the step
+
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
@@ -136,8 +140,7 @@ class EagerLearner(Learner):
                 for moment in ("exp_avg", "exp_avg_sq")
             }
         self._optimizer.load_state_dict(saved)
-        for _ in range(saved["state"]["step"]):  # the learning rate is a function of the step
-            self._schedule.step()
+        self._resume_schedule(int(state["step"]))
 
     def close(self) -> None:
         pass
@@ -171,19 +174,17 @@ class GraphLearner(Learner):
         self._copy.to_global(self._placement, flow.sbp.broadcast)
         adam = make_adam(self._copy.parameters(), config, num_steps)
         self._graph = _Graph(self._copy, *adam, config.label_smoothing, amp)
-        self._steps = 0
 
     def step(self, images, labels, dropout_mask):
         split = flow.sbp.split(0)
         batch = (each.to_global(self._placement, split) for each in (images, labels, dropout_mask))
         loss = self._graph(*batch).to_local()
-        self._steps += 1
         self._schedule.step()
         return loss
 
     @property
     def model(self) -> LeNet:
-        if self._steps:
+        if self._schedule.last_step:  # before the first step there is no state
             self.state_dict()  # did it train?
             weights = self._graph.state_dict()["model"]
             self._local.load_state_dict({name: w.to_local() for name, w in weights.items()})
@@ -197,11 +198,11 @@ class GraphLearner(Learner):
             for name, tensor in self._graph.state_dict().items()
             if name != "model"
         }
-        counted = int(state[STEP][0]) if STEP in state else 0
+        counted, steps = int(state.get(STEP, [0])[0]), self._schedule.last_step
         skips = SCALER + "LossScale" in state  # a step that overflowed is not counted
-        if not set(self.state_layout()) <= set(state) or (counted != self._steps and not skips):
+        if not set(self.state_layout()) <= set(state) or (counted != steps and not skips):
             raise RuntimeError(
-                f"OneFlow's graph does not train: after {self._steps} steps it counts {counted}"
+                f"OneFlow's graph does not train: after {steps} steps it counts {counted}"
             )
         return state
 
@@ -219,9 +220,7 @@ class GraphLearner(Learner):
         self._graph.load_state_dict(
             {name.replace(SCALER, own): self._to_global(a) for name, a in state.items()}
         )
-        self._steps = int(state[STEP][0])
-        for _ in range(self._steps):
-            self._schedule.step()
+        self._resume_schedule(int(state[STEP][0]))
 
     def _to_global(self, array: np.ndarray):
         tensor = flow.tensor(array, device=self._device)
