@@ -59,7 +59,7 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
     describe(config, train_set, eval_set, model, run)
 
     def evaluate_model() -> None:
-        with run.timer_paused():
+        with run.progress.timer_paused():
             model = learner.model  # a graph trains a copy: this fetches its weights
             result = evaluate(model, eval_set or train_set, device, batch_per_rank, run)
             run.log_evaluation(result, model)

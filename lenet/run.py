@@ -70,7 +70,7 @@ class Run:
         self.stop = None  # of stop_requests
         self.execution_mode = ""  # see restore
         self._checkpoint: Checkpoint | None = None  # to resume from
-        self._progress: Progress | None = None
+        self.progress: Progress | None = None
         self._drawn: dict[str, float] = {}  # when each picture was
         self._waiting = []  # losses that are still on the device, with their learning rates
         self._stopping = False  # all ranks know that one was asked to stop
@@ -117,7 +117,7 @@ class Run:
             reader.skip(self.saved)
             log(f"resumed after step {self.saved:,}")
         self.folder.open_files()
-        self._progress = Progress(
+        self.progress = Progress(
             self.plan.num_steps, self.saved, self.config.batch_size, enabled=RANK == 0
         )
 
@@ -158,14 +158,14 @@ class Run:
         self.metrics.add_losses(losses, rates)
         for number, loss in enumerate(losses, step - len(losses) + 1):
             if number % self.config.print_every == 0:  # as the tutorial prints them: [7.9320416]
-                self._progress.output(str(np.array([loss], np.float32)))
+                self.progress.output(str(np.array([loss], np.float32)))
             _check_finite("loss", loss, number)
-        self._progress.update(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
+        self.progress.show(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
         return True
 
     def log_evaluation(self, evaluation: Evaluation | None, model: LeNet) -> None:
         """Take the evaluation after the last step; the most accurate model so far is saved."""
-        step, metrics, say = self.metrics.step, self.metrics, self._progress.log
+        step, metrics, say = self.metrics.step, self.metrics, self.progress.log
         if evaluation is None:  # stopped meanwhile
             if self.saved == step:
                 raise KeyboardInterrupt
@@ -191,7 +191,7 @@ class Run:
 
         Raises KeyboardInterrupt where a stop was requested.
         """
-        with self.timer_paused():
+        with self.progress.timer_paused():
             self.folder.save(LAST, learner.model, self.execution_mode, learner.state_dict())
             self.saved = self.metrics.step
             title = os.path.basename(os.path.abspath(self.folder.path))
@@ -215,20 +215,16 @@ class Run:
             if name == "predictions.png":
                 self.metrics.events.add_picture(self.metrics.step, "predictions", path)
         except Exception as error:
-            self._progress.log(f"cannot draw {path}: {error}", "warning")
-
-    def timer_paused(self):
-        """Return a context in which time is not counted in images/s."""
-        return self._progress.timer_paused()
+            self.progress.log(f"cannot draw {path}: {error}", "warning")
 
     def close(self) -> None:
         """Close the files and the bar, and log how fast a finished training was."""
         self.metrics.close()
-        if self._progress:
-            self._progress.close()
-            steps = self.metrics.step - self._progress.first
+        if self.progress:
+            self.progress.close()
+            steps = self.metrics.step - self.progress.first
             if steps and self.finished:
-                rate = self._progress.rate(self.metrics.step)
+                rate = self.progress.rate(self.metrics.step)
                 seconds = steps * self.config.batch_size / rate
                 log(
                     f"{count(steps, 'step')} in {seconds:.1f} s, {rate:.0f} images/s, "
