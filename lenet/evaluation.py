@@ -38,31 +38,23 @@ class Evaluation:
         logits = logits.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        indices = np.arange(len(labels))
-        self._loss -= log_probabilities[indices, labels].sum()
-        predicted = log_probabilities.argmax(axis=1)
-        self.pairs.update(zip(labels.tolist(), predicted.tolist(), strict=True))
-
-        def sample(index):
-            return Sample(
-                pixels[index].copy(),
-                int(labels[index]),
-                int(predicted[index]),
-                float(np.exp(log_probabilities[index, predicted[index]])),
-            )
-
-        missing = max(MAX_SAMPLES - len(self.samples), 0)
-        self.samples += [sample(index) for index in indices[:missing]]
-        self._add_mistakes([sample(index) for index in np.flatnonzero(predicted != labels)])
+        self._loss -= log_probabilities[np.arange(len(labels)), labels].sum()
+        predicted = log_probabilities.argmax(axis=1).tolist()
+        probabilities = np.exp(log_probabilities.max(axis=1)).tolist()
+        # Copies, so that those that are kept do not hold the memory of their whole batches.
+        columns = map(np.copy, pixels), labels.tolist(), predicted, probabilities
+        samples = list(map(Sample, *columns))
+        self.pairs.update((sample.label, sample.predicted) for sample in samples)
+        self._keep(samples, [sample for sample in samples if sample.label != sample.predicted])
 
     def merge(self, other: "Evaluation") -> None:
         """Add the predictions of another Evaluation, which are for other images."""
         self.pairs.update(other.pairs)
-        self.samples = (self.samples + other.samples)[:MAX_SAMPLES]
-        self._add_mistakes(other.mistakes)
+        self._keep(other.samples, other.mistakes)
         self._loss += other._loss
 
-    def _add_mistakes(self, mistakes):
+    def _keep(self, samples, mistakes):
+        self.samples = (self.samples + samples)[:MAX_SAMPLES]
         by_probability = sorted(self.mistakes + mistakes, key=lambda sample: -sample.probability)
         self.mistakes = by_probability[:MAX_SAMPLES]
 
