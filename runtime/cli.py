@@ -46,11 +46,8 @@ class InputErrors(InputError):
         if len(self.problems) == 1:
             return self.problems
         more = len(self.problems) - SHOWN_PROBLEMS
-        return [
-            *self.problems[:SHOWN_PROBLEMS],
-            *([f"… and {more} more"] if more > 0 else []),
-            str(self),
-        ]
+        not_shown = [f"… and {more} more"] if more > 0 else []
+        return [*self.problems[:SHOWN_PROBLEMS], *not_shown, str(self)]
 
 
 @contextmanager
