@@ -76,8 +76,7 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         # Forward, cross-entropy, backward, Adam.
         loss = learner.step(augment(images, config, rng), labels, mask)
         batch = reader.next_batch()  # decoded while the device computes
-        if run.log_loss(step, loss, learning_rate):  # fetched the last losses and printed them
-            reader.check_labels()
+        run.log_loss(step, loss, learning_rate)  # fetched now and then, and printed
         if run.plan.should_evaluate(step):
             evaluate_model()
         if run.should_save(step):

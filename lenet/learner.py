@@ -215,7 +215,6 @@ class GraphLearner(Learner):
     def load_state_dict(self, weights: Arrays, state: Arrays) -> None:
         """Take up a state; before the first step."""
         own = f"{SCALER}{self._graph.name}-"
-        self._local.load_state_dict({name: flow.tensor(w) for name, w in weights.items()})
         self._copy.load_state_dict({name: self._to_global(w) for name, w in weights.items()})
         self._graph.load_state_dict(
             {name.replace(SCALER, own): self._to_global(a) for name, a in state.items()}

@@ -69,8 +69,9 @@ class Run:
         self.saved = 0  # the step of the last checkpoint
         self.stop = None  # of stop_requests
         self.execution_mode = ""  # see restore
-        self._checkpoint: Checkpoint | None = None  # to resume from
         self.progress: Progress | None = None
+        self._checkpoint: Checkpoint | None = None  # to resume from
+        self._reader = None  # of images; see restore
         self._drawn: dict[str, float] = {}  # when each picture was
         self._waiting = []  # losses that are still on the device, with their learning rates
         self._stopping = False  # all ranks know that one was asked to stop
@@ -99,7 +100,7 @@ class Run:
 
         Raises InputError for the checkpoint of another model or execution mode.
         """
-        mode = learner.execution_mode
+        self._reader, mode = reader, learner.execution_mode
         self.execution_mode = f"{mode} on {count(WORLD_SIZE, 'rank')}"
         if self._checkpoint:
             path, info, weights, state = self._checkpoint
@@ -143,15 +144,16 @@ class Run:
         stopping = self.should_stop() and not self._waiting
         return self.folder.path is not None and (due or stopping)
 
-    def log_loss(self, step: int, loss, learning_rate: float) -> bool:
-        """Add a step's loss, a 0-d tensor; True where the losses since the last time are printed.
+    def log_loss(self, step: int, loss, learning_rate: float) -> None:
+        """Add a step's loss, a 0-d tensor; now and then fetch and print those since the last time.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
+        Raises InputError for a loss that is no number, and for labels that are no classes.
         """
         self._waiting.append((loss, learning_rate))
         fetch = step == 1 or step % self.config.fetch_every == 0 or self.should_stop()
         if not (fetch or self.plan.should_evaluate(step) or self.should_save(step)):
-            return False
+            return
         losses, rates = zip(*self._waiting, strict=True)
         self._waiting = []
         losses, self._stopping = mean_over_ranks(losses, self.stop.asked is not None)
@@ -161,7 +163,7 @@ class Run:
                 self.progress.output(str(np.array([loss], np.float32)))
             _check_finite("loss", loss, number)
         self.progress.show(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
-        return True
+        self._reader.check_labels()
 
     def log_evaluation(self, evaluation: Evaluation | None, model: LeNet) -> None:
         """Take the evaluation after the last step; the most accurate model so far is saved."""
