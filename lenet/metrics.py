@@ -22,7 +22,7 @@ class Metrics:
         self.evaluations: dict[int, tuple[float, float]] = {}
         self.events = EventFile()
         self._plan = plan
-        self._text = ",".join(COLUMNS) + "\n"  # of the file, when it is opened
+        self._lines = [",".join(COLUMNS) + "\n"]  # of the file, when it is opened
         self._file = None  # nothing is kept, or rank 0 keeps it
 
     @property
@@ -46,7 +46,7 @@ class Metrics:
         Raises ValueError where it is damaged, and OSError.
         """
         with open(path, encoding="utf-8", newline="") as file:
-            if next(file, "") != self._text:
+            if next(file, "") != self._lines[0]:
                 raise ValueError("not a table of metrics")
             for line in file:
                 row = line.split(",")
@@ -59,7 +59,7 @@ class Metrics:
                     raise ValueError(f"step {step} follows step {self.step}")
                 else:
                     self.losses.append(float(np.float32(loss)))
-                self._text += line
+                self._lines.append(line)
         if self.step != last:
             raise ValueError(f"it ends with step {self.step}, and the checkpoint is of {last}")
 
@@ -67,7 +67,7 @@ class Metrics:
         """Write what is known to a file, in place of the one there, and what follows too."""
         with os_errors("write", path):
             with replace_file(path, "w") as file:
-                file.write(self._text)
+                file.writelines(self._lines)
             self._file = open(path, "a", encoding="utf-8", newline="", buffering=1)  # line by line
         self.events.open(os.path.dirname(path), self.step)
 
