@@ -64,7 +64,5 @@ def is_0_8() -> bool:
 def installed_build() -> Build:
     """Return the installed build of OneFlow; for one that is not in the table, what is certain."""
     name = installed_version("oneflow") or "of unknown version"
-    for build in BUILDS:
-        if name == build.name:
-            return build
-    return Build(name, "of its build", "see there", "the GPUs of its build")
+    other = Build(name, "of its build", "see there", "the GPUs of its build")
+    return next((build for build in BUILDS if build.name == name), other)
