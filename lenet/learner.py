@@ -162,8 +162,6 @@ class GraphLearner(Learner):
     moments = ("model.{}-m", "model.{}-v")
 
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False):
-        # The schedule of the graph tells Python nothing: this one gives learning_rate.
-        super().__init__(model, config, num_steps)
         self.execution_mode = "as a graph in mixed precision" if amp else "as a graph"
         self.counters = {STEP: ((1,), np.dtype("i8"))} | (SCALER_STATE if amp else {})
         self._local = model
@@ -172,8 +170,12 @@ class GraphLearner(Learner):
         self._copy = LeNet(model.spec).to(self._device)
         self._copy.load_state_dict(model.state_dict())
         self._copy.to_global(self._placement, flow.sbp.broadcast)
-        adam = make_adam(self._copy.parameters(), config, num_steps)
-        self._graph = _Graph(self._copy, *adam, config.label_smoothing, amp)
+        super().__init__(self._copy, config, num_steps)
+        # It only takes over their settings: Python's schedule still gives learning_rate.
+        self._graph = _Graph(self._copy, self._optimizer, self._schedule, self._label_smoothing)
+        if amp:
+            self._graph.config.enable_amp(True)  # float16 where it is safe
+            self._graph.set_grad_scaler(flow.amp.GradScaler())  # small gradients survive, scaled up
 
     def step(self, images, labels, dropout_mask):
         split = flow.sbp.split(0)
@@ -232,13 +234,10 @@ class GraphLearner(Learner):
 
 
 class _Graph(flow.nn.Graph):
-    def __init__(self, model, optimizer, schedule, label_smoothing, amp):
+    def __init__(self, model, optimizer, schedule, label_smoothing):
         super().__init__()
         self.model, self.label_smoothing = model, label_smoothing
         self.add_optimizer(optimizer, lr_sch=schedule)
-        if amp:
-            self.config.enable_amp(True)  # float16 where it is safe
-            self.set_grad_scaler(flow.amp.GradScaler())  # small gradients survive, scaled up
 
     def build(self, images, labels, dropout_mask):
         logits = self.model(images, dropout_mask)
