@@ -30,7 +30,7 @@ class EventFile:
         if self._names:
             log(f"to watch the training: tensorboard --logdir {shlex.quote(folder)}")
 
-    def add_figures(self, step: int, figures: dict[str, float]) -> None:
+    def add(self, step: int, figures: dict[str, float]) -> None:
         """Add a step's figures, by name."""
         values = [{"tag": name, "simple_value": figure} for name, figure in figures.items()]
         self._add(step, summary={"value": values})

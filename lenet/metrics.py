@@ -77,15 +77,13 @@ class Metrics:
             self.losses.append(loss)
             # Of a float32 the fewest digits that give it again.
             self._add_row(repr(learning_rate), str(np.float32(loss)), "", "")
-            figures = {"loss/training": loss, "learning_rate": learning_rate}
-            self.events.add_figures(self.step, figures)
+            self.events.add(self.step, {"loss/training": loss, "learning_rate": learning_rate})
 
     def add_evaluation(self, loss: float, accuracy: float) -> None:
         """Add the evaluation after the last step."""
         self.evaluations[self.step] = loss, accuracy
         self._add_row("", "", repr(loss), repr(accuracy))
-        figures = {"loss/evaluation": loss, "accuracy/evaluation": accuracy}
-        self.events.add_figures(self.step, figures)
+        self.events.add(self.step, {"loss/evaluation": loss, "accuracy/evaluation": accuracy})
 
     def flush(self) -> None:
         """Write the file to the disk. Raises InputError."""
