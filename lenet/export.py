@@ -12,7 +12,6 @@ from runtime.environment import check_environment, ignore_launcher
 check_environment(__name__)
 ignore_launcher()
 
-import argparse
 import json
 
 import numpy as np
@@ -27,7 +26,14 @@ OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
 
 def main() -> None:
-    args = parse_args()
+    parser = ArgumentParser(
+        prog="python -m lenet.export", description="Export a trained model to an ONNX file."
+    )
+    add_checkpoint_option(parser)
+    parser.add_argument("output", metavar="FILE.onnx")
+    args = parser.parse_args()
+    if not args.output.endswith(".onnx"):  # replacing a checkpoint or /dev/null is not meant
+        parser.error(f"{args.output!r}: the file's name must end in .onnx")
     try:
         import onnx
     except ImportError as error:
@@ -39,18 +45,6 @@ def main() -> None:
         file.write(model.SerializeToString())
     images = f"images float32 (n, {spec.channels}, {spec.height}, {spec.width})"
     output(f"{args.output}: {images} -> logits, probabilities float32 (n, {spec.num_classes})")
-
-
-def parse_args() -> argparse.Namespace:
-    parser = ArgumentParser(
-        prog="python -m lenet.export", description="Export a trained model to an ONNX file."
-    )
-    add_checkpoint_option(parser)
-    parser.add_argument("output", metavar="FILE.onnx")
-    args = parser.parse_args()
-    if not args.output.endswith(".onnx"):  # replacing a checkpoint or /dev/null is not meant
-        parser.error(f"{args.output!r}: the file's name must end in .onnx")
-    return args
 
 
 def make_onnx(model: LeNet):
