@@ -48,19 +48,6 @@ def make_learner(
     return EagerLearner(model, config, num_steps)
 
 
-def make_adam(parameters, config: TrainConfig, num_steps: int):
-    """Return Adam and its schedule: after a linear warm-up constant, or half a cosine."""
-    optimizer = flow.optim.Adam(parameters, lr=config.learning_rate)
-    schedules = flow.optim.lr_scheduler
-    if config.schedule == "cosine":
-        schedule = schedules.CosineDecayLR(optimizer, decay_steps=num_steps)
-    else:
-        schedule = schedules.ConstantLR(optimizer, factor=1.0, total_iters=0)
-    if warmup_steps := round(config.warmup * num_steps):
-        schedule = schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup_steps)
-    return optimizer, schedule
-
-
 def loss_function(logits, labels, label_smoothing: float = 0.0):
     """Return the batch's mean cross-entropy; see Szegedy et al., Rethinking the Inception
     Architecture for Computer Vision, 2015, for ``label_smoothing``."""
@@ -72,14 +59,22 @@ def loss_function(logits, labels, label_smoothing: float = 0.0):
 
 
 class Learner:
-    """What both share: the schedule, and the names and shapes of the state."""
+    """What both share: Adam with its schedule, and the names and shapes of the state."""
 
     execution_mode: str  # as messages and checkpoints name it
     counters: Layout  # of steps
     moments: tuple[str, str]  # Adam's two of a parameter, as OneFlow names them
 
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
-        self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
+        self._optimizer = flow.optim.Adam(model.parameters(), lr=config.learning_rate)
+        schedules = flow.optim.lr_scheduler
+        if config.schedule == "cosine":
+            schedule = schedules.CosineDecayLR(self._optimizer, decay_steps=num_steps)
+        else:
+            schedule = schedules.ConstantLR(self._optimizer, factor=1.0, total_iters=0)
+        if warmup := round(config.warmup * num_steps):
+            schedule = schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup)
+        self._schedule = schedule
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._label_smoothing = config.label_smoothing
 
