@@ -174,9 +174,8 @@ def stop_requests(enabled: bool = True) -> Iterator[types.SimpleNamespace]:
         elif time.monotonic() - stop.asked > 1:
             raise KeyboardInterrupt
 
-    before = {}
-    if enabled:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if enabled else ()
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
     finally:
