@@ -33,16 +33,14 @@ class Progress(tqdm):
 
     def show(self, done: int, loss: float) -> None:
         """Show that so many steps are done, and the recent loss."""
-        figures = {"loss": f"{loss:.4g}", "images/s": f"{self.rate(done):.0f}"}
-        self.set_postfix(figures, refresh=False)
+        rate = self.rate(done)
+        self.set_postfix({"loss": f"{loss:.4g}", "images/s": f"{rate:.0f}"}, refresh=False)
         self.update(done - self.n)
         if self.disable and time.perf_counter() - self._logged > LOG_SECONDS:
             self._logged = time.perf_counter()
-            minutes = (self.total - done) * self._items / self.rate(done) / 60
-            log(
-                f"step {done:,} of {self.total:,}: loss {loss:.4g}, "
-                f"{self.rate(done):.0f} images/s, about {minutes:.0f} min left"
-            )
+            minutes = (self.total - done) * self._items / rate / 60
+            where = f"step {done:,} of {self.total:,}: loss {loss:.4g}"
+            log(f"{where}, {rate:.0f} images/s, about {minutes:.0f} min left")
 
     def rate(self, done: int) -> float:
         """Return images/s since this object was made, without what happened in timer_paused."""
