@@ -24,7 +24,7 @@ import numpy as np
 
 from lenet.augment import augment
 from lenet.config import TrainConfig, parse_config
-from lenet.datasets import check_datasets
+from lenet.datasets import open_datasets
 from lenet.device import choose_device
 from lenet.engine import flow
 from lenet.evaluation import Evaluation
@@ -32,21 +32,15 @@ from lenet.learner import make_learner
 from lenet.model import LeNet, ModelSpec, make_dropout_mask
 from lenet.ranks import RANK, WORLD_SIZE, merge_over_ranks
 from lenet.run import Run, open_run
-from ofrecord.dataset import Dataset, dataset_in_use, open_dataset
-from runtime.cli import InputError, become_rank, count, log, run_main
+from ofrecord.dataset import Dataset
+from runtime.cli import InputError, count, log, run_main
 
 nn = flow.nn
 
 
 def main() -> None:
-    become_rank(RANK, WORLD_SIZE)
     config, resume = parse_config()
-    with dataset_in_use(config.dataset_dir), dataset_in_use(config.eval_dataset_dir):
-        train_set = open_dataset(config.dataset_dir, config.check_hashes)
-        eval_set = None
-        if config.eval_dataset_dir:
-            eval_set = open_dataset(config.eval_dataset_dir, config.check_hashes)
-        check_datasets(config, train_set, eval_set)
+    with open_datasets(config) as (train_set, eval_set):
         with open_run(config, train_set, eval_set, resume) as run:
             if run.finished:
                 return log(f"{run.folder.path} is finished: {run.outcome()}")
@@ -60,12 +54,12 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
     spec = ModelSpec.from_dataset(train_set, config.image_size)  # image size, classes, …
     reader = ImageReader(train_set, spec, batch_per_rank, config.shuffle_buffer, config.seed)
     model = LeNet(spec).init_weights(config.init, config.seed).to(device)
-    learner = make_learner(model, config, run.plan.num_steps, uses_amp(config, device))
+    learner = make_learner(model, config, run.plan.num_steps, config.amp and device != "cpu")
     run.restore(learner, reader)  # as its last checkpoint says, if it is resumed
     describe(config, train_set, eval_set, model, run)
 
     def evaluate_model() -> None:
-        with run.timer_paused():
+        with run.progress.timer_paused():
             model = learner.model  # a graph trains a copy: this fetches its weights
             result = evaluate(model, eval_set or train_set, device, batch_per_rank, run)
             run.log_evaluation(result, model)
@@ -82,8 +76,7 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         # Forward, cross-entropy, backward, Adam.
         loss = learner.step(augment(images, config, rng), labels, mask)
         batch = reader.next_batch()  # decoded while the device computes
-        if run.log_loss(step, loss, learning_rate):  # fetched the last losses and printed them
-            reader.check_labels()
+        run.log_loss(step, loss, learning_rate)  # fetched now and then, and printed
         if run.plan.should_evaluate(step):
             evaluate_model()
         if run.should_save(step):
@@ -91,17 +84,10 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
     learner.close()  # the end of a graph waits for the other ranks
 
 
-def uses_amp(config: TrainConfig, device: str) -> bool:
-    """Whether to compute in mixed precision."""
-    if config.amp and device == "cpu":
-        log("amp: mixed precision requires a GPU; using float32 on the CPU", "warning")
-    return config.amp and device != "cpu"
-
-
 # -- reader and decoders ----------------------------------------------------------
 
 
-class ImageReader(nn.Module):
+class ImageReader:
     """Reads a dataset's parts into batches: read, decode, resize, normalize, on the CPU.
 
     It never ends: after the last record comes the first again. On several
@@ -118,7 +104,6 @@ class ImageReader(nn.Module):
         shuffle_buffer: int = 0,
         seed: int = 0,
     ):
-        super().__init__()
         self.dataset, manifest = dataset, dataset.manifest
         self._unchecked = []  # labels; see check_labels
         color = "GRAY" if spec.channels == 1 else "RGB"

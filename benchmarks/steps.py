@@ -82,10 +82,11 @@ class Training:
 
         import lenet_train as script
         from lenet.config import parse_config
+        from ofrecord.dataset import open_dataset
 
         options = ["--batch_size", str(batch_size), "--init", "he", *options]
         self.script, (self.config, _) = script, parse_config(options)
-        dataset = script.open_dataset(folder)
+        dataset = open_dataset(folder)
         self.device = script.choose_device(self.config.device)
         spec = script.ModelSpec.from_dataset(dataset, None)
         self.batch_per_rank = batch_size // script.WORLD_SIZE

@@ -65,8 +65,7 @@ SPLITS = (("train", "train", 60000), ("test", "t10k", 10000))
 def main() -> None:
     args = parse_args()
     if is_complete(args.output):
-        output(f"{args.output}: 60,000 training and 10,000 test images, already complete")
-        return
+        return output(f"{args.output}: 60,000 training and 10,000 test images, already complete")
     staging = os.path.join(os.path.dirname(os.path.abspath(args.output)), ".get_mnist")
     try:
         shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
@@ -114,10 +113,9 @@ def is_complete(folder: str) -> bool:
     if not os.path.lexists(folder):
         return False
     for split, _, num_images in SPLITS:
-        image_folder, label_file = split_paths(folder, split)
         try:
-            images = sum(name.endswith(".png") for name in os.listdir(image_folder))
-            with open(label_file, encoding="utf-8") as file:
+            images = sum(name.endswith(".png") for name in os.listdir(f"{folder}/{split}_set"))
+            with open(f"{folder}/{split}_label/label.txt", encoding="utf-8") as file:
                 labels = sum(1 for _ in file)
         except OSError:
             images = labels = 0
@@ -126,14 +124,6 @@ def is_complete(folder: str) -> bool:
                 f"{folder} exists and is not a complete MNIST: remove it and run this script again"
             )
     return True
-
-
-def split_paths(folder: str, split: str) -> tuple[str, str]:
-    """Return the image folder and the label file of a split, ``"train"`` or ``"test"``."""
-    return (
-        os.path.join(folder, f"{split}_set"),
-        os.path.join(folder, f"{split}_label", "label.txt"),
-    )
 
 
 def get_file(name: str, args: argparse.Namespace) -> bytes:
@@ -206,15 +196,14 @@ def write_images(folder: str, split: str, images: np.ndarray, labels: np.ndarray
 
     ``images`` is uint8 (n, 28, 28) and ``labels`` uint8 (n,). Raises OSError.
     """
-    image_folder, label_file = split_paths(folder, split)
-    os.mkdir(image_folder)
-    os.mkdir(os.path.dirname(label_file))
-    with open(label_file, "w", encoding="utf-8") as lines:
+    os.mkdir(f"{folder}/{split}_set")
+    os.mkdir(f"{folder}/{split}_label")
+    with open(f"{folder}/{split}_label/label.txt", "w", encoding="utf-8") as lines:
         bar = tqdm(images, unit="image", desc=split, disable=None)
         for index, (image, label) in enumerate(zip(bar, labels, strict=True)):
             name = f"{index:08d}_{label}.png"
             # Unlike cv2.imwrite, open says why it fails.
-            with open(os.path.join(image_folder, name), "wb") as file:
+            with open(f"{folder}/{split}_set/{name}", "wb") as file:
                 file.write(cv2.imencode(".png", image)[1].tobytes())
             lines.write(json.dumps({name: int(label)}) + "\n")
 

@@ -23,15 +23,12 @@ def augment(images: flow.Tensor, config: TrainConfig, rng: np.random.Generator) 
     # Of the window that is cut out: width and height as fractions of the image's, and its
     # centre, where the image spans -1 to 1. Drawn in this order, whether they are used or not.
     area, aspect = rng.uniform(1 - config.crop, 1, n), rng.uniform(*CROP_ASPECT, n)
-    width, height = np.ones(n), np.ones(n)
-    if config.crop:
-        width = np.minimum(np.sqrt(area * aspect), 1)
-        height = np.minimum(np.sqrt(area / aspect), 1)
-    x, y = (1 - width) * rng.uniform(-1, 1, n), (1 - height) * rng.uniform(-1, 1, n)  # inside
-    width = width * rng.uniform(1 - config.zoom, 1 + config.zoom, n)
-    height = height * rng.uniform(1 - config.zoom, 1 + config.zoom, n)
-    x = x + rng.uniform(-2 * config.shift, 2 * config.shift, n)
-    y = y + rng.uniform(-2 * config.shift, 2 * config.shift, n)
+    size = (
+        np.minimum(np.sqrt([area * aspect, area / aspect]), 1) if config.crop else np.ones((2, n))
+    )
+    centre = (1 - size) * rng.uniform(-1, 1, (2, n))  # inside
+    width, height = size * rng.uniform(1 - config.zoom, 1 + config.zoom, (2, n))
+    x, y = centre + rng.uniform(-2 * config.shift, 2 * config.shift, (2, n))
     angle = np.radians(rng.uniform(-config.rotation, config.rotation, n))
     cos, sin, slant = np.cos(angle), np.sin(angle), frame_height / frame_width
     rows = [[width * cos, -width * sin * slant, x], [height * sin / slant, height * cos, y]]

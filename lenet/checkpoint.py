@@ -8,7 +8,6 @@ names, shapes and types are compared with the model's before it is made.
 """
 
 import os
-import stat
 import zipfile
 from typing import Literal, NamedTuple
 
@@ -86,19 +85,16 @@ def add_checkpoint_option(parser: ArgumentParser) -> None:
 
 def open_checkpoint(path: str) -> Checkpoint:
     """Return the checkpoint in a file. Raises InputError where there is none or it is damaged."""
+    if os.path.isdir(path):
+        raise InputError(
+            f"{path} is a folder, and a checkpoint is a file, such as last.npz or best.npz "
+            "in a run's folder (folders of earlier versions cannot be read: train again)"
+        )
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path} is not a regular file")
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(
-                f"{path} is a folder, and a checkpoint is a file, such as last.npz or best.npz "
-                "in a run's folder (folders of earlier versions cannot be read: train again)"
-            )
-        if not stat.S_ISREG(mode):
-            raise InputError(f"{path} is not a regular file")
         arrays = _read_arrays(path)
         info = validate(CheckpointInfo, load_json(arrays.pop(INFO).tobytes()))
-    except InputError:
-        raise
     except FileNotFoundError as error:
         raise InputError(f"no checkpoint: {path}: {error.strerror}") from None
     except Exception as error:  # NumPy and zipfile raise all kinds of them for a damaged file
@@ -106,11 +102,8 @@ def open_checkpoint(path: str) -> Checkpoint:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"the checkpoint {path} is damaged: {reason}") from error
-    state = {
-        name.removeprefix(TRAINING): arrays.pop(name)
-        for name in list(arrays)
-        if name.startswith(TRAINING)
-    }
+    saved = [name for name in arrays if name.startswith(TRAINING)]
+    state = {name.removeprefix(TRAINING): arrays.pop(name) for name in saved}
     shapes = parameter_shapes(info.spec)
     check_layout(path, arrays, {name: (shape, np.dtype("f4")) for name, shape in shapes.items()})
     return Checkpoint(path, info, arrays, state)
@@ -138,10 +131,8 @@ def check_layout(path: str, arrays: Arrays, expected: Layout) -> None:
 
     (OneFlow's load_state_dict accepts missing and unknown ones in silence.)
     """
-    for name in sorted({*arrays, *expected}):
-        if name not in arrays:
-            raise InputError(f"the checkpoint {path} cannot be used: {name} is missing")
-        if (arrays[name].shape, arrays[name].dtype) != expected.get(name):
-            raise InputError(
-                f"the checkpoint {path} cannot be used: {name} does not match the model"
-            )
+    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            problem = "does not match the model" if name in found else "is missing"
+            raise InputError(f"the checkpoint {path} cannot be used: {name} {problem}")

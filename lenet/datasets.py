@@ -1,9 +1,11 @@
-"""Checks that a training can use its datasets, on this machine and with so many ranks."""
+"""A training's datasets, and checks that it can use them, on this machine and on so many ranks."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 
-from ofrecord.dataset import Dataset
+from ofrecord.dataset import Dataset, dataset_in_use, open_dataset
 from runtime.cli import InputError, count
 
 from .config import TrainConfig
@@ -12,25 +14,33 @@ from .ranks import WORLD_SIZE
 RESHARD = "`python -m ofrecord merge {} NEW_DIR --part_num {}` copies it into equal parts"
 
 
-def check_datasets(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None) -> None:
-    """Raise InputError for the first reason why this training cannot be."""
-    for folder, manifest in filter(None, (train_set, eval_set)):
-        if manifest.label_length:
-            raise InputError(
-                f"{folder}: a label is {manifest.label_kind}, and LeNet learns classes"
-            )
-        if manifest.width is None and config.image_size is None:
-            raise InputError(f"the images in {folder} vary in size: give --image_size")
-    if WORLD_SIZE > 1:
-        check_ranks(config, train_set, eval_set)
-    if config.batch_size > WORLD_SIZE * min(train_set.records_per_rank(WORLD_SIZE)):
-        raise InputError(
-            f"batch_size {config.batch_size} is larger than the dataset: "
-            f"{train_set.folder} has {count(train_set.manifest.num_records, 'image')}"
+@contextmanager
+def open_datasets(config: TrainConfig) -> Iterator[tuple[Dataset, Dataset | None]]:
+    """Open the datasets to train and to evaluate on, and keep converters from replacing them.
+
+    Raises InputError for the first reason why this training cannot be.
+    """
+    folders = config.dataset_dir, config.eval_dataset_dir
+    with dataset_in_use(folders[0]), dataset_in_use(folders[1]):
+        train_set, eval_set = (
+            open_dataset(folder, config.check_hashes) if folder else None for folder in folders
         )
-    check_memory(config, train_set)
-    if eval_set:
-        check_same_kind(config, train_set, eval_set)
+        for folder, manifest in filter(None, (train_set, eval_set)):
+            if manifest.label_length:
+                kind = manifest.label_kind
+                raise InputError(f"{folder}: a label is {kind}, and LeNet learns classes")
+            if manifest.width is None and config.image_size is None:
+                raise InputError(f"the images in {folder} vary in size: give --image_size")
+        if WORLD_SIZE > 1:
+            check_ranks(config, train_set, eval_set)
+        if config.batch_size > WORLD_SIZE * min(train_set.records_per_rank(WORLD_SIZE)):
+            images = count(train_set.manifest.num_records, "image")
+            larger = f"batch_size {config.batch_size} is larger than the dataset"
+            raise InputError(f"{larger}: {train_set.folder} has {images}")
+        check_memory(config, train_set)
+        if eval_set:
+            check_same_kind(config, train_set, eval_set)
+        yield train_set, eval_set
 
 
 def check_memory(config: TrainConfig, train_set: Dataset) -> None:

@@ -27,10 +27,6 @@ PROBE_SECONDS = 120  # the first CUDA call on a large machine can take half a mi
 # Attributes of a device, and the text lengths, of the CUDA driver's API (cuda.h).
 CAPABILITY_MAJOR, CAPABILITY_MINOR, NAME_LENGTH = 75, 76, 256
 
-# The variables that OneFlow's launcher sets: with them the probe's process would
-# start as a rank.
-RANK_VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-
 
 class Probe(NamedTuple):
     """The result of a test step on a GPU."""
@@ -74,23 +70,19 @@ def probe_gpu(index: int = 0) -> Probe:
         if name is None:
             return Probe(False, None, "no NVIDIA GPU or driver found")
         build = installed_build()
-        return Probe(
-            False,
-            name,
-            f"OneFlow cannot use the {name}: its driver is older than "
-            f"CUDA {build.cuda} requires ({build.driver})",
-        )
+        needed = f"CUDA {build.cuda} requires ({build.driver})"
+        reason = f"OneFlow cannot use the {name}: its driver is older than {needed}"
+        return Probe(False, name, reason)
     if index >= flow.cuda.device_count():
         gpus = count(flow.cuda.device_count(), "GPU")
         return Probe(False, None, f"this machine has {gpus}, fewer than its ranks")
-    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     try:
         process = subprocess.run(
             [sys.executable, "-m", __name__, str(index)],
             cwd=PROJECT,  # a lenet/ in the user's folder is not ours
             capture_output=True,
             timeout=PROBE_SECONDS,
-            env=environment,
+            env={**os.environ, "WORLD_SIZE": "1"},  # it is no rank
         )
         printed, ended = process.stdout, f"exited with code {process.returncode}"
     except subprocess.TimeoutExpired as error:
@@ -107,12 +99,9 @@ def read_probe(name: str, printed: str, ended: str) -> Probe:
     if "works" in printed.splitlines():
         return Probe(True, name, None)
     build = installed_build()
-    return Probe(
-        False,
-        name,
-        f"OneFlow {build.name} cannot run on the {name} (a test step {ended}); it is for "
-        f"{build.gpus}; docs/gpu.md has builds for others",
-    )
+    reason = f"OneFlow {build.name} cannot run on the {name} (a test step {ended})"
+    others = "docs/gpu.md has builds for others"
+    return Probe(False, name, f"{reason}; it is for {build.gpus}; {others}")
 
 
 def name_from_driver(index: int) -> str | None:

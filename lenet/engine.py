@@ -12,26 +12,25 @@ import socket
 import sys
 import time
 
-from runtime.cli import EXIT_BAD_INPUT, RANK_SECONDS, InputError, log, shutdown
+from runtime.cli import EXIT_BAD_INPUT, RANK_SECONDS, log, shutdown
 from runtime.environment import REMEDY
 from runtime.guard import during_import, launched_ranks
 from runtime.versions import is_0_8
 
-# Environment variables that OneFlow reads while it is imported; those that are set
-# already are kept. `make bench-train BENCH="--only switches"` measures what each gains.
-# ONEFLOW_ENABLE_ONEDNN_OPTS is not among them, as it gained nothing there.
-SWITCHES = {
-    # One kernel for convolution and bias: on the CPU a LeNet step takes half
-    # the time. The result is the same.
-    "ONEFLOW_KERNEL_ENABLE_FUSED_CONV_BIAS": "1",
-    # Fatal messages only.
-    "GLOG_minloglevel": "3",
-}
-
 
 def switches() -> dict[str, str]:
-    """Return SWITCHES and those that depend on the machine."""
-    chosen = dict(SWITCHES)
+    """Return environment variables that OneFlow reads while it is imported.
+
+    `make bench-train BENCH="--only switches"` measures what each gains.
+    (ONEFLOW_ENABLE_ONEDNN_OPTS is not among them, as it gained nothing there.)
+    """
+    chosen = {
+        # One kernel for convolution and bias: on the CPU a LeNet step takes half
+        # the time. The result is the same.
+        "ONEFLOW_KERNEL_ENABLE_FUSED_CONV_BIAS": "1",
+        # Fatal messages only.
+        "GLOG_minloglevel": "3",
+    }
     has_gpu = glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg")
     if not has_gpu:  # with one, kernels must be queued ahead
         # Each operator runs on the thread that schedules it instead of a worker thread:
@@ -74,7 +73,7 @@ def import_oneflow():
     """
     wait_for_rank_0()
     for name, value in switches().items():
-        os.environ.setdefault(name, value)
+        os.environ.setdefault(name, value)  # what the user set is kept
     handler = signal.getsignal(signal.SIGINT)
     # Blocked until the previous handler is set again.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -98,21 +97,6 @@ def import_oneflow():
 
 
 # -- what differs between OneFlow's versions ----------------------------------------
-
-
-def check_graphs_work() -> None:
-    """Raise InputError where this OneFlow cannot train as a graph."""
-    if is_0_8():
-        raise InputError("graph: OneFlow 0.8.0 hangs in graphs: train without --graph")
-
-
-def repair_0_8() -> None:
-    """Go around what ends the process in OneFlow 0.8.0: its shutdown, reading while it computes."""
-    shutdown.skipped = True  # it ends with SIGSEGV there
-    nn = flow.nn
-    decoders = nn.OFRecordBytesDecoder, nn.OFRecordImageDecoder, nn.image.decode, nn.image.Resize
-    for module in (nn.OFRecordReader, *decoders):
-        module.forward = alone(module.forward)
 
 
 def alone(forward):
@@ -140,5 +124,9 @@ if is_0_8() and launched_ranks() == 1:  # where some of these are set, it wants 
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
 flow = import_oneflow()
-if is_0_8():
-    repair_0_8()
+if is_0_8():  # go around what ends the process there
+    shutdown.skipped = True
+    nn = flow.nn
+    decoders = nn.OFRecordBytesDecoder, nn.OFRecordImageDecoder, nn.image.decode, nn.image.Resize
+    for module in (nn.OFRecordReader, *decoders):
+        module.forward = alone(module.forward)

@@ -38,31 +38,23 @@ class Evaluation:
         logits = logits.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        indices = np.arange(len(labels))
-        self._loss -= log_probabilities[indices, labels].sum()
-        predicted = log_probabilities.argmax(axis=1)
-        self.pairs.update(zip(labels.tolist(), predicted.tolist(), strict=True))
-
-        def sample(index):
-            return Sample(
-                pixels[index].copy(),
-                int(labels[index]),
-                int(predicted[index]),
-                float(np.exp(log_probabilities[index, predicted[index]])),
-            )
-
-        missing = max(MAX_SAMPLES - len(self.samples), 0)
-        self.samples += [sample(index) for index in indices[:missing]]
-        self._add_mistakes([sample(index) for index in np.flatnonzero(predicted != labels)])
+        self._loss -= log_probabilities[np.arange(len(labels)), labels].sum()
+        predicted = log_probabilities.argmax(axis=1).tolist()
+        probabilities = np.exp(log_probabilities.max(axis=1)).tolist()
+        # Copies, so that those that are kept do not hold the memory of their whole batches.
+        columns = map(np.copy, pixels), labels.tolist(), predicted, probabilities
+        samples = list(map(Sample, *columns))
+        self.pairs.update((sample.label, sample.predicted) for sample in samples)
+        self._keep(samples, [sample for sample in samples if sample.label != sample.predicted])
 
     def merge(self, other: "Evaluation") -> None:
         """Add the predictions of another Evaluation, which are for other images."""
         self.pairs.update(other.pairs)
-        self.samples = (self.samples + other.samples)[:MAX_SAMPLES]
-        self._add_mistakes(other.mistakes)
+        self._keep(other.samples, other.mistakes)
         self._loss += other._loss
 
-    def _add_mistakes(self, mistakes):
+    def _keep(self, samples, mistakes):
+        self.samples = (self.samples + samples)[:MAX_SAMPLES]
         by_probability = sorted(self.mistakes + mistakes, key=lambda sample: -sample.probability)
         self.mistakes = by_probability[:MAX_SAMPLES]
 
@@ -85,48 +77,43 @@ class Evaluation:
         """The mean cross entropy over the images."""
         return self._loss / self.num_images
 
-    def class_accuracies(self) -> dict[int, tuple[float, str]]:
-        """Return {label: (accuracy, the same in words)} of the classes that there are images of."""
-        totals = Counter()
-        for (label, _), number in self.pairs.items():
-            totals[label] += number
-        accuracies = {}
-        for label, number in sorted(totals.items()):
-            correct = self.pairs[label, label]
-            text = f"{correct:,}/{number:,} ({correct / number:.2%})"
-            accuracies[label] = correct / number, text
-        return accuracies
-
     def report(self, spec: ModelSpec) -> list[str]:
         """Return the confusion matrix with each class's accuracy, as text.
 
         For many classes: the classes of lowest accuracy, and the most frequent mistakes.
         """
-        if spec.num_classes > TABLE_CLASSES:
-            return self._lowest_accuracies(spec) + self._most_frequent_mistakes(spec)
+        totals = Counter()  # images of each class
+        for (label, _), number in self.pairs.items():
+            totals[label] += number
+        accuracies = {label: self.pairs[label, label] / totals[label] for label in sorted(totals)}
+        texts = {
+            label: f"{self.pairs[label, label]:,}/{totals[label]:,} ({accuracy:.2%})"
+            for label, accuracy in accuracies.items()
+        }
+        if spec.num_classes <= TABLE_CLASSES:
+            return self._table(spec, texts)
+        lowest = sorted(accuracies, key=accuracies.get)[:TABLE_CLASSES]
+        pairs = sorted(self.pairs.items())
+        mistakes = Counter({pair: number for pair, number in pairs if pair[0] != pair[1]})
+        return [
+            "classes of lowest accuracy:",
+            *(f"  {spec.class_name(label)}: {texts[label]}" for label in lowest),
+            "most frequent mistakes:",
+            *(
+                f"  {spec.class_name(label)} predicted as {spec.class_name(predicted)}: {number}"
+                for (label, predicted), number in mistakes.most_common(TABLE_CLASSES)
+            ),
+        ]
+
+    def _table(self, spec, accuracies):
         labels, corner = range(spec.num_classes), "label \\ predicted"
         names = [f"{n} {spec.class_name(n)}" if spec.class_names else str(n) for n in labels]
         first_width = max(len(text) for text in [corner, *names])
         width = max(len(str(number)) for number in [*self.pairs.values(), labels[-1]]) + 1
         header = corner.ljust(first_width) + "".join(str(label).rjust(width) for label in labels)
-        accuracies, lines = self.class_accuracies(), [header + "  accuracy"]
+        lines = [header + "  accuracy"]
         for label, name in zip(labels, names, strict=True):
             numbers = (self.pairs[label, predicted] for predicted in labels)
             cells = "".join((str(number) if number else "·").rjust(width) for number in numbers)
-            _, accuracy = accuracies.get(label, (0, "0/0"))
-            lines.append(f"{name.ljust(first_width)}{cells}  {accuracy}")
+            lines.append(f"{name.ljust(first_width)}{cells}  {accuracies.get(label, '0/0')}")
         return lines
-
-    def _lowest_accuracies(self, spec):
-        ascending = sorted(self.class_accuracies().items(), key=lambda item: item[1][0])
-        return ["classes of lowest accuracy:"] + [
-            f"  {spec.class_name(label)}: {text}" for label, (_, text) in ascending[:TABLE_CLASSES]
-        ]
-
-    def _most_frequent_mistakes(self, spec):
-        mistakes = [(number, pair) for pair, number in self.pairs.items() if pair[0] != pair[1]]
-        mistakes.sort(key=lambda item: (-item[0], item[1]))
-        return ["most frequent mistakes:"] + [
-            f"  {spec.class_name(label)} predicted as {spec.class_name(predicted)}: {number}"
-            for number, (label, predicted) in mistakes[:TABLE_CLASSES]
-        ]

@@ -18,24 +18,19 @@ class EventFile:
     """
 
     def __init__(self) -> None:
-        self._writer = None
+        self._names = self._writer = None  # of the file: where it starts, how it ends
 
     def open(self, folder: str, last: int) -> None:
         """Open a new file, if tensorboardX is installed; earlier ones count up to step ``last``."""
-        if find_spec("tensorboardX") is None:
-            return
-        try:
-            from tensorboardX.event_file_writer import EventsWriter
-
+        if find_spec("tensorboardX"):
             # Its name has the second only, and a run may be resumed in the same one.
-            self._writer = EventsWriter(os.path.join(folder, "events"), f".{os.getpid()}.{last}")
-        except Exception as error:
-            return self._fail(error)
-        # TensorBoard drops what earlier files have from this step on.
-        self._add(last + 1, session_log={"status": "START"})
-        log(f"to watch the training: tensorboard --logdir {shlex.quote(folder)}")
+            self._names = os.path.join(folder, "events"), f".{os.getpid()}.{last}"
+            # TensorBoard drops what earlier files have from this step on.
+            self._add(last + 1, session_log={"status": "START"})
+        if self._names:
+            log(f"to watch the training: tensorboard --logdir {shlex.quote(folder)}")
 
-    def add_figures(self, step: int, figures: dict[str, float]) -> None:
+    def add(self, step: int, figures: dict[str, float]) -> None:
         """Add a step's figures, by name."""
         values = [{"tag": name, "simple_value": figure} for name, figure in figures.items()]
         self._add(step, summary={"value": values})
@@ -49,15 +44,16 @@ class EventFile:
         self._add(step, summary={"value": [{"tag": name, "image": image}]})
 
     def _add(self, step: int, **content: Any) -> None:
-        if self._writer:
-            try:
-                from tensorboardX.proto.event_pb2 import Event
+        if self._names is None:  # not opened, or it failed
+            return
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
 
-                self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
-                self._writer.flush()
-            except Exception as error:
-                self._fail(error)
+            self._writer = self._writer or EventsWriter(*self._names)
+            from tensorboardX.proto.event_pb2 import Event
 
-    def _fail(self, error: Exception) -> None:
-        self._writer = None
-        log(f"cannot write events for TensorBoard: {error}", "warning")
+            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            self._writer.flush()
+        except Exception as error:
+            self._names = None
+            log(f"cannot write events for TensorBoard: {error}", "warning")

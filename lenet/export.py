@@ -12,7 +12,6 @@ from runtime.environment import check_environment, ignore_launcher
 check_environment(__name__)
 ignore_launcher()
 
-import argparse
 import json
 
 import numpy as np
@@ -27,25 +26,6 @@ OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
 
 def main() -> None:
-    args = parse_args()
-    try:
-        import onnx
-    except ImportError as error:
-        raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
-    model = make_onnx(open_checkpoint(args.checkpoint).load_model())
-    onnx.checker.check_model(model)
-    with os_errors("write", args.output), replace_file(args.output) as file:
-        file.write(model.SerializeToString())
-    image, logits = (
-        ", ".join(str(size.dim_value) for size in tensor.type.tensor_type.shape.dim[1:])
-        for tensor in (model.graph.input[0], model.graph.output[0])
-    )
-    output(
-        f"{args.output}: images float32 (n, {image}) -> logits, probabilities float32 (n, {logits})"
-    )
-
-
-def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m lenet.export", description="Export a trained model to an ONNX file."
     )
@@ -54,7 +34,17 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.output.endswith(".onnx"):  # replacing a checkpoint or /dev/null is not meant
         parser.error(f"{args.output!r}: the file's name must end in .onnx")
-    return args
+    try:
+        import onnx
+    except ImportError as error:
+        raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
+    checkpoint = open_checkpoint(args.checkpoint)
+    spec, model = checkpoint.info.spec, make_onnx(checkpoint.load_model())
+    onnx.checker.check_model(model)
+    with os_errors("write", args.output), replace_file(args.output) as file:
+        file.write(model.SerializeToString())
+    images = f"images float32 (n, {spec.channels}, {spec.height}, {spec.width})"
+    output(f"{args.output}: {images} -> logits, probabilities float32 (n, {spec.num_classes})")
 
 
 def make_onnx(model: LeNet):
@@ -86,21 +76,16 @@ def make_onnx(model: LeNet):
         node("Gemm", "features dense2.weight dense2.bias", "logits", transB=1),
         node("Softmax", "logits", "probabilities", axis=1),
     ]
-    float32 = TensorProto.FLOAT
-    image_shape = ["n", spec.channels, spec.height, spec.width]
-    graph = helper.make_graph(
-        nodes,
-        "LeNet",
-        [helper.make_tensor_value_info("images", float32, image_shape)],
-        [
-            helper.make_tensor_value_info(name, float32, ["n", spec.num_classes])
-            for name in ("logits", "probabilities")
-        ],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lenet.export"
-    )
+
+    def tensor(name, *shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
+
+    inputs = [tensor("images", spec.channels, spec.height, spec.width)]
+    outputs = [tensor(name, spec.num_classes) for name in ("logits", "probabilities")]
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "LeNet", inputs, outputs, weights)
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, producer_name="lenet.export")
     model.ir_version = IR_VERSION
     if spec.class_names:
         names = json.dumps(spec.class_names, ensure_ascii=False)

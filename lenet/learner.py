@@ -16,9 +16,12 @@ import gc
 
 import numpy as np
 
+from runtime.cli import InputError, log
+from runtime.versions import is_0_8
+
 from .checkpoint import Arrays, Layout
 from .config import TrainConfig
-from .engine import check_graphs_work, flow
+from .engine import flow
 from .model import LeNet
 from .ranks import WORLD_SIZE
 
@@ -36,23 +39,13 @@ def make_learner(
     model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False
 ) -> "EagerLearner | GraphLearner":
     """Return the learner that ``config`` asks for; ``amp``: in mixed precision."""
+    if config.amp and not amp:
+        log("amp: mixed precision requires a GPU; using float32 on the CPU", "warning")
+    if config.graph and is_0_8():
+        raise InputError("graph: OneFlow 0.8.0 hangs in graphs: train without --graph")
     if config.graph:
-        check_graphs_work()
         return GraphLearner(model, config, num_steps, amp)
     return EagerLearner(model, config, num_steps)
-
-
-def make_adam(parameters, config: TrainConfig, num_steps: int):
-    """Return Adam and its schedule: after a linear warm-up constant, or half a cosine."""
-    optimizer = flow.optim.Adam(parameters, lr=config.learning_rate)
-    schedules = flow.optim.lr_scheduler
-    if config.schedule == "cosine":
-        schedule = schedules.CosineDecayLR(optimizer, decay_steps=num_steps)
-    else:
-        schedule = schedules.ConstantLR(optimizer, factor=1.0, total_iters=0)
-    if warmup_steps := round(config.warmup * num_steps):
-        schedule = schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup_steps)
-    return optimizer, schedule
 
 
 def loss_function(logits, labels, label_smoothing: float = 0.0):
@@ -66,14 +59,22 @@ def loss_function(logits, labels, label_smoothing: float = 0.0):
 
 
 class Learner:
-    """What both share: the schedule, and the names and shapes of the state."""
+    """What both share: Adam with its schedule, and the names and shapes of the state."""
 
     execution_mode: str  # as messages and checkpoints name it
     counters: Layout  # of steps
     moments: tuple[str, str]  # Adam's two of a parameter, as OneFlow names them
 
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int):
-        self._optimizer, self._schedule = make_adam(model.parameters(), config, num_steps)
+        self._optimizer = flow.optim.Adam(model.parameters(), lr=config.learning_rate)
+        schedules = flow.optim.lr_scheduler
+        if config.schedule == "cosine":
+            schedule = schedules.CosineDecayLR(self._optimizer, decay_steps=num_steps)
+        else:
+            schedule = schedules.ConstantLR(self._optimizer, factor=1.0, total_iters=0)
+        if warmup := round(config.warmup * num_steps):
+            schedule = schedules.WarmUpLR(schedule, warmup_factor=0.05, warmup_iters=warmup)
+        self._schedule = schedule
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._label_smoothing = config.label_smoothing
 
@@ -83,6 +84,10 @@ class Learner:
         for name, shape in self._shapes.items():
             layout |= {moment.format(name): (shape, np.dtype("f4")) for moment in self.moments}
         return layout
+
+    def _resume_schedule(self, steps: int) -> None:
+        self._schedule.last_step = steps - 1
+        self._schedule.step()  # the learning rate is a function of the step
 
     @property
     def learning_rate(self) -> float:
@@ -130,8 +135,7 @@ class EagerLearner(Learner):
                 for moment in ("exp_avg", "exp_avg_sq")
             }
         self._optimizer.load_state_dict(saved)
-        for _ in range(saved["state"]["step"]):  # the learning rate is a function of the step
-            self._schedule.step()
+        self._resume_schedule(int(state["step"]))
 
     def close(self) -> None:
         pass
@@ -153,8 +157,6 @@ class GraphLearner(Learner):
     moments = ("model.{}-m", "model.{}-v")
 
     def __init__(self, model: LeNet, config: TrainConfig, num_steps: int, amp: bool = False):
-        # The schedule of the graph tells Python nothing: this one gives learning_rate.
-        super().__init__(model, config, num_steps)
         self.execution_mode = "as a graph in mixed precision" if amp else "as a graph"
         self.counters = {STEP: ((1,), np.dtype("i8"))} | (SCALER_STATE if amp else {})
         self._local = model
@@ -163,21 +165,23 @@ class GraphLearner(Learner):
         self._copy = LeNet(model.spec).to(self._device)
         self._copy.load_state_dict(model.state_dict())
         self._copy.to_global(self._placement, flow.sbp.broadcast)
-        adam = make_adam(self._copy.parameters(), config, num_steps)
-        self._graph = _Graph(self._copy, *adam, config.label_smoothing, amp)
-        self._steps = 0
+        super().__init__(self._copy, config, num_steps)
+        # It only takes over their settings: Python's schedule still gives learning_rate.
+        self._graph = _Graph(self._copy, self._optimizer, self._schedule, self._label_smoothing)
+        if amp:
+            self._graph.config.enable_amp(True)  # float16 where it is safe
+            self._graph.set_grad_scaler(flow.amp.GradScaler())  # small gradients survive, scaled up
 
     def step(self, images, labels, dropout_mask):
         split = flow.sbp.split(0)
         batch = (each.to_global(self._placement, split) for each in (images, labels, dropout_mask))
         loss = self._graph(*batch).to_local()
-        self._steps += 1
         self._schedule.step()
         return loss
 
     @property
     def model(self) -> LeNet:
-        if self._steps:
+        if self._schedule.last_step:  # before the first step there is no state
             self.state_dict()  # did it train?
             weights = self._graph.state_dict()["model"]
             self._local.load_state_dict({name: w.to_local() for name, w in weights.items()})
@@ -191,11 +195,11 @@ class GraphLearner(Learner):
             for name, tensor in self._graph.state_dict().items()
             if name != "model"
         }
-        counted = int(state[STEP][0]) if STEP in state else 0
+        counted, steps = int(state.get(STEP, [0])[0]), self._schedule.last_step
         skips = SCALER + "LossScale" in state  # a step that overflowed is not counted
-        if not set(self.state_layout()) <= set(state) or (counted != self._steps and not skips):
+        if not set(self.state_layout()) <= set(state) or (counted != steps and not skips):
             raise RuntimeError(
-                f"OneFlow's graph does not train: after {self._steps} steps it counts {counted}"
+                f"OneFlow's graph does not train: after {steps} steps it counts {counted}"
             )
         return state
 
@@ -208,14 +212,11 @@ class GraphLearner(Learner):
     def load_state_dict(self, weights: Arrays, state: Arrays) -> None:
         """Take up a state; before the first step."""
         own = f"{SCALER}{self._graph.name}-"
-        self._local.load_state_dict({name: flow.tensor(w) for name, w in weights.items()})
         self._copy.load_state_dict({name: self._to_global(w) for name, w in weights.items()})
         self._graph.load_state_dict(
             {name.replace(SCALER, own): self._to_global(a) for name, a in state.items()}
         )
-        self._steps = int(state[STEP][0])
-        for _ in range(self._steps):
-            self._schedule.step()
+        self._resume_schedule(int(state[STEP][0]))
 
     def _to_global(self, array: np.ndarray):
         tensor = flow.tensor(array, device=self._device)
@@ -228,13 +229,10 @@ class GraphLearner(Learner):
 
 
 class _Graph(flow.nn.Graph):
-    def __init__(self, model, optimizer, schedule, label_smoothing, amp):
+    def __init__(self, model, optimizer, schedule, label_smoothing):
         super().__init__()
         self.model, self.label_smoothing = model, label_smoothing
         self.add_optimizer(optimizer, lr_sch=schedule)
-        if amp:
-            self.config.enable_amp(True)  # float16 where it is safe
-            self.set_grad_scaler(flow.amp.GradScaler())  # small gradients survive, scaled up
 
     def build(self, images, labels, dropout_mask):
         logits = self.model(images, dropout_mask)

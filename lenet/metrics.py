@@ -1,7 +1,7 @@
 """The figures of a training, and the files that they are kept in: ``metrics.csv``, events."""
 
-import csv
 import os
+from contextlib import suppress
 
 import numpy as np
 
@@ -20,9 +20,10 @@ class Metrics:
     def __init__(self, plan: Plan):
         self.losses: list[float] = []
         self.evaluations: dict[int, tuple[float, float]] = {}
-        self._rows: list[tuple | list] = [COLUMNS]  # not in the file yet
-        self._plan, self._path, self._file = plan, "", None
         self.events = EventFile()
+        self._plan = plan
+        self._lines = [",".join(COLUMNS) + "\n"]  # of the file, when it is opened
+        self._file = None  # nothing is kept, or rank 0 keeps it
 
     @property
     def step(self) -> int:
@@ -45,12 +46,12 @@ class Metrics:
         Raises ValueError where it is damaged, and OSError.
         """
         with open(path, encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            if tuple(next(rows, ())) != COLUMNS:
+            if next(file, "") != self._lines[0]:
                 raise ValueError("not a table of metrics")
-            for row in rows:
-                if len(row) < len(COLUMNS) or int(row[0]) > last:
-                    break  # after the checkpoint, and perhaps truncated
+            for line in file:
+                row = line.split(",")
+                if not line.endswith("\n") or int(row[0]) > last:
+                    break  # truncated, or after the checkpoint
                 step, _, _, loss, eval_loss, eval_accuracy = row
                 if eval_loss:
                     self.evaluations[int(step)] = float(eval_loss), float(eval_accuracy)
@@ -58,7 +59,7 @@ class Metrics:
                     raise ValueError(f"step {step} follows step {self.step}")
                 else:
                     self.losses.append(float(np.float32(loss)))
-                self._rows.append(row)
+                self._lines.append(line)
         if self.step != last:
             raise ValueError(f"it ends with step {self.step}, and the checkpoint is of {last}")
 
@@ -66,8 +67,8 @@ class Metrics:
         """Write what is known to a file, in place of the one there, and what follows too."""
         with os_errors("write", path):
             with replace_file(path, "w") as file:
-                self._write(file)
-            self._path, self._file = path, open(path, "a", encoding="utf-8", newline="")
+                file.writelines(self._lines)
+            self._file = open(path, "a", encoding="utf-8", newline="", buffering=1)  # line by line
         self.events.open(os.path.dirname(path), self.step)
 
     def add_losses(self, losses: list[float], learning_rates: list[float]) -> None:
@@ -76,35 +77,26 @@ class Metrics:
             self.losses.append(loss)
             # Of a float32 the fewest digits that give it again.
             self._add_row(repr(learning_rate), str(np.float32(loss)), "", "")
-            figures = {"loss/training": loss, "learning_rate": learning_rate}
-            self.events.add_figures(self.step, figures)
-        self.flush(to_disk=False)
+            self.events.add(self.step, {"loss/training": loss, "learning_rate": learning_rate})
 
     def add_evaluation(self, loss: float, accuracy: float) -> None:
         """Add the evaluation after the last step."""
         self.evaluations[self.step] = loss, accuracy
         self._add_row("", "", repr(loss), repr(accuracy))
-        figures = {"loss/evaluation": loss, "accuracy/evaluation": accuracy}
-        self.events.add_figures(self.step, figures)
-        self.flush(to_disk=False)
+        self.events.add(self.step, {"loss/evaluation": loss, "accuracy/evaluation": accuracy})
 
-    def flush(self, to_disk: bool = True) -> None:
-        """Write what was added to the file, and the file ``to_disk``. Raises InputError."""
-        if self._file is None:  # nothing is kept, or rank 0 keeps it
-            return self._rows.clear()
-        with os_errors("write", self._path):
-            self._write(self._file)
-            if to_disk:
-                flush_file(self._file)
+    def flush(self) -> None:
+        """Write the file to the disk. Raises InputError."""
+        with os_errors("write", self._file.name):
+            flush_file(self._file)
 
     def close(self) -> None:
-        if self._file:
-            self._file.close()
+        with suppress(OSError):  # what could not be written was reported
+            if self._file:
+                self._file.close()
 
     def _add_row(self, *figures: str) -> None:
-        self._rows.append((self.step, self._plan.epoch_of(self.step), *figures))
-
-    def _write(self, file) -> None:
-        csv.writer(file, lineterminator="\n").writerows(self._rows)
-        file.flush()
-        self._rows = []
+        if self._file:
+            with os_errors("write", self._file.name):
+                row = str(self.step), str(self._plan.epoch_of(self.step)), *figures
+                self._file.write(",".join(row) + "\n")

@@ -98,12 +98,9 @@ def draw_predictions(path: str, spec: ModelSpec, evaluation: Evaluation) -> None
         title = f"the {len(mistakes)} most confident of {wrong:,} mistakes"
     if wrong:
         title += ": label → predicted (probability)"
-    images = count(evaluation.num_images, "image")
-    groups = [
-        (f"predictions for the first {len(samples)} of {images}", samples),
-        (title, mistakes),
-    ]
-    draw_groups(path, [(title, [_tile(each, spec) for each in of]) for title, of in groups], ACROSS)
+    first = f"predictions for the first {len(samples)} of {count(evaluation.num_images, 'image')}"
+    tiles, mistaken = ([_tile(each, spec) for each in of] for of in (samples, mistakes))
+    draw_groups(path, [(first, tiles), (title, mistaken)], ACROSS)
 
 
 def _tile(sample: Sample, spec: ModelSpec) -> Tile:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.cli import InputError
+from runtime.cli import InputError, become_rank
 
 from .engine import flow
 
@@ -23,7 +23,7 @@ RANK = flow.env.get_rank()
 LOCAL_RANK = flow.env.get_local_rank()  # among those on this machine
 WORLD_SIZE = flow.env.get_world_size()
 MACHINES = flow.env.get_node_size()
-
+become_rank(RANK, WORLD_SIZE)
 
 # What to put between ``python`` and a script to start it on as many ranks again.
 LAUNCHER = ""
@@ -38,19 +38,10 @@ def gather(value: Any) -> list[Any]:
     """Return each rank's ``value``, which may be anything that pickles, in a list by rank."""
     if WORLD_SIZE == 1:
         return [value]
-    data = np.frombuffer(pickle.dumps(value), np.uint8)
-    sizes = [int(size) for size in _all_gather(np.array([data.size], np.int64))]
-    padded = np.zeros(max(sizes), np.uint8)
-    padded[: data.size] = data
-    gathered = zip(_all_gather(padded), sizes, strict=True)
-    return [pickle.loads(array[:size].tobytes()) for array, size in gathered]
-
-
-def _all_gather(array):
-    tensor = flow.tensor(array)
-    tensors = [flow.zeros(*array.shape, dtype=tensor.dtype) for _ in range(WORLD_SIZE)]
-    flow.comm.all_gather(tensors, tensor)
-    return [each.numpy() for each in tensors]
+    data = pickle.dumps(value)
+    broadcast = flow._oneflow_internal.cpu_broadcast  # returns the bytes of the rank that it names
+    of_ranks = [broadcast(data if rank == RANK else None, rank) for rank in range(WORLD_SIZE)]
+    return [pickle.loads(each) for each in of_ranks]
 
 
 def wait_for_all() -> None:

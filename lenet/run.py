@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ofrecord.dataset import Dataset
+from runtime.atomic import folder_lock
 from runtime.cli import EXIT_INTERRUPTED, InputError, count, log, stop_requests
 from runtime.progress import Progress
 
@@ -38,7 +39,7 @@ def open_run(
     check_all_ranks_agree({**config.model_dump(exclude=local), **run.folder.digests})
     if not resume:
         run.folder.create()
-    with run.folder.lock():
+    with folder_lock(run.folder.path if run.folder.writes else None, "another training is using"):
         wait_for_all()  # now the others may read the folder
         if resume:
             run.load()
@@ -47,12 +48,9 @@ def open_run(
                 yield run
         except KeyboardInterrupt:
             if run.saved:
-                step, num_steps = run.saved, run.plan.num_steps
-                log(
-                    f"saved {run.folder.path} after step {step:,} of {num_steps:,}; "
-                    f"resume with: {run.folder.command}"
-                )
-            if run.saved_to_stop and WORLD_SIZE > 1:
+                where = f"{run.folder.path} after step {run.saved:,} of {run.plan.num_steps:,}"
+                log(f"saved {where}; resume with: {run.folder.command}")
+            if WORLD_SIZE > 1 and run.should_stop() and run.saved == run.metrics.step:
                 log("interrupted", "error")
                 run.close()
                 wait_for_all()
@@ -69,11 +67,11 @@ class Run:
         self.config, self.folder = config, folder
         self.plan, self.metrics = folder.plan, folder.metrics
         self.saved = 0  # the step of the last checkpoint
-        self.saved_to_stop = False  # the last checkpoint is that of a stop request
         self.stop = None  # of stop_requests
         self.execution_mode = ""  # see restore
+        self.progress: Progress | None = None
         self._checkpoint: Checkpoint | None = None  # to resume from
-        self._progress: Progress | None = None
+        self._reader = None  # of images; see restore
         self._drawn: dict[str, float] = {}  # when each picture was
         self._waiting = []  # losses that are still on the device, with their learning rates
         self._stopping = False  # all ranks know that one was asked to stop
@@ -102,19 +100,16 @@ class Run:
 
         Raises InputError for the checkpoint of another model or execution mode.
         """
-        mode = learner.execution_mode
+        self._reader, mode = reader, learner.execution_mode
         self.execution_mode = f"{mode} on {count(WORLD_SIZE, 'rank')}"
         if self._checkpoint:
             path, info, weights, state = self._checkpoint
             saved_mode = info.execution_mode.partition(" on ")[0]
+            refused = f"cannot resume {self.folder.path}: "
             if saved_mode != mode:
-                raise InputError(
-                    f"cannot resume {self.folder.path}: it was trained {saved_mode}, not {mode}"
-                )
+                raise InputError(f"{refused}it was trained {saved_mode}, not {mode}")
             if info.spec != learner.model.spec:
-                raise InputError(
-                    f"cannot resume {self.folder.path}: its checkpoint is of a different model"
-                )
+                raise InputError(f"{refused}its checkpoint is of a different model")
             check_layout(path, state, learner.state_layout())
             if info.execution_mode != self.execution_mode:
                 change = f"{info.execution_mode}, and now {self.execution_mode}"
@@ -123,7 +118,7 @@ class Run:
             reader.skip(self.saved)
             log(f"resumed after step {self.saved:,}")
         self.folder.open_files()
-        self._progress = Progress(
+        self.progress = Progress(
             self.plan.num_steps, self.saved, self.config.batch_size, enabled=RANK == 0
         )
 
@@ -140,7 +135,7 @@ class Run:
 
     def should_stop(self) -> bool:
         """Whether a stop was requested; with several ranks once all of them know."""
-        return self._stopping or (WORLD_SIZE == 1 and self.stop.asked)
+        return self._stopping or (WORLD_SIZE == 1 and self.stop.asked is not None)
 
     def should_save(self, step: int) -> bool:
         """Whether to save after a step: now and then, at the end, and where a stop is requested."""
@@ -149,31 +144,30 @@ class Run:
         stopping = self.should_stop() and not self._waiting
         return self.folder.path is not None and (due or stopping)
 
-    def log_loss(self, step: int, loss, learning_rate: float) -> bool:
-        """Add a step's loss, a 0-d tensor; True where the losses since the last time are printed.
+    def log_loss(self, step: int, loss, learning_rate: float) -> None:
+        """Add a step's loss, a 0-d tensor; now and then fetch and print those since the last time.
 
         All ranks fetch after the same steps, and learn then whether one was asked to stop.
+        Raises InputError for a loss that is no number, and for labels that are no classes.
         """
         self._waiting.append((loss, learning_rate))
-        fetch = step == 1 or step % self.config.fetch_every == 0
-        if not (
-            fetch or self.should_stop() or self.plan.should_evaluate(step) or self.should_save(step)
-        ):
-            return False
+        fetch = step == 1 or step % self.config.fetch_every == 0 or self.should_stop()
+        if not (fetch or self.plan.should_evaluate(step) or self.should_save(step)):
+            return
         losses, rates = zip(*self._waiting, strict=True)
         self._waiting = []
-        losses, self._stopping = mean_over_ranks(losses, self.stop.asked)
+        losses, self._stopping = mean_over_ranks(losses, self.stop.asked is not None)
         self.metrics.add_losses(losses, rates)
         for number, loss in enumerate(losses, step - len(losses) + 1):
             if number % self.config.print_every == 0:  # as the tutorial prints them: [7.9320416]
-                self._progress.output(str(np.array([loss], np.float32)))
+                self.progress.output(str(np.array([loss], np.float32)))
             _check_finite("loss", loss, number)
-        self._progress.update(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
-        return True
+        self.progress.show(step, float(np.mean(self.metrics.losses[-RECENT_STEPS:])))
+        self._reader.check_labels()
 
     def log_evaluation(self, evaluation: Evaluation | None, model: LeNet) -> None:
         """Take the evaluation after the last step; the most accurate model so far is saved."""
-        step, metrics, say = self.metrics.step, self.metrics, self._progress.log
+        step, metrics, say = self.metrics.step, self.metrics, self.progress.log
         if evaluation is None:  # stopped meanwhile
             if self.saved == step:
                 raise KeyboardInterrupt
@@ -199,13 +193,12 @@ class Run:
 
         Raises KeyboardInterrupt where a stop was requested.
         """
-        with self.timer_paused():
+        with self.progress.timer_paused():
             self.folder.save(LAST, learner.model, self.execution_mode, learner.state_dict())
             self.saved = self.metrics.step
             title = os.path.basename(os.path.abspath(self.folder.path))
             self._draw("loss.png", title, self.plan, self.metrics)
         if self.should_stop():
-            self.saved_to_stop = True
             raise KeyboardInterrupt
 
     def _draw(self, name: str, *arguments: Any) -> None:
@@ -224,20 +217,16 @@ class Run:
             if name == "predictions.png":
                 self.metrics.events.add_picture(self.metrics.step, "predictions", path)
         except Exception as error:
-            self._progress.log(f"cannot draw {path}: {error}", "warning")
-
-    def timer_paused(self):
-        """Return a context in which time is not counted in images/s."""
-        return self._progress.timer_paused()
+            self.progress.log(f"cannot draw {path}: {error}", "warning")
 
     def close(self) -> None:
         """Close the files and the bar, and log how fast a finished training was."""
         self.metrics.close()
-        if self._progress:
-            self._progress.close()
-            steps = self.metrics.step - self._progress.first
+        if self.progress:
+            self.progress.close()
+            steps = self.metrics.step - self.progress.first
             if steps and self.finished:
-                rate = self._progress.rate(self.metrics.step)
+                rate = self.progress.rate(self.metrics.step)
                 seconds = steps * self.config.batch_size / rate
                 log(
                     f"{count(steps, 'step')} in {seconds:.1f} s, {rate:.0f} images/s, "

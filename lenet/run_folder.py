@@ -12,13 +12,12 @@ Nothing in the folder is ever removed.
 import os
 import shlex
 import sys
-from contextlib import AbstractContextManager
 
 import numpy as np
 
 from ofrecord.dataset import Dataset
 from ofrecord.settings import text_of
-from runtime.atomic import folder_lock, replace_file
+from runtime.atomic import replace_file
 from runtime.cli import InputError, count, first_few, log, os_errors, uninterrupted
 
 from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint, save_checkpoint
@@ -57,10 +56,6 @@ class RunFolder:
 
     def join(self, name: str) -> str:
         return os.path.join(self.path, name)
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Return a context in which no other training uses the folder."""
-        return folder_lock(self.path if self.writes else None, "another training is using")
 
     # -- create or resume --
 
@@ -109,10 +104,9 @@ class RunFolder:
         before = {**TrainConfig().model_dump(), **info.config}
         changed = [name for name in now if now[name] != before[name]]
         self._config_is_saved = not LENGTH.intersection(changed)
-        fixed = [name for name in changed if name not in MAY_CHANGE_ON_RESUME]
-        if self._config.schedule == "constant" and not self._config.warmup:
-            fixed = [name for name in fixed if name not in LENGTH]
-        if fixed:
+        any_length = self._config.schedule == "constant" and not self._config.warmup
+        may_change = MAY_CHANGE_ON_RESUME | (LENGTH if any_length else set())
+        if fixed := [name for name in changed if name not in may_change]:
             text = "; ".join(
                 f"{name} {text_of(before[name])}, not {text_of(now[name])}" for name in fixed
             )

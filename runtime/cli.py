@@ -46,11 +46,8 @@ class InputErrors(InputError):
         if len(self.problems) == 1:
             return self.problems
         more = len(self.problems) - SHOWN_PROBLEMS
-        return [
-            *self.problems[:SHOWN_PROBLEMS],
-            *([f"… and {more} more"] if more > 0 else []),
-            str(self),
-        ]
+        not_shown = [f"… and {more} more"] if more > 0 else []
+        return [*self.problems[:SHOWN_PROBLEMS], *not_shown, str(self)]
 
 
 @contextmanager
@@ -162,27 +159,23 @@ def uninterrupted() -> Iterator[None]:
 def stop_requests(enabled: bool = True) -> Iterator[types.SimpleNamespace]:
     """Turn SIGINT (Ctrl-C) and SIGTERM into a request to stop.
 
-    The object that this yields has an attribute ``asked``, which the first
-    signal sets to True. One that comes a second later raises KeyboardInterrupt at
-    once (before, it is another process's copy of the same request); so does the
+    The object that this yields has an attribute ``asked``: None, or when the first
+    signal came. One that comes a second later raises KeyboardInterrupt at once
+    (before, it is another process's copy of the same request); so does the
     first if not ``enabled``.
     """
-    stop = types.SimpleNamespace(asked=False)
-    first = 0.0
+    stop = types.SimpleNamespace(asked=None)
 
     def ask(signum, frame):
-        nonlocal first
-        if stop.asked and time.monotonic() - first > 1:
+        if stop.asked is None:
+            stop.asked = time.monotonic()
+            if not _ranks.rank:  # os.write, as print is not reentrant
+                os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop at once\n")
+        elif time.monotonic() - stop.asked > 1:
             raise KeyboardInterrupt
-        if stop.asked:
-            return
-        stop.asked, first = True, time.monotonic()
-        if not _ranks.rank:  # os.write, as print is not reentrant
-            os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop at once\n")
 
-    before = {}
-    if enabled:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if enabled else ()
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
     finally:
@@ -210,7 +203,8 @@ def run_main(main: Callable[[], object]) -> NoReturn:
         output(flush=True)
         code = 0
     except InputError as error:
-        _wait_for_rank_0()
+        if _ranks.rank:
+            time.sleep(RANK_SECONDS)
         for line in error.lines():
             log(line, "error")
         code = EXIT_BAD_INPUT
@@ -236,8 +230,3 @@ def run_main(main: Callable[[], object]) -> NoReturn:
     if shutdown.skipped or (_ranks.world_size > 1 and code):
         os._exit(code or 0)
     sys.exit(code)
-
-
-def _wait_for_rank_0():
-    if _ranks.rank:
-        time.sleep(RANK_SECONDS)

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+from importlib.util import find_spec
 
 from .versions import installed_build, installed_version
 
@@ -107,8 +108,6 @@ def numbers(version: str) -> "list[int]":
 
 def is_installed(module: str) -> bool:
     """Whether a module can be found; it is not imported."""
-    from importlib.util import find_spec
-
     try:
         return find_spec(module) is not None
     except ImportError:  # the parent package is missing
@@ -117,6 +116,4 @@ def is_installed(module: str) -> bool:
 
 def oneflow_folder() -> str:
     """Return the folder of the installed oneflow package, without importing it."""
-    from importlib.util import find_spec
-
     return find_spec("oneflow").submodule_search_locations[0]

@@ -12,18 +12,14 @@ from .cli import log, output
 LOG_SECONDS = 60  # between two lines where there is no terminal
 
 
-class Progress:
-    """Shows ``done`` of ``total`` steps of ``items_per_step`` images on stderr."""
+class Progress(tqdm):
+    """Shows how many of ``total`` steps of ``items_per_step`` images are ``done``, on stderr."""
 
     def __init__(self, total: int, done: int, items_per_step: int, enabled: bool = True):
-        self.total, self.first, self.done, self._items = total, done, done, items_per_step
         # disable=None: only on a terminal.
-        disable = None if enabled else True
-        self._bar = tqdm(total=total, initial=done, unit="step", disable=disable)
+        super().__init__(total=total, initial=done, unit="step", disable=None if enabled else True)
+        self.first, self._items = done, items_per_step
         self._start = self._logged = time.perf_counter()
-
-    def close(self) -> None:
-        self._bar.close()
 
     def output(self, *lines: str) -> None:
         """Print results, clear of the bar."""
@@ -35,20 +31,16 @@ class Progress:
         with tqdm.external_write_mode(file=sys.stderr):
             log(text, level)
 
-    def update(self, done: int, loss: float) -> None:
+    def show(self, done: int, loss: float) -> None:
         """Show that so many steps are done, and the recent loss."""
-        self._bar.set_postfix(
-            loss=f"{loss:.4g}", refresh=False, **{"images/s": f"{self.rate(done):.0f}"}
-        )
-        self._bar.update(done - self.done)
-        self.done = done
-        if self._bar.disable and time.perf_counter() - self._logged > LOG_SECONDS:
+        rate = self.rate(done)
+        self.set_postfix({"loss": f"{loss:.4g}", "images/s": f"{rate:.0f}"}, refresh=False)
+        self.update(done - self.n)
+        if self.disable and time.perf_counter() - self._logged > LOG_SECONDS:
             self._logged = time.perf_counter()
-            minutes = (self.total - done) * self._items / self.rate(done) / 60
-            log(
-                f"step {done:,} of {self.total:,}: loss {loss:.4g}, "
-                f"{self.rate(done):.0f} images/s, about {minutes:.0f} min left"
-            )
+            minutes = (self.total - done) * self._items / rate / 60
+            where = f"step {done:,} of {self.total:,}: loss {loss:.4g}"
+            log(f"{where}, {rate:.0f} images/s, about {minutes:.0f} min left")
 
     def rate(self, done: int) -> float:
         """Return images/s since this object was made, without what happened in timer_paused."""

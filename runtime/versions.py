@@ -14,8 +14,8 @@ class Build(NamedTuple):
     cuda: str  # that it was built with
     driver: str  # the oldest NVIDIA driver for it, by NVIDIA's CUDA compatibility guide
     gpus: str  # those that it has machine code for
-    numpy_limit: str  # the first NumPy that it cannot use
-    tried: bool  # whether this project was run on it
+    numpy_limit: str = "2"  # the first NumPy that it cannot use
+    tried: bool = False  # whether this project was run on it
     on_index: bool = False  # the package index has it; the others are on OneFlow's own
 
 
@@ -28,27 +28,24 @@ BUILDS = (
         "440.33",
         "compute capability 6.0 to 7.5, and newer GPUs whose driver compiles its PTX",
         "1.24",
-        True,
-        True,
+        tried=True,
+        on_index=True,
     ),
     Build(
         "0.9.0",
         "11.7",
         "450.80",
         "compute capability 6.0 to 8.9: GTX 10 to RTX 40 series, P100, V100, T4, A100, L4",
-        "2",
-        True,
-        True,
+        tried=True,
+        on_index=True,
     ),
     Build(
         "0.9.0+cu118",
         "11.8",
         "450.80",
         "compute capability 6.0 to 9.0: GTX 10 to RTX 40 series, V100, T4, A100, L4, H100, H200",
-        "2",
-        False,
     ),
-    Build("1.0.0", "11.8 or 12", "450.80 or 525.60", "compute capability 6.0 to 9.0", "2", False),
+    Build("1.0.0", "11.8 or 12", "450.80 or 525.60", "compute capability 6.0 to 9.0"),
 )
 
 
@@ -70,7 +67,5 @@ def is_0_8() -> bool:
 def installed_build() -> Build:
     """Return the installed build of OneFlow; for one that is not in the table, what is certain."""
     name = installed_version("oneflow") or "of unknown version"
-    for build in BUILDS:
-        if name == build.name:
-            return build
-    return Build(name, "of its build", "see there", "the GPUs of its build", "2", False)
+    other = Build(name, "of its build", "see there", "the GPUs of its build")
+    return next((build for build in BUILDS if build.name == name), other)

@@ -44,11 +44,8 @@ def ordered_map(function: Callable, jobs: Iterable, workers: int) -> Generator:
         for number, job in enumerate(jobs):
             if number < workers:  # no more workers than jobs
                 ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=_work,
-                    daemon=True,
-                    args=(function, theirs, ours, os.getpid()),
-                )
+                arguments = function, theirs, os.getpid()
+                process = context.Process(target=_work, daemon=True, args=arguments)
                 with uninterrupted():  # until the worker ignores Ctrl-C
                     process.start()
                     processes.append(process)
@@ -85,7 +82,7 @@ def _receive(pipe):
     return result
 
 
-def _work(function, pipe, parents_pipe, parent):
+def _work(function, pipe, parent):
     """Run jobs in a worker process.
 
     It leaves Ctrl-C to the parent, and ends with it however that ends.
@@ -93,12 +90,10 @@ def _work(function, pipe, parents_pipe, parent):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     end_with_parent(parent)
-    parents_pipe.close()
     while True:
         job = pipe.recv()
         try:
-            answer = function(job), None, None
-            pipe.send(answer)
+            pipe.send((function(job), None, None))
         except Exception as error:
             trace = traceback.format_exc()
             try:
