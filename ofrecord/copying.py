@@ -3,12 +3,11 @@
 import os
 import random
 from array import array
+from bisect import bisect
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import BinaryIO, NamedTuple
-
-import numpy as np
 
 from runtime.cli import InputError, os_errors
 
@@ -63,7 +62,7 @@ def cut(sources: list[Source], sizes: list[int], seed: int | None) -> Iterator[l
     for start, stop in pairwise(accumulate(sizes, initial=0)):
         runs = []
         while start < stop:
-            number = int(np.searchsorted(ends, order[start], "right")) - 1
+            number = bisect(ends, order[start]) - 1
             most = min(stop - start, ends[number + 1] - order[start]) if seed is None else 1
             first = order[start] - ends[number]
             runs.append(Run(sources[number], first, first + most))
