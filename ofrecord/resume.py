@@ -119,7 +119,7 @@ def begin(
         folder_lock(writer.staging, BUSY, wait=True),
     ):
         old = load(path, Plan)
-        if old == plan and not options.fresh:
+        if old and old.digest == plan.digest and not options.fresh:
             finished = usable_parts(writer, plan, samples, options)
         else:
             if os.path.lexists(path) and not options.fresh:

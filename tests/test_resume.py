@@ -23,6 +23,7 @@ from helpers import (
     snapshot,
     start_script,
 )
+from test_commit import KILLED, stop_at_each_step
 
 HIDDEN = ".img2ofrecord"
 
@@ -411,6 +412,24 @@ def test_the_slurm_script_of_the_docs(tmp_path):
 def test_the_gnu_parallel_line_of_the_docs(tmp_path):
     run_block(docs_block("parallel").replace("host1,host2", ":"), tmp_path)
     check_jobs_of_the_docs(tmp_path)
+
+
+def test_finish_killed_at_each_step(own, tmp_path):
+    jobs, folder = tmp_path / "jobs", tmp_path / "d"
+    assert convert(*own, "--save_dir", jobs, "--job", "1/1").code == 0
+    whole = as_one_run(tmp_path, *own)
+
+    def prepare():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(jobs, folder)
+
+    for code in stop_at_each_step(prepare, lambda: ofrecord("finish", folder).code):
+        assert code == KILLED
+        if (folder / "dataset.json").exists():
+            assert {n: data for n, data in snapshot(folder).items() if n[0] != "."} == whole
+        else:
+            assert ofrecord("finish", folder).code == 0
+            assert snapshot(folder) == whole
 
 
 # -- killed at any moment -------------------------------------------------------------
