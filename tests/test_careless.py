@@ -27,7 +27,13 @@ def python(*arguments):
     return " ".join(map(str, (sys.executable, *arguments)))
 
 
-@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closing",
+    [
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("<&-", ">&-", "2>&-")),
+        "<&- >&- 2>&-",
+    ],
+)
 @pytest.mark.parametrize("script, options", [(CONVERT, "--save_dir d"), (TRAIN, QUICK)])
 def test_closed_streams(folder, script, options, closing):
     result = shell(f"{python(script, options)} {closing}", folder)
@@ -80,7 +86,7 @@ def test_the_launchers_variables_from_elsewhere(folder, wrong):
     assert_one_error(result, "WORLD_SIZE is set, but", "unset WORLD_SIZE")
 
 
-@pytest.mark.parametrize("value", ["", "1"])
+@pytest.mark.parametrize("value", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_world_size_of_one(folder, value):
     result = shell(python(TRAIN, QUICK), folder, WORLD_SIZE=value)
     assert result.code == 0 and result.out.startswith("[7."), result

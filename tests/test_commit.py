@@ -236,7 +236,11 @@ def check_kills(target, scratch, over_old, arguments):
 
 @pytest.mark.parametrize(
     "over_old, arguments",
-    [(True, NEW), (True, [*NEW, "--part_name_suffix_length", 5]), (False, NEW)],
+    [
+        (True, NEW),
+        pytest.param(True, [*NEW, "--part_name_suffix_length", 5], marks=pytest.mark.slow),
+        pytest.param(False, NEW, marks=pytest.mark.slow),
+    ],
     ids=["fewer parts", "other part names", "new folder"],
 )
 def test_converter_killed_at_each_step(tmp_path, over_old, arguments):
@@ -261,7 +265,7 @@ def check_mount_point(disk, scratch):
     print("checked")
 
 
-@pytest.mark.parametrize("over_old", [True, False])
+@pytest.mark.parametrize("over_old", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_ctrl_c_at_each_step(tmp_path, over_old):
     """Until the commit begins it changes nothing that can be seen; the commit ends first."""
     few, _ = few_images(tmp_path)

@@ -85,7 +85,9 @@ def test_other_sizes_are_resized_as_in_training(converted, size):
     assert (trained == predicted).all()
 
 
-@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(
+    "fit", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("stretch", "crop")), "pad"]
+)
 def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     """Transparent, turned, 16-bit and of all shapes: the network sees the pixels that it was trained on."""
     import lenet_train
@@ -474,8 +476,8 @@ def test_an_export_replaces_nothing_else(trained, tmp_path, kind):
 @pytest.mark.parametrize(
     "variables",
     [
-        {"WORLD_SIZE": "2"},
-        {"WORLD_SIZE": "abc"},
+        pytest.param({"WORLD_SIZE": "2"}, marks=pytest.mark.slow),
+        pytest.param({"WORLD_SIZE": "abc"}, marks=pytest.mark.slow),
         {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"},
     ],
     ids=["alone", "odd", "complete"],
@@ -500,7 +502,13 @@ mount -t tmpfs -o size=1m none "$1" && echo old > "$1/x.onnx" && shift
     assert result.out == "x.onnx\nold\n", result
 
 
-@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closing",
+    [
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("<&-", ">&-", "2>&-")),
+        "<&- >&- 2>&-",
+    ],
+)
 def test_closed_streams(trained, tmp_path, closing):
     for module, argument in (("predict", FIVE), ("export", tmp_path / "x.onnx")):
         words = [sys.executable, "-m", f"lenet.{module}", "--checkpoint", trained, argument]

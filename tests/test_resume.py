@@ -400,6 +400,7 @@ def check_jobs_of_the_docs(folder):
     assert snapshot(folder / "dataset_jobs") == snapshot(folder / "whole")
 
 
+@pytest.mark.slow
 def test_the_slurm_script_of_the_docs(tmp_path):
     block = docs_block("#SBATCH")
     first, last = map(int, re.search(r"--array=(\d+)-(\d+)", block).groups())
@@ -483,11 +484,7 @@ def check_killed_jobs(options, tmp_path, rounds):
 
 
 def test_killed_at_some_moments(options, tmp_path):
-    check_kills(options, tmp_path, 4)
-
-
-def test_killed_jobs(options, tmp_path):
-    check_killed_jobs(options, tmp_path, 1)
+    check_kills(options, tmp_path, 2)
 
 
 @pytest.mark.slow

@@ -492,7 +492,7 @@ def test_interrupted_in_the_last_evaluation(datasets, whole, tmp_path):
     finish(datasets, folder, whole, "resumed after step 45\n")
 
 
-@pytest.mark.parametrize("step, saved", [(3, 0), (13, 10)])
+@pytest.mark.parametrize("step, saved", [pytest.param(3, 0, marks=pytest.mark.slow), (13, 10)])
 def test_a_second_ctrl_c_ends_at_once(datasets, whole, tmp_path, step, saved):
     """Then the last checkpoint counts, and nothing that is there is lost."""
     folder = tmp_path / "run"
