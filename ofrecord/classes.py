@@ -2,6 +2,7 @@
 
 import os
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -105,7 +106,7 @@ def read_class_folders(
         problems += stray
         folders += [(printable(name), parent + name) for name in found]
     numbers = number_classes({name for name, _ in folders}, class_file)
-    names, labels = [], []
+    names, labels = [], array("i")
     owners: dict[str, tuple[str, str]] = {}  # class and first name of each file, by its real path
     for class_name, folder in sorted(folders, key=lambda each: numbers[each[0]]):
         images, more = list_images(root, folder + "/")

@@ -89,7 +89,7 @@ def read_label_file(
         log(f"{path}: {form}" + ("" if vectors is None else f" ({vectors.dtype})"))
     unused = set(list_images(image_root, known=lines)[0])
     groups = [row[3] for row in rows] if columns.group else None
-    return Samples(lines, labels, label_columns.names or class_names, groups, vectors), unused
+    return Samples(list(lines), labels, label_columns.names or class_names, groups, vectors), unused
 
 
 # -- rows -----------------------------------------------------------------------------
