@@ -165,24 +165,20 @@ class ConvertOptions(SourceOptions):
     @property
     def encoding(self) -> dict[str, Any]:
         """What the records' bytes follow from, besides the images and ``manifest_fields``."""
-        names = "color", "size", "quality"
-        return {**{name: getattr(self, name) for name in names}, "opencv": cv2.__version__}
+        return {**self.model_dump(include={"color", "size", "quality"}), "opencv": cv2.__version__}
 
-    @property
-    def folders(self) -> dict[str, str]:
-        """The folders to write, by split, in this order."""
-        folders, zoo = super().folders, {"val": "validation", "test": "test"}
-        if self.model_zoo:
-            root = os.path.dirname(os.path.normpath(self.save_dir))
-            folders |= {k: os.path.join(root, zoo[k], "") for k in folders if k in zoo}
-        return folders
+    def default_folder(self, split: str) -> str:
+        if not self.model_zoo:
+            return super().default_folder(split)
+        root = os.path.dirname(os.path.normpath(self.save_dir))
+        return os.path.join(root, "validation" if split == "val" else split)
 
     @property
     def manifest_fields(self) -> dict[str, Any]:
         """The fields of a Manifest that say how the images are stored."""
+        fields = self.model_dump(include={"background", "image_feature", "label_feature"})
         fit, max_value = self.fit if self.size else None, self.image_options.max_value
-        names = "background", "image_feature", "label_feature"
-        return {**{name: getattr(self, name) for name in names}, "fit": fit, "max_value": max_value}
+        return {**fields, "fit": fit, "max_value": max_value}
 
     @property
     def image_options(self) -> ImageOptions:

@@ -89,11 +89,11 @@ def given_options(
     """
     for name, field in model.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        extra = field.json_schema_extra or {}
+        metavar = "|".join(choices) or (field.json_schema_extra or {}).get("metavar")
         parser.add_argument(
             f"--{name}",
             default=SUPPRESS,
-            metavar="|".join(choices) or extra.get("metavar", name.upper()),
+            metavar=metavar or name.upper(),
             help=f"{field.description} (default: {text_of(field.default)})".replace("%", "%%"),
             **({"nargs": "?", "const": "true"} if field.annotation is bool else {}),
         )
