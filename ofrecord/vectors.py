@@ -1,7 +1,5 @@
 """Labels that are lists of numbers, one of each of a table's columns: multi-hot, or float."""
 
-import math
-import re
 from array import array
 from collections import Counter
 from typing import Any
@@ -9,33 +7,6 @@ from typing import Any
 import numpy as np
 
 from .record import Label, LabelKind
-
-NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
-
-
-class LabelColumns:
-    """The columns of a table that together are the label, and their numbers."""
-
-    def __init__(self, is_float: bool):
-        self.is_float = is_float  # also where all numbers are 0 or 1
-        self.names: list[str] = []  # none where a label is a class
-        self._values = array("f")
-
-    def add(self, cells: list[str]) -> list[str]:
-        """Add a row of the columns' cells, and return what is wrong with each that is not a number."""
-        values = array("f", [float(c) if NUMBER.fullmatch(c) else math.nan for c in cells])
-        self._values += values
-        return [
-            f"the label {cell[:60]!r} in column {name!r} is not a number that fits in float32"
-            for name, cell, value in zip(self.names, cells, values, strict=True)
-            if not math.isfinite(value)
-        ]
-
-    def vectors(self) -> np.ndarray:
-        """Return a row of numbers for each image: int32 if all are 0 or 1, else float32."""
-        values = np.array(self._values, np.float32).reshape(-1, len(self.names))
-        is_multi_hot = not self.is_float and ((values == 0) | (values == 1)).all()
-        return values.astype(np.int32) if is_multi_hot else values
 
 
 def counted(label: Label, kind: LabelKind) -> list[int]:
