@@ -68,7 +68,7 @@ def read_header(data: bytes) -> Header:
 
 OTHER_KIND = "another format"
 _MAGIC = {b"BM": "BMP", b"RIFF": "WebP", b"GIF8": "GIF"}
-_MAGIC.update({b"P%d" % kind: "PNM" for kind in range(1, 7)})
+_MAGIC |= {b"P%d" % kind: "PNM" for kind in range(1, 7)}
 
 
 def _container_kind(data: bytes) -> str | None:
@@ -106,16 +106,15 @@ def _png_header(data: bytes) -> Header:
     if depth == 8 and color_type in _PNG_PLAIN and chunks.isdisjoint(_PNG_SPECIAL):
         return _PNG_PLAIN[color_type]
     transparent = color_type in (4, 6) or b"tRNS" in chunks
-    if depth == 16:
-        reason = "16-bit"
-    elif color_type == 3:
-        reason = "palette"
-    elif transparent:
-        reason = "alpha"
-    elif depth != 8:
-        reason = f"{depth}-bit"
-    else:
-        reason = "EXIF" if b"eXIf" in chunks else "animation"
+    reasons = {
+        "16-bit": depth == 16,
+        "palette": color_type == 3,
+        "alpha": transparent,
+        f"{depth}-bit": depth != 8,
+        "EXIF": b"eXIf" in chunks,
+        "animation": True,
+    }
+    reason = next(reason for reason, holds in reasons.items() if holds)
     return Header("PNG", color_type in (0, 4), reason, transparent, b"acTL" in chunks)
 
 
@@ -124,9 +123,8 @@ _PNG_CHUNK, _PNG_SUM = struct.Struct(">I4s"), struct.Struct(">I")
 _PNG_SPECIAL = {b"tRNS", b"eXIf", b"acTL"}  # transparency, EXIF data, animation
 _PNG_PLAIN = {0: Header("PNG", True, None), 2: Header("PNG", False, None)}  # by color type
 
-# Markers of a JPEG frame: baseline, extended and progressive Huffman; and others.
-_JPEG_FRAMES = {0xC0, 0xC1, 0xC2}
-_JPEG_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+# Markers of a JPEG frame; up to C2: baseline, extended and progressive Huffman.
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def _jpeg_header(data: bytes) -> Header:
@@ -143,12 +141,12 @@ def _jpeg_header(data: bytes) -> Header:
         body, end = position + 4, position + 2 + length
         if marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             rotated = _is_rotated(data[body:end])
-        elif marker in _JPEG_FRAMES | _JPEG_OTHER_FRAMES:
+        elif marker in _JPEG_FRAMES:
             if data.rfind(b"\xff\xd9", end) < 0:  # before it, a thumbnail may have one
                 raise BadImage("the JPEG is truncated (no end marker)")
             precision, height, width, components = struct.unpack_from(">BHHB", data, body)
             reason = None
-            if marker in _JPEG_OTHER_FRAMES or precision != 8:
+            if marker > 0xC2 or precision != 8:
                 reason = "rare JPEG coding"
             elif components not in (1, 3):
                 reason = "CMYK"

@@ -174,11 +174,8 @@ def read_record(
         raise BadRecord(index, f"not an OFRecord ({error})") from None
     for name in (image_feature, label_feature):
         if name not in names:
-            raise BadRecord(
-                index,
-                f"no feature {name!r}, only {names}: name the features with --image_feature "
-                "and --label_feature",
-            )
+            hint = "name the features with --image_feature and --label_feature"
+            raise BadRecord(index, f"no feature {name!r}, only {names}: {hint}")
     images = feature[image_feature].bytes_list.value
     name = feature[label_feature].WhichOneof("kind")
     labels = tuple(getattr(feature[label_feature], name).value) if name in LABEL_TYPES else ()
