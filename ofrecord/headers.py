@@ -59,8 +59,9 @@ def read_header(data: bytes) -> Header:
     except (struct.error, IndexError):
         png = data.startswith(b"\x89PNG")
         raise BadImage("the PNG is truncated" if png else "the file is truncated") from None
-    kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
-    kind = _container_kind(data) or next(kinds, OTHER_KIND)
+    start = data[: min(int.from_bytes(data[:4], "big"), 256)]  # of an ISO media file: its first box
+    kinds = (kind for kind, pattern in _KINDS.items() if re.match(pattern, start, re.DOTALL))
+    kind = next(kinds, OTHER_KIND)
     if kind == "HEIC":
         _register_heif()
     several = kind in PILLOW_KINDS and _is_animated(data)
@@ -68,19 +69,14 @@ def read_header(data: bytes) -> Header:
 
 
 OTHER_KIND = "another format"
-_MAGIC = {b"BM": "BMP", b"RIFF": "WebP", b"GIF8": "GIF"}
-_MAGIC |= {b"P%d" % kind: "PNM" for kind in range(1, 7)}
-
-
-def _container_kind(data: bytes) -> str | None:
-    """Return the format that an ISO media file says it is of, or None for other files."""
-    if data[4:8] != b"ftyp":
-        return None
-    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
-    brands = {brands[i : i + 4] for i in range(0, len(brands), 4)}
-    if brands & {b"avif", b"avis"}:
-        return "AVIF"
-    return "HEIC" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"} else None
+_KINDS = {
+    "BMP": b"BM",
+    "WebP": b"RIFF",
+    "GIF": b"GIF8",
+    "PNM": b"P[1-6]",
+    "AVIF": b"....ftyp(....)*?(avif|avis)",  # among the brands of an ISO media file
+    "HEIC": b"....ftyp(....)*?(heic|heix|heim|heis|hevc|mif1)",
+}
 
 
 @cache

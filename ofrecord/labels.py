@@ -1,4 +1,4 @@
-"""Image names with their labels, and the files that they name."""
+"""Image names with their labels, the files that they name, what a Manifest says of the labels."""
 
 import os
 import re
@@ -15,7 +15,6 @@ from runtime.cli import first_few, os_errors
 
 from .images import IMAGE_EXTENSIONS
 from .record import Label, LabelKind
-from .vectors import label_fields
 
 THUMBNAILS = "@eaDir"  # folders that a Synology NAS puts beside images
 SET_NAMES = {"train": "training set", "val": "validation set", "test": "test set"}
@@ -67,6 +66,35 @@ class Samples:
             self.groups and [self.groups[i] for i in indices],
             None if self.vectors is None else self.vectors[indices],
         )
+
+
+def counted(label: Label, kind: LabelKind) -> list[int]:
+    """Return what ``label_counts`` counts of a label: the class, or the columns that are not 0."""
+    if kind.length is None:
+        return [label]
+    return [] if kind.type == "float32" else [n for n, value in enumerate(label) if value]
+
+
+def label_fields(kind: LabelKind, counts: Counter[int], names: list[str] | None) -> dict[str, Any]:
+    """Return the fields of a Manifest about labels, of which ``counted`` counted these."""
+    listed = sorted(counts) if kind.length is None else range(kind.length)
+    return {
+        "num_classes": kind.length or len(names or ()) or max(max(counts) + 1, 0),
+        "class_names": [str(n) for n in range(kind.length)] if kind.length and not names else names,
+        "label_counts": {str(n): counts[n] for n in listed if kind.type != "float32"},
+        "label_type": kind.type,
+        "label_length": kind.length,
+    }
+
+
+def describe_columns(values: array, names: list[str]) -> list[str]:
+    """Return a line for each column of float labels: name, mean, minimum and maximum."""
+    columns = np.array(values).reshape(-1, len(names)).T
+    width = min(max(map(len, names)), 30)
+    return [
+        f"  {name[:30]:>{width}}  mean {each.mean():.4g}, min {each.min():.4g}, max {each.max():.4g}"
+        for name, each in zip(names, columns, strict=True)
+    ]
 
 
 def natural_key(name: str) -> list:
