@@ -16,6 +16,7 @@ from runtime.cli import InputError, InputErrors, count, log, os_errors
 
 from .classes import number_labels
 from .labels import Samples, list_images, problem_of, resolve_names
+from .settings import NUMBER
 
 # Usual names of a table's columns of images, labels and groups: the first of each that are there.
 USUAL_COLUMNS = {
@@ -26,7 +27,6 @@ USUAL_COLUMNS = {
 DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
-NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
 
 NOT_JSON = 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
 
@@ -129,7 +129,8 @@ class _LabelFile:
             cells = (line.split("\t") for line in lines)
             wanted = "index, label and path, with tabs between them"
             return self._rows(enumerate(cells, start=1), [2, 1, None], 3, f"not {wanted}")
-        headers = {each: next(csv.reader([first], delimiter=each), []) for each in DELIMITERS}
+        rows = ((each, next(csv.reader([first], delimiter=each), [])) for each in DELIMITERS)
+        headers = {each: [name.strip() for name in row] for each, row in rows}
         found = {each: _find_columns(header, self._columns) for each, header in headers.items()}
         delimiter = max(
             found, key=lambda each: (None not in found[each][0][:-1], len(headers[each]))
@@ -143,7 +144,7 @@ class _LabelFile:
         if problem:
             self.problems.append((number, problem))
             return []
-        header = [name.strip() for name in headers[delimiter]]
+        header = headers[delimiter]
         image, *labels = (header[index] for index in indices[:-1])
         self.form = f"a table with {DELIMITERS[delimiter]} between its columns"
         self.form += f"; images in {image!r}, labels in {', '.join(map(repr, labels))}"
@@ -210,9 +211,9 @@ class _LabelFile:
                     self.problems.append((number, f"the label of {name!r} is not an integer"))
 
 
-def _find_columns(header: list[str], columns: Columns) -> tuple[list[int | None], str | None]:
+def _find_columns(names: list[str], columns: Columns) -> tuple[list[int | None], str | None]:
     """The indices of the image's, the labels' and the group's column, and what is wrong or None."""
-    names, indices, missing, problem = [name.strip() for name in header], [], [], None
+    indices, missing, problem = [], [], None
     lower, labels = [name.lower() or None for name in names], [columns.label]
     if columns.label and columns.label.strip().lower() not in lower:
         labels = next(csv.reader([columns.label], skipinitialspace=True)) or [""]
