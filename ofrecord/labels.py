@@ -174,7 +174,6 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
     A name may be an absolute path inside the root, have backslashes, or lack its ending if
     exactly one image has the name with one.
     """
-
     roots = [os.path.join(path(image_root), "") for path in (os.path.abspath, os.path.realpath)]
 
     def exists(name: str) -> bool:
@@ -196,12 +195,12 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
     found: dict[str, list[str]] = {name: [] for name in without}
     for image in list_images(image_root)[0] if without else ():
         found.get(os.path.splitext(image)[0], []).append(image)
-    unclear = {
-        name: f"{name!r} may be {first_few(which)}: give the ending"
-        for name, which in found.items()
-        if len(which) > 1
-    }
-    only = {name: which[0] for name, which in found.items() if len(which) == 1}
+    unclear, only = {}, {}
+    for name, which in found.items():
+        if len(which) > 1:
+            unclear[name] = f"{name!r} may be {first_few(which)}: give the ending"
+        elif which:
+            only[name] = which[0]
     return [only.get(name, name) for name in names], unclear
 
 

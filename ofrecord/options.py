@@ -53,9 +53,7 @@ class ConvertOptions(SourceOptions):
         "that they use, for which all are read first; null: 65535",
         "N",
     )
-    quality: int | None = option(
-        None, f"JPEG quality of re-encoded images; null: {DEFAULT_QUALITY}", "Q", ge=1, le=100
-    )
+    quality: int = option(DEFAULT_QUALITY, "JPEG quality of re-encoded images", "Q", ge=1, le=100)
     skip_bad: bool = option(
         False, "skip images that are missing or invalid, and list them in dataset.json"
     )
@@ -138,7 +136,7 @@ class ConvertOptions(SourceOptions):
     def problems(self) -> dict[str, object]:
         return {
             f"--quality is for JPEG, and --img_format is {self.img_format}": (
-                self.quality is not None and FORMATS[self.img_format] != "JPEG"
+                "quality" in self.model_fields_set and FORMATS[self.img_format] != "JPEG"
             ),
             "--fit says how images get the --size, which is not given": (
                 "fit" in self.model_fields_set and self.size is None
@@ -184,9 +182,8 @@ class ConvertOptions(SourceOptions):
     def image_options(self) -> ImageOptions:
         """How the images are stored."""
         size = tuple(map(int, self.size.split("x"))) if self.size else None
-        quality = self.quality or DEFAULT_QUALITY
         max_value = int(self.max_value) if self.max_value else None
-        return ImageOptions(self.color, size, quality, self.background, max_value, self.fit)
+        return ImageOptions(self.color, size, self.quality, self.background, max_value, self.fit)
 
 
 def parse_options() -> ConvertOptions:

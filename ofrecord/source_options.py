@@ -76,9 +76,7 @@ class SourceOptions(StrictModel):
         "REGEX",
     )
     group_column: Name | None = option(None, "the same, by a column of the table", "NAME")
-    seed: int | None = option(
-        None, "of what is chosen at random, and of --shuffle; null: 0", "N", ge=0, lt=2**63
-    )
+    seed: int = option(0, "of what is chosen at random, and of --shuffle", "N", ge=0, lt=2**63)
 
     @field_validator("group")
     @classmethod
@@ -104,7 +102,7 @@ class SourceOptions(StrictModel):
         columns = self.image_column or self.label_column or self.group_column
         return {
             "--seed is for --shuffle, --val_fraction, --test_fraction, --limit and "
-            "--limit_per_class, and none is given": self.seed is not None and not random,
+            "--limit_per_class, and none is given": "seed" in self.model_fields_set and not random,
             **{
                 f"--{name}_dir is the folder for --{name}_fraction, which is not given": (
                     folder is not None and name not in self.folders

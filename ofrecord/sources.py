@@ -51,7 +51,7 @@ def read_samples(options: SourceOptions) -> Samples:
         samples = take_few(samples, options)
     if options.shuffle:
         order = list(range(len(samples)))
-        random.Random(options.seed or 0).shuffle(order)
+        random.Random(options.seed).shuffle(order)
         samples = samples.take(order)
     return samples
 
@@ -69,7 +69,7 @@ def match_names(names: list[str], regex: str) -> list[str | None]:
 
 def take_few(samples: Samples, options: SourceOptions) -> Samples:
     """Return some of the Samples, at random, in their order: one of each class first."""
-    order = random.Random(options.seed or 0).sample(range(len(samples)), len(samples))
+    order = random.Random(options.seed).sample(range(len(samples)), len(samples))
     taken: Counter[tuple[str, int]] = Counter()
     first, others = [], []
     for index in order:
