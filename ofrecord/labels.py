@@ -99,11 +99,8 @@ def describe_columns(values: array, names: list[str]) -> list[str]:
 
 def natural_key(name: str) -> list:
     """Return a sort key that puts ``class 2`` before ``class 10``."""
-    parts = re.split("([0-9]+)", name)
-    return [
-        (int(part[:18]), part) if part.isdecimal() and part.isascii() else (0, part)
-        for part in parts
-    ]
+    parts = enumerate(re.split("([0-9]+)", name))  # text and digits in turn
+    return [(int(part[:18]) if index % 2 else 0, part) for index, part in parts]
 
 
 def fold(name: str) -> str:
@@ -229,12 +226,12 @@ def doubts(samples: Samples) -> list[str]:
         for group in alike.values()
         if len(group) > 1
     ]
-    if min(samples.labels) < 0:
+    used = set(samples.labels)
+    if min(used) < 0:
         lines.append("there are negative labels: lenet_train.py only accepts labels from 0")
-    if len(set(samples.labels)) == 1:
+    if len(used) == 1:
         lines.append("all images are of a single class: there is nothing to learn")
-    empty = set(range(len(names))).difference(samples.labels)
-    if empty:
+    if empty := set(range(len(names))) - used:
         lines.append(f"classes without images: {first_few(names[label] for label in empty)}")
     if names and SPLITS.keys() >= alike.keys():
         lines.append(
