@@ -36,12 +36,12 @@ from .dataset import CHECK, dataset_in_use, read_records
 from .export import export
 from .headers import BadImage
 from .images import decode, decoder_messages
+from .labels import counted, describe_columns
 from .manifest import MANIFEST_NAME, load_manifest
 from .merge import merge
 from .record import IMAGE_FEATURE, LABEL_FEATURE
 from .report import copies_text, digests_of, name_conflicts
 from .resume import finish
-from .vectors import counted, describe_columns
 
 ACTIONS = {
     "check": "read every byte again and name what is wrong by part and record",

@@ -16,6 +16,7 @@ from runtime.workers import ordered_map
 
 from .headers import BadImage, Header, read_header
 from .images import FORMATS, EncodedImage, decode, decoder_messages
+from .labels import counted, label_fields
 from .manifest import (
     CONVERT,
     MANIFEST_NAME,
@@ -29,7 +30,6 @@ from .manifest import (
 )
 from .record import LENGTH, BadRecord, LabelKind, read_record, split_part
 from .statistics import ImageStatistics
-from .vectors import counted, label_fields
 
 # Why OneFlow turns an image into other pixels than OpenCV without a word. (Of
 # others, such as a palette, it makes much the same.)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,14 +30,14 @@ INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs wr
 def number_labels(
     counts: Counter[int | str], class_file: str | None
 ) -> tuple[dict[int | str, int], dict[int | str, str], list[str] | None]:
-    """Return the integer of each label, what is wrong with the others, and the classes' names.
+    """Return the integer of each label, what is wrong with some, and the classes' names.
 
     The labels are integers if most of them are, which the others then must be too; else
     they are class names. Integers are lines of ``class_file``, from 0, unless it has their names.
     """
     # What is longer than 20 digits does not fit in int32 either.
-    matches = {label: INTEGER.fullmatch(str(label)) for label in counts}
-    numbers = {label: int(match[1][:20]) for label, match in matches.items() if match}
+    matches = ((label, INTEGER.fullmatch(str(label))) for label in counts)
+    numbers = {label: int(match[1][:20]) for label, match in matches if match}
     classes = number_classes((), class_file) if class_file else {}
     are_numbers = 2 * sum(counts[label] for label in numbers) > counts.total() - counts[""]
     if not are_numbers or not classes.keys().isdisjoint(map(str, counts)):
@@ -44,15 +45,12 @@ def number_labels(
         numbers = {label: classes[str(label)] for label in counts if label != ""}
         return numbers, {"": "is empty"}, list(classes)
     low, high = (0, len(classes) - 1) if class_file else (INT32_MIN, INT32_MAX)
-    wrong: dict[int | str, str] = {}
-    for label, match in matches.items():
-        if not match:
-            wrong[label] = "is not an integer, as most labels are" if label else "is empty"
-        elif not low <= numbers[label] <= high:
-            wrong[label] = "does not fit in int32"
-            if class_file:
-                wrong[label] = f"is no line of {class_file}, which has {len(classes)}, from 0"
-            del numbers[label]
+    outside = "does not fit in int32"
+    if class_file:
+        outside = f"is no line of {class_file}, which has {len(classes)}, from 0"
+    wrong = {label: outside for label, number in numbers.items() if not low <= number <= high}
+    others = counts.keys() - numbers.keys()
+    wrong |= dict.fromkeys(others, "is not an integer, as most labels are") | {"": "is empty"}
     return numbers, wrong, list(classes) if class_file else None
 
 
@@ -105,7 +103,7 @@ def read_class_folders(
         problems += stray
         folders += [(printable(name), parent + name) for name in found]
     numbers = number_classes({name for name, _ in folders}, class_file)
-    names, labels = [], []
+    names, labels = [], array("i")
     owners: dict[str, tuple[str, str]] = {}  # class and first name of each file, by its real path
     for class_name, folder in sorted(folders, key=lambda each: numbers[each[0]]):
         images, more = list_images(root, folder + "/")

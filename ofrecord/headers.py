@@ -8,13 +8,14 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+warnings.filterwarnings("ignore", module="PIL")  # what matters is decided here
 
 
 class BadImage(Exception):
@@ -58,8 +59,9 @@ def read_header(data: bytes) -> Header:
     except (struct.error, IndexError):
         png = data.startswith(b"\x89PNG")
         raise BadImage("the PNG is truncated" if png else "the file is truncated") from None
-    kinds = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
-    kind = _container_kind(data) or next(kinds, OTHER_KIND)
+    start = data[: min(int.from_bytes(data[:4], "big"), 256)]  # of an ISO media file: its first box
+    kinds = (kind for kind, pattern in _KINDS.items() if re.match(pattern, start, re.DOTALL))
+    kind = next(kinds, OTHER_KIND)
     if kind == "HEIC":
         _register_heif()
     several = kind in PILLOW_KINDS and _is_animated(data)
@@ -67,19 +69,14 @@ def read_header(data: bytes) -> Header:
 
 
 OTHER_KIND = "another format"
-_MAGIC = {b"BM": "BMP", b"RIFF": "WebP", b"GIF8": "GIF"}
-_MAGIC.update({b"P%d" % kind: "PNM" for kind in range(1, 7)})
-
-
-def _container_kind(data: bytes) -> str | None:
-    """Return the format that an ISO media file says it is of, or None for other files."""
-    if data[4:8] != b"ftyp":
-        return None
-    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
-    brands = {brands[i : i + 4] for i in range(0, len(brands), 4)}
-    if brands & {b"avif", b"avis"}:
-        return "AVIF"
-    return "HEIC" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"} else None
+_KINDS = {
+    "BMP": b"BM",
+    "WebP": b"RIFF",
+    "GIF": b"GIF8",
+    "PNM": b"P[1-6]",
+    "AVIF": b"....ftyp(....)*?(avif|avis)",  # among the brands of an ISO media file
+    "HEIC": b"....ftyp(....)*?(heic|heix|heim|heis|hevc|mif1)",
+}
 
 
 @cache
@@ -106,16 +103,15 @@ def _png_header(data: bytes) -> Header:
     if depth == 8 and color_type in _PNG_PLAIN and chunks.isdisjoint(_PNG_SPECIAL):
         return _PNG_PLAIN[color_type]
     transparent = color_type in (4, 6) or b"tRNS" in chunks
-    if depth == 16:
-        reason = "16-bit"
-    elif color_type == 3:
-        reason = "palette"
-    elif transparent:
-        reason = "alpha"
-    elif depth != 8:
-        reason = f"{depth}-bit"
-    else:
-        reason = "EXIF" if b"eXIf" in chunks else "animation"
+    reasons = {
+        "16-bit": depth == 16,
+        "palette": color_type == 3,
+        "alpha": transparent,
+        f"{depth}-bit": depth != 8,
+        "EXIF": b"eXIf" in chunks,
+        "animation": True,
+    }
+    reason = next(reason for reason, holds in reasons.items() if holds)
     return Header("PNG", color_type in (0, 4), reason, transparent, b"acTL" in chunks)
 
 
@@ -124,9 +120,8 @@ _PNG_CHUNK, _PNG_SUM = struct.Struct(">I4s"), struct.Struct(">I")
 _PNG_SPECIAL = {b"tRNS", b"eXIf", b"acTL"}  # transparency, EXIF data, animation
 _PNG_PLAIN = {0: Header("PNG", True, None), 2: Header("PNG", False, None)}  # by color type
 
-# Markers of a JPEG frame: baseline, extended and progressive Huffman; and others.
-_JPEG_FRAMES = {0xC0, 0xC1, 0xC2}
-_JPEG_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+# Markers of a JPEG frame; up to C2: baseline, extended and progressive Huffman.
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def _jpeg_header(data: bytes) -> Header:
@@ -143,12 +138,12 @@ def _jpeg_header(data: bytes) -> Header:
         body, end = position + 4, position + 2 + length
         if marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             rotated = _is_rotated(data[body:end])
-        elif marker in _JPEG_FRAMES | _JPEG_OTHER_FRAMES:
+        elif marker in _JPEG_FRAMES:
             if data.rfind(b"\xff\xd9", end) < 0:  # before it, a thumbnail may have one
                 raise BadImage("the JPEG is truncated (no end marker)")
             precision, height, width, components = struct.unpack_from(">BHHB", data, body)
             reason = None
-            if marker in _JPEG_OTHER_FRAMES or precision != 8:
+            if marker > 0xC2 or precision != 8:
                 reason = "rare JPEG coding"
             elif components not in (1, 3):
                 reason = "CMYK"
@@ -160,15 +155,11 @@ def _jpeg_header(data: bytes) -> Header:
         position = end
 
 
-@contextmanager
-def open_with_pillow(data: bytes) -> Iterator["Image.Image"]:
-    """Open an image's bytes with Pillow, without its warnings. Raises whatever Pillow does."""
+def open_with_pillow(data: bytes) -> "Image.Image":
+    """Open an image's bytes with Pillow. Raises whatever Pillow does."""
     from PIL import Image  # takes 0.05 s to import, and most images do not need it
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data)) as image:
-            yield image
+    return Image.open(io.BytesIO(data))
 
 
 def _is_rotated(exif: bytes) -> bool:

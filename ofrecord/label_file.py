@@ -2,18 +2,21 @@
 
 import csv
 import json
+import math
 import os
 import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
+
+import numpy as np
 
 from runtime.cli import InputError, InputErrors, count, log, os_errors
 
 from .classes import number_labels
 from .labels import Samples, list_images, problem_of, resolve_names
-from .vectors import LabelColumns
+from .settings import NUMBER
 
 # Usual names of a table's columns of images, labels and groups: the first of each that are there.
 USUAL_COLUMNS = {
@@ -24,6 +27,8 @@ USUAL_COLUMNS = {
 DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
+
+NOT_JSON = 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
 
 
 class Columns(NamedTuple):
@@ -37,7 +42,7 @@ class Columns(NamedTuple):
 
 GUESSED = Columns()
 Row = tuple[int, str, int | str, str | None]  # line, image name, label, group
-Problems = list[tuple[int, str]]  # line, reason
+Cells = Iterable[tuple[int, list[str]]]  # line, its columns
 
 
 def read_label_file(
@@ -53,24 +58,22 @@ def read_label_file(
         raise InputError(f"the label file {path} does not exist; specify it with --label_dir")
     if not os.path.isfile(path):  # a pipe may never end
         raise InputError(f"the label file {path} is not a regular file")
-    problems, label_columns = [], LabelColumns(columns.is_float)
     try:
         # newline="" is what the csv module asks for; json does not mind.
         with (
             os_errors("read the label file", path),
             open(path, encoding="utf-8-sig", newline="") as file,
         ):
-            rows, form = _read_rows(file, columns, label_columns, problems)
-            rows = list(rows)
+            content = _LabelFile(file, columns)
     except UnicodeDecodeError:
         raise InputError(f"the label file {path} is not UTF-8 text") from None
     except csv.Error as error:
         raise InputError(f"{path}, line 1: invalid CSV: {error}") from None
-    numbers, wrong, class_names = number_labels(Counter(row[2] for row in rows), class_file)
-    names, unclear = resolve_names([row[1] for row in rows], image_root)
-    lines, labels = {}, array("i")
-    for (line, _, label, _), name in zip(rows, names, strict=True):
-        if label not in numbers:
+    numbers, wrong, class_names = number_labels(Counter(row[2] for row in content.rows), class_file)
+    names, unclear = resolve_names([row[1] for row in content.rows], image_root)
+    lines, labels, problems = {}, array("i"), content.problems
+    for (line, _, label, _), name in zip(content.rows, names, strict=True):
+        if label in wrong:
             problems.append((line, f"the label {str(label)[:60]!r} of {name!r} {wrong[label]}"))
         elif problem := unclear.get(name) or problem_of(name):
             problems.append((line, problem))
@@ -84,49 +87,133 @@ def read_label_file(
         raise InputErrors(found, f"{count(len(found), 'problem')} in {path}; nothing was written")
     if not labels:
         raise InputError(f"the label file {path} lists no images")
-    vectors = label_columns.vectors() if label_columns.names else None
-    if form:
-        log(f"{path}: {form}" + ("" if vectors is None else f" ({vectors.dtype})"))
+    vectors = content.vectors()
+    if content.form:
+        log(f"{path}: {content.form}" + ("" if vectors is None else f" ({vectors.dtype})"))
     unused = set(list_images(image_root, known=lines)[0])
-    groups = [row[3] for row in rows] if columns.group else None
-    return Samples(lines, labels, label_columns.names or class_names, groups, vectors), unused
+    groups = [row[3] for row in content.rows] if columns.group else None
+    return Samples(list(lines), labels, content.label_names or class_names, groups, vectors), unused
 
 
-# -- rows -----------------------------------------------------------------------------
+class _LabelFile:
+    """The rows of a label file, in whatever form."""
+
+    def __init__(self, file: TextIO, columns: Columns):
+        self.problems: list[tuple[int, str]] = []  # line, reason
+        self.form: str | None = None  # None: the tutorial's
+        self.label_names: list[str] = []  # of columns that together are the label, or float labels
+        self._values = array("f")  # of these columns, row by row
+        self._columns = columns
+        self.rows: list[Row] = list(self._read(file))
+
+    def vectors(self) -> np.ndarray | None:
+        """Return a row of numbers for each image: int32 if all are 0 or 1, else float32."""
+        if not self.label_names:
+            return None
+        values = np.array(self._values).reshape(-1, len(self.label_names))
+        is_multi_hot = not self._columns.is_float and ((values == 0) | (values == 1)).all()
+        return values.astype(np.int32) if is_multi_hot else values
+
+    def _read(self, file: TextIO) -> Iterable[Row]:
+        """Return the rows, after finding out which form they have."""
+        ending = os.path.splitext(file.name)[1].lower()
+        numbered = enumerate(file, start=1)
+        number, first = next((each for each in numbered if each[1].strip()), (1, ""))
+        file.seek(0)
+        is_table = ending in (".csv", ".tsv") or any(self._columns)
+        if not is_table and first.lstrip()[:1] in ("{", "["):
+            return self._json_rows(file)
+        lines = map(str.strip, file)
+        if not is_table and (ending == ".lst" or LST_LINE.match(first)):
+            self.form = "im2rec's list of index, label and path"
+            cells = (line.split("\t") for line in lines)
+            wanted = "index, label and path, with tabs between them"
+            return self._rows(enumerate(cells, start=1), [2, 1, None], 3, f"not {wanted}")
+        rows = ((each, next(csv.reader([first], delimiter=each), [])) for each in DELIMITERS)
+        headers = {each: [name.strip() for name in row] for each, row in rows}
+        found = {each: _find_columns(header, self._columns) for each, header in headers.items()}
+        delimiter = max(
+            found, key=lambda each: (None not in found[each][0][:-1], len(headers[each]))
+        )
+        indices, problem = found[delimiter]
+        if not is_table and None in indices[:-1]:
+            self.form = "lines of an image name and a label"
+            cells = (line.rsplit("\t" if "\t" in line else None, 1) for line in lines)
+            wanted = "an image name and a label, with a space or a tab between them"
+            return self._rows(enumerate(cells, start=1), [0, 1, None], 2, f"not {wanted}")
+        if problem:
+            self.problems.append((number, problem))
+            return []
+        header = headers[delimiter]
+        image, *labels = (header[index] for index in indices[:-1])
+        self.form = f"a table with {DELIMITERS[delimiter]} between its columns"
+        self.form += f"; images in {image!r}, labels in {', '.join(map(repr, labels))}"
+        self.label_names = labels if len(labels) > 1 or self._columns.is_float else []
+        width = f"{{}}, but the header has {len(header)}"
+        return self._rows(self._table(file, delimiter), indices, len(header), width)
+
+    def _table(self, file: TextIO, delimiter: str) -> Cells:
+        """Yield the rows of a table below its header."""
+        rows = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            next(filter(None, rows))
+            for row in rows:
+                yield rows.line_num, row
+        except csv.Error as error:
+            self.problems.append((rows.line_num, f"invalid CSV: {error}"))
+
+    def _rows(
+        self, rows: Cells, indices: list[int | None], width: int, otherwise: str
+    ) -> Iterator[Row]:
+        """Yield the rows, of ``width`` cells each; ``indices`` are image's, labels' and group's.
+
+        ``otherwise`` says what is wrong with a row that has another number of cells.
+        """
+        image, *labels, group = indices
+        for line, cells in rows:
+            if len(cells) == width:
+                key = cells[group].strip() or None if group is not None else None
+                label = cells[labels[0]].strip()
+                if self.label_names:
+                    label = 0
+                    self._add_numbers(line, [cells[index].strip() for index in labels])
+                yield line, cells[image].strip(), label, key
+            elif any(cells):
+                self.problems.append((line, otherwise.format(count(len(cells), "column"))))
+
+    def _add_numbers(self, line: int, cells: list[str]) -> None:
+        """Add a row of numbers."""
+        values = array("f", [float(c) if NUMBER.fullmatch(c) else math.nan for c in cells])
+        self._values += values
+        for name, cell, value in zip(self.label_names, cells, values, strict=True):
+            if not math.isfinite(value):
+                what = f"the label {cell[:60]!r} in column {name!r}"
+                self.problems.append((line, f"{what} is not a number that fits in float32"))
+
+    def _json_rows(self, file: TextIO) -> Iterator[Row]:
+        """Yield what objects ``{"image name": label}`` hold, one a line, as in the tutorial."""
+        # An object as its (name, value) pairs, as a dict would hide duplicate names.
+        decode = json.JSONDecoder(object_pairs_hook=tuple).decode
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                pairs = decode(line)
+            except (ValueError, RecursionError):
+                pairs = None
+            if not isinstance(pairs, tuple) or not pairs:
+                self.problems.append((number, NOT_JSON))
+                continue
+            for name, label in pairs:
+                if type(label) is int or (type(label) is float and label.is_integer()):  # no bool
+                    yield number, name, int(label), None
+                else:
+                    self.problems.append((number, f"the label of {name!r} is not an integer"))
 
 
-def _read_rows(
-    file: TextIO, columns: Columns, label_columns: LabelColumns, problems: Problems
-) -> tuple[Iterable[Row], str | None]:
-    """Return the rows of a label file, and what form it has, or None for the tutorial's."""
-    ending = os.path.splitext(file.name)[1].lower()
-    number, first = next((each for each in enumerate(file, start=1) if each[1].strip()), (1, ""))
-    file.seek(0)
-    is_table = ending in (".csv", ".tsv") or any(columns)
-    if not is_table and first.lstrip()[:1] in ("{", "["):
-        return _read_json_lines(file, problems), None
-    if not is_table and (ending == ".lst" or LST_LINE.match(first)):
-        return _read_lines(file, True, problems), "im2rec's list of index, label and path"
-    headers = {each: next(csv.reader([first], delimiter=each), []) for each in DELIMITERS}
-    found = {each: _find_columns(header, columns) for each, header in headers.items()}
-    delimiter = max(found, key=lambda each: (None not in found[each][0][:-1], len(headers[each])))
-    indices, problem = found[delimiter]
-    if not is_table and None in indices[:-1]:
-        return _read_lines(file, False, problems), "lines of an image name and a label"
-    if problem:
-        problems.append((number, problem))
-        return [], None
-    image, *labels = (headers[delimiter][index].strip() for index in indices[:-1])
-    form = f"a table with {DELIMITERS[delimiter]} between its columns"
-    form += f"; images in {image!r}, labels in {', '.join(map(repr, labels))}"
-    label_columns.names = labels if len(labels) > 1 or columns.is_float else []
-    rows = csv.reader(file, delimiter=delimiter, strict=True)
-    return _read_table(rows, indices, label_columns, problems), form
-
-
-def _find_columns(header: list[str], columns: Columns) -> tuple[list[int | None], str | None]:
+def _find_columns(names: list[str], columns: Columns) -> tuple[list[int | None], str | None]:
     """The indices of the image's, the labels' and the group's column, and what is wrong or None."""
-    names, indices, missing, problem = [name.strip() for name in header], [], [], None
+    indices, missing, problem = [], [], None
     lower, labels = [name.lower() or None for name in names], [columns.label]
     if columns.label and columns.label.strip().lower() not in lower:
         labels = next(csv.reader([columns.label], skipinitialspace=True)) or [""]
@@ -149,65 +236,3 @@ def _find_columns(header: list[str], columns: Columns) -> tuple[list[int | None]
         problem += f"{' and '.join(missing)}; it has {', '.join(map(repr, names)) or 'none'} "
         problem += "(--image_column and --label_column name others)"
     return indices, problem
-
-
-def _read_table(
-    rows: Any, indices: list[int | None], label_columns: LabelColumns, problems: Problems
-) -> Iterator[Row]:
-    """Yield the rows of a table with a header; ``indices`` are image's, labels' and group's."""
-    image, *labels, group = indices
-    try:
-        header = next(filter(None, rows))
-        for row in rows:
-            if len(row) == len(header):
-                key = row[group].strip() or None if group is not None else None
-                label = row[labels[0]].strip()
-                if label_columns.names:
-                    label, cells = 0, [row[index].strip() for index in labels]
-                    problems += [(rows.line_num, text) for text in label_columns.add(cells)]
-                yield rows.line_num, row[image], label, key
-            elif row:
-                columns = count(len(row), "column")
-                problems.append((rows.line_num, f"{columns}, but the header has {len(header)}"))
-    except csv.Error as error:
-        problems.append((rows.line_num, f"invalid CSV: {error}"))
-
-
-def _read_lines(file: TextIO, is_list: bool, problems: Problems) -> Iterator[Row]:
-    """Yield the rows of lines ``name label``, or of im2rec's ``index TAB label TAB path``."""
-    wanted = "an image name and a label, with a space or a tab between them"
-    if is_list:
-        wanted = "index, label and path, with tabs between them"
-    for number, line in enumerate(map(str.strip, file), start=1):
-        if is_list:
-            words = line.split("\t")[:0:-1]
-        else:
-            words = line.rsplit("\t" if "\t" in line else None, 1)
-        if len(words) == 2:
-            yield number, words[0].strip(), words[1].strip(), None
-        elif line:
-            problems.append((number, f"not {wanted}"))
-
-
-def _read_json_lines(file: TextIO, problems: Problems) -> Iterator[Row]:
-    """Yield what JSON objects ``{"image name": label}`` hold, one a line, as in the tutorial."""
-    # An object as its (name, value) pairs, as a dict would hide duplicate names.
-    decode = json.JSONDecoder(object_pairs_hook=tuple).decode
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            pairs = decode(line)
-        except (ValueError, RecursionError):
-            pairs = None
-        if not isinstance(pairs, tuple) or not pairs:
-            example = '{"00000030_3.png": 3}'
-            problems.append(
-                (number, f"not a JSON object of image name and label, such as {example}")
-            )
-            continue
-        for name, label in pairs:
-            if type(label) is int or (type(label) is float and label.is_integer()):  # no bool
-                yield number, name, int(label), None
-            else:
-                problems.append((number, f"the label of {name!r} is not an integer"))

@@ -1,4 +1,4 @@
-"""Image names with their labels, and the files that they name."""
+"""Image names with their labels, the files that they name, what a Manifest says of the labels."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from runtime.cli import first_few, os_errors
 
 from .images import IMAGE_EXTENSIONS
 from .record import Label, LabelKind
-from .vectors import label_fields
 
 THUMBNAILS = "@eaDir"  # folders that a Synology NAS puts beside images
 SET_NAMES = {"train": "training set", "val": "validation set", "test": "test set"}
@@ -27,29 +27,15 @@ SPLITS = {  # the names of folders, and what they hold
 ENDINGS = tuple(each for ending in sorted(IMAGE_EXTENSIONS) for each in (ending, ending.upper()))
 
 
+@dataclass
 class Samples:
-    """Image names, relative to the image root, with their labels, in order.
+    """Images with their labels, in order."""
 
-    ``names`` is a list of str, ``labels`` an int32 array of the same length,
-    ``class_names`` a list that labels index, or None where labels are only
-    numbers. ``groups`` is None, or names for each image the group of images that
-    a split keeps together, or None. ``vectors`` is None, or labels that are several numbers,
-    int32 or float32 (n, k), in columns that ``class_names`` names; ``labels`` are 0 then.
-    """
-
-    def __init__(
-        self,
-        names: Iterable[str] = (),
-        labels: Iterable[int] = (),
-        class_names: list[str] | None = None,
-        groups: list[str | None] | None = None,
-        vectors: np.ndarray | None = None,
-    ):
-        self.names = list(names)
-        self.labels = array("i", labels)
-        self.class_names = class_names
-        self.groups = groups
-        self.vectors = vectors
+    names: list[str]  # relative to the image root
+    labels: array  # int32; 0 where ``vectors`` are the labels
+    class_names: list[str] | None  # that labels index, or of the columns of ``vectors``
+    groups: list[str | None] | None = None  # of images that a split keeps together
+    vectors: np.ndarray | None = None  # labels of several numbers, int32 or float32 (n, k)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,19 +59,48 @@ class Samples:
 
     def take(self, indices: list[int]) -> "Samples":
         """Return the Samples at these indices, in their order."""
-        names, labels = ([of[i] for i in indices] for of in (self.names, self.labels))
-        groups = self.groups and [self.groups[i] for i in indices]
-        vectors = None if self.vectors is None else self.vectors[indices]
-        return Samples(names, labels, self.class_names, groups, vectors)
+        return Samples(
+            [self.names[i] for i in indices],
+            array("i", [self.labels[i] for i in indices]),
+            self.class_names,
+            self.groups and [self.groups[i] for i in indices],
+            None if self.vectors is None else self.vectors[indices],
+        )
+
+
+def counted(label: Label, kind: LabelKind) -> list[int]:
+    """Return what ``label_counts`` counts of a label: the class, or the columns that are not 0."""
+    if kind.length is None:
+        return [label]
+    return [] if kind.type == "float32" else [n for n, value in enumerate(label) if value]
+
+
+def label_fields(kind: LabelKind, counts: Counter[int], names: list[str] | None) -> dict[str, Any]:
+    """Return the fields of a Manifest about labels, of which ``counted`` counted these."""
+    listed = sorted(counts) if kind.length is None else range(kind.length)
+    return {
+        "num_classes": kind.length or len(names or ()) or max(max(counts) + 1, 0),
+        "class_names": [str(n) for n in range(kind.length)] if kind.length and not names else names,
+        "label_counts": {str(n): counts[n] for n in listed if kind.type != "float32"},
+        "label_type": kind.type,
+        "label_length": kind.length,
+    }
+
+
+def describe_columns(values: array, names: list[str]) -> list[str]:
+    """Return a line for each column of float labels: name, mean, minimum and maximum."""
+    columns = np.array(values).reshape(-1, len(names)).T
+    width = min(max(map(len, names)), 30)
+    return [
+        f"  {name[:30]:>{width}}  mean {each.mean():.4g}, min {each.min():.4g}, max {each.max():.4g}"
+        for name, each in zip(names, columns, strict=True)
+    ]
 
 
 def natural_key(name: str) -> list:
     """Return a sort key that puts ``class 2`` before ``class 10``."""
-    parts = re.split("([0-9]+)", name)
-    return [
-        (int(part[:18]), part) if part.isdecimal() and part.isascii() else (0, part)
-        for part in parts
-    ]
+    parts = enumerate(re.split("([0-9]+)", name))  # text and digits in turn
+    return [(int(part[:18]) if index % 2 else 0, part) for index, part in parts]
 
 
 def fold(name: str) -> str:
@@ -110,10 +125,10 @@ def is_image(name: str) -> bool:
 
 def kinds_of(names: Iterable[str]) -> str:
     """Return how many files have which extension, for the ten most frequent ones."""
-    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
-    endings = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    text = ", ".join(f"{number:,} {end or 'without extension'}" for end, number in endings[:10])
-    more = sum(number for _, number in endings[10:])
+    counts = Counter(sorted(os.path.splitext(name)[1].lower() for name in names))
+    most = counts.most_common(10)  # of those of one number, the first in the alphabet
+    text = ", ".join(f"{number:,} {end or 'without extension'}" for end, number in most)
+    more = counts.total() - sum(number for _, number in most)
     return f"{text}, {more:,} others" if more else text
 
 
@@ -137,16 +152,15 @@ def list_images(
         with os_errors("list", path), os.scandir(path) as entries:
             for entry in entries:
                 name = folder + entry.name
-                if name in known:
+                if name in known or is_hidden(entry.name):
                     continue
                 link = entry.is_symlink()
                 if os.path.isdir(entry.path) if link else entry.is_dir():
-                    if not is_hidden(entry.name):
-                        folders.append(name + "/")
+                    folders.append(name + "/")
                 elif is_image(entry.name):
                     path = f"{real}/{entry.name}"
                     images[name] = os.path.realpath(path) if link else path
-                elif not is_hidden(entry.name):
+                else:
                     others.append(name)
     return images, others
 
@@ -157,6 +171,7 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
     A name may be an absolute path inside the root, have backslashes, or lack its ending if
     exactly one image has the name with one.
     """
+    roots = [os.path.join(path(image_root), "") for path in (os.path.abspath, os.path.realpath)]
 
     def exists(name: str) -> bool:
         return os.path.lexists(os.path.join(image_root, name))
@@ -165,8 +180,8 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
         if "\\" in name and not exists(name):
             name = name.replace("\\", "/")
         name = os.path.normpath(name)
-        for root in os.path.abspath(image_root), os.path.realpath(image_root):
-            name = name.removeprefix(os.path.join(root, ""))
+        for root in roots:
+            name = name.removeprefix(root)
         return name
 
     names = [
@@ -174,18 +189,16 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
         for name in names
     ]
     without = {name for name in names if not name.endswith(ENDINGS) and not exists(name)}
-    if not without:
-        return names, {}
-    images = defaultdict(list)
-    for image in list_images(image_root)[0]:
-        images[os.path.splitext(image)[0]].append(image)
-    found = {name: sorted(images[name]) for name in without if name in images}
-    unclear = {
-        name: f"{name!r} may be {first_few(which)}: give the ending"
-        for name, which in found.items()
-        if len(which) > 1
-    }
-    return [found[name][0] if len(found.get(name, ())) == 1 else name for name in names], unclear
+    found: dict[str, list[str]] = {name: [] for name in without}
+    for image in list_images(image_root)[0] if without else ():
+        found.get(os.path.splitext(image)[0], []).append(image)
+    unclear, only = {}, {}
+    for name, which in found.items():
+        if len(which) > 1:
+            unclear[name] = f"{name!r} may be {first_few(which)}: give the ending"
+        elif which:
+            only[name] = which[0]
+    return [only.get(name, name) for name in names], unclear
 
 
 def problem_of(name: str) -> str | None:
@@ -193,11 +206,10 @@ def problem_of(name: str) -> str | None:
     if name.startswith(("/", "../")) or name in (".", ".."):
         return f"the name {name!r} is outside of the image root"
     try:
-        if not name.isascii():
-            os.fsencode(name)
+        is_valid = "\0" not in name and (name.isascii() or os.fsencode(name))
     except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
-        return f"{name!r} is not a valid file name"
-    return f"{name!r} is not a valid file name" if "\0" in name else None
+        is_valid = False
+    return None if is_valid else f"{name!r} is not a valid file name"
 
 
 def doubts(samples: Samples) -> list[str]:
@@ -206,20 +218,20 @@ def doubts(samples: Samples) -> list[str]:
     if samples.vectors is not None:
         same = [names[n] for n in np.flatnonzero(np.ptp(samples.vectors, axis=0) == 0)]
         return [f"columns with one value in all images: {first_few(same)}"] if same else []
-    alike: dict[str, list[str]] = {}
+    alike = defaultdict(list)
     for name in names:
-        alike.setdefault(fold(name), []).append(name)
+        alike[fold(name)].append(name)
     lines = [
         f"classes that differ in case or spaces only: {', '.join(map(repr, group))}"
         for group in alike.values()
         if len(group) > 1
     ]
-    if min(samples.labels) < 0:
+    used = set(samples.labels)
+    if min(used) < 0:
         lines.append("there are negative labels: lenet_train.py only accepts labels from 0")
-    if len(set(samples.labels)) == 1:
+    if len(used) == 1:
         lines.append("all images are of a single class: there is nothing to learn")
-    empty = set(range(len(names))).difference(samples.labels)
-    if empty:
+    if empty := set(range(len(names))) - used:
         lines.append(f"classes without images: {first_few(names[label] for label in empty)}")
     if names and SPLITS.keys() >= alike.keys():
         lines.append(

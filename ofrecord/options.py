@@ -53,9 +53,7 @@ class ConvertOptions(SourceOptions):
         "that they use, for which all are read first; null: 65535",
         "N",
     )
-    quality: int | None = option(
-        None, f"JPEG quality of re-encoded images; null: {DEFAULT_QUALITY}", "Q", ge=1, le=100
-    )
+    quality: int = option(DEFAULT_QUALITY, "JPEG quality of re-encoded images", "Q", ge=1, le=100)
     skip_bad: bool = option(
         False, "skip images that are missing or invalid, and list them in dataset.json"
     )
@@ -138,7 +136,7 @@ class ConvertOptions(SourceOptions):
     def problems(self) -> dict[str, object]:
         return {
             f"--quality is for JPEG, and --img_format is {self.img_format}": (
-                self.quality is not None and FORMATS[self.img_format] != "JPEG"
+                "quality" in self.model_fields_set and FORMATS[self.img_format] != "JPEG"
             ),
             "--fit says how images get the --size, which is not given": (
                 "fit" in self.model_fields_set and self.size is None
@@ -165,32 +163,27 @@ class ConvertOptions(SourceOptions):
     @property
     def encoding(self) -> dict[str, Any]:
         """What the records' bytes follow from, besides the images and ``manifest_fields``."""
-        names = "color", "size", "quality"
-        return {**{name: getattr(self, name) for name in names}, "opencv": cv2.__version__}
+        return {**self.model_dump(include={"color", "size", "quality"}), "opencv": cv2.__version__}
 
-    @property
-    def folders(self) -> dict[str, str]:
-        """The folders to write, by split, in this order."""
-        folders, zoo = super().folders, {"val": "validation", "test": "test"}
-        if self.model_zoo:
-            root = os.path.dirname(os.path.normpath(self.save_dir))
-            folders |= {k: os.path.join(root, zoo[k], "") for k in folders if k in zoo}
-        return folders
+    def default_folder(self, split: str) -> str:
+        if not self.model_zoo:
+            return super().default_folder(split)
+        root = os.path.dirname(os.path.normpath(self.save_dir))
+        return os.path.join(root, "validation" if split == "val" else split)
 
     @property
     def manifest_fields(self) -> dict[str, Any]:
         """The fields of a Manifest that say how the images are stored."""
+        fields = self.model_dump(include={"background", "image_feature", "label_feature"})
         fit, max_value = self.fit if self.size else None, self.image_options.max_value
-        names = "background", "image_feature", "label_feature"
-        return {**{name: getattr(self, name) for name in names}, "fit": fit, "max_value": max_value}
+        return {**fields, "fit": fit, "max_value": max_value}
 
     @property
     def image_options(self) -> ImageOptions:
         """How the images are stored."""
         size = tuple(map(int, self.size.split("x"))) if self.size else None
-        quality = self.quality or DEFAULT_QUALITY
         max_value = int(self.max_value) if self.max_value else None
-        return ImageOptions(self.color, size, quality, self.background, max_value, self.fit)
+        return ImageOptions(self.color, size, self.quality, self.background, max_value, self.fit)
 
 
 def parse_options() -> ConvertOptions:

@@ -19,12 +19,11 @@ and what its OFRecordReader reads. There are no checksums; the manifest has them
 """
 
 import importlib.util
-import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from runtime.environment import oneflow_folder
 
@@ -103,38 +102,38 @@ def split_part(path: str) -> Iterator[tuple[int, bytes]]:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise BadRecord(0, "the part file is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if is_tfrecord(content):
-                raise BadRecord(0, "TFRecord, which OneFlow does not read")
-            position = index = 0
-            while position < size:
-                start = position + LENGTH.size
-                if start > size:
-                    raise BadRecord(index, "the file ends inside its length field")
-                (length,) = LENGTH.unpack_from(content, position)
-                if length <= 0:
-                    raise BadRecord(index, f"invalid length {length}")
-                if length > size - start:
-                    reason = (
-                        f"it should have {length:,} bytes and the file ends after {size - start:,}"
-                    )
-                    raise BadRecord(index, reason)
-                position = start + length
-                yield index, content[start:position]
-                index += 1
+        if is_tfrecord(file, size):
+            raise BadRecord(0, "TFRecord, which OneFlow does not read")
+        file.seek(0)
+        position = index = 0
+        while position < size:
+            position += LENGTH.size
+            if position > size:
+                raise BadRecord(index, "the file ends inside its length field")
+            (length,) = LENGTH.unpack(file.read(LENGTH.size))
+            left = size - position
+            if length <= 0:
+                raise BadRecord(index, f"invalid length {length}")
+            if length > left:
+                what = f"it should have {length:,} bytes and the file ends after {left:,}"
+                raise BadRecord(index, what)
+            yield index, file.read(length)
+            position += length
+            index += 1
 
 
-def is_tfrecord(content: mmap.mmap) -> bool:
+def is_tfrecord(file: BinaryIO, size: int) -> bool:
     """Whether a file's first record ends where it would in TensorFlow's framing.
 
     There, a record is its length (8 bytes), the length's checksum (4), the data and the
     data's checksum (4): https://www.tensorflow.org/tutorials/load_data/tfrecord.
     """
-    position, size = 0, len(content)
+    position = 0
     for _ in range(2):
         if position + LENGTH.size > size:
             return False
-        (length,) = LENGTH.unpack_from(content, position)
+        file.seek(position)
+        (length,) = LENGTH.unpack(file.read(LENGTH.size))
         position += LENGTH.size + 4 + length + 4
         if not 0 < length < size or position >= size:
             return position == size
@@ -177,11 +176,8 @@ def read_record(
         raise BadRecord(index, f"not an OFRecord ({error})") from None
     for name in (image_feature, label_feature):
         if name not in names:
-            raise BadRecord(
-                index,
-                f"no feature {name!r}, only {names}: name the features with --image_feature "
-                "and --label_feature",
-            )
+            hint = "name the features with --image_feature and --label_feature"
+            raise BadRecord(index, f"no feature {name!r}, only {names}: {hint}")
     images = feature[image_feature].bytes_list.value
     name = feature[label_feature].WhichOneof("kind")
     labels = tuple(getattr(feature[label_feature], name).value) if name in LABEL_TYPES else ()

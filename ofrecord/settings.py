@@ -88,15 +88,14 @@ def given_options(
     of its own. Raises InputError for an option without its value.
     """
     for name, field in model.model_fields.items():
-        types = _types(field.annotation)
-        choices = "|".join(get_args(field.annotation)) if _is_literal(field.annotation) else ""
-        extra = field.json_schema_extra or {}
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        metavar = "|".join(choices) or (field.json_schema_extra or {}).get("metavar")
         parser.add_argument(
             f"--{name}",
             default=SUPPRESS,
-            metavar=choices or extra.get("metavar", name.upper()),
+            metavar=metavar or name.upper(),
             help=f"{field.description} (default: {text_of(field.default)})".replace("%", "%%"),
-            **({"nargs": "?", "const": "true"} if bool in types else {}),
+            **({"nargs": "?", "const": "true"} if field.annotation is bool else {}),
         )
     given, unknown = parser.parse_known_args(arguments)
     more = {word.partition("=")[0]: "" for word in unknown if word.startswith("-")}
@@ -116,7 +115,9 @@ def parse_settings(model: type[Model], layers: list[Layer], renamed: dict[str, s
         for name, text in settings.items():
             field = model.model_fields.get(name)
             if field is None:
-                problems.append(f"{origin}{name}: unknown setting{_hint(model, name, renamed)}")
+                close = difflib.get_close_matches(name, model.model_fields, n=1)
+                hint = f"did you mean {close[0]}?" if close else "see --help"
+                problems.append(f"{origin}{name}: unknown setting; {renamed.get(name, hint)}")
             else:
                 values[name], origins[name] = _value_of(text, field.annotation), origin
     try:
@@ -128,20 +129,13 @@ def parse_settings(model: type[Model], layers: list[Layer], renamed: dict[str, s
     return parsed
 
 
-def _hint(model: type[BaseModel], name: str, renamed: dict[str, str]) -> str:
-    if name in renamed:
-        return f"; {renamed[name]}"
-    close = difflib.get_close_matches(name, model.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-NUMBER = re.compile(r"[+-]?([0-9]{1,19}\.?[0-9]{0,19}|\.[0-9]{1,19})([eE][+-]?[0-9]{1,3})?")
+NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
 
 
 def _value_of(text: Any, annotation: Any) -> Any:
     """A setting's text as the type that its field has; what is not of that type stays text."""
-    types = _types(annotation)
+    types = get_args(annotation) or (annotation,)  # (int, NoneType) of ``int | None``
     if not isinstance(text, str):
         return text
     if NoneType in types and text in ("", "~", "null"):
@@ -157,17 +151,4 @@ def _value_of(text: Any, annotation: Any) -> Any:
 
 def text_of(value: Any) -> str:
     """Return a setting's value as YAML and the command line have it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
-def _types(annotation: Any) -> set[type]:
-    """The types in an annotation: {int, NoneType} of ``int | None``, {str} of a Literal."""
-    if _is_literal(annotation):
-        return {type(value) for value in get_args(annotation)}
-    return set(get_args(annotation)) or {annotation}
-
-
-def _is_literal(annotation: Any) -> bool:
-    return get_origin(annotation) is Literal
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -2,6 +2,7 @@
 
 import functools
 import random
+from collections import Counter
 from typing import NamedTuple
 
 import matplotlib
@@ -40,21 +41,18 @@ class Tile(NamedTuple):
 class Sampler:
     """Keeps a uniform random sample of the records of each class (reservoir sampling), seeded."""
 
-    def __init__(self, per_class: int = COLUMNS) -> None:
+    def __init__(self) -> None:
         self.samples: dict[int, list[bytes]] = {}  # encoded images by label
-        self._per_class, self._random = per_class, random.Random(0)
-        self._num_seen = {}
+        self._random, self._num_seen = random.Random(0), Counter()
 
     def add(self, label: int, data: bytes) -> None:
         """Offer one record's label and encoded image."""
-        num_seen = self._num_seen[label] = self._num_seen.get(label, 0) + 1
+        self._num_seen[label] += 1
         samples = self.samples.setdefault(label, [])
-        if num_seen <= self._per_class:
+        if len(samples) < COLUMNS:
             samples.append(data)
-        else:
-            place = self._random.randrange(num_seen)
-            if place < self._per_class:
-                samples[place] = data
+        elif (place := self._random.randrange(self._num_seen[label])) < COLUMNS:
+            samples[place] = data
 
 
 def draw_sheet(
@@ -71,21 +69,13 @@ def draw_sheet(
     records. Raises OSError.
     """
     if len(images) <= GROUP_CLASSES:
-        groups = [(title, [])] + [
-            (
-                f"{legible(names[label], label)}: {count(counts[label], 'image')}",
-                list(map(Tile, of)),
-            )
-            for label, of in sorted(images.items())
-        ]
+        groups = [(title, [])]
+        for label, of in sorted(images.items()):
+            name = legible(names[label], label)
+            groups.append((f"{name}: {count(counts[label], 'image')}", list(map(Tile, of))))
     else:  # one of each class in turn, until the sheet is full
-        turns = [
-            (label, turn)
-            for turn in range(COLUMNS)
-            for label, of in sorted(images.items())
-            if turn < len(of)
-        ]
-        shown = sorted(turns[: COLUMNS * MAX_ROWS])
+        turns = sorted((turn, label) for label, of in images.items() for turn in range(len(of)))
+        shown = sorted((label, turn) for turn, label in turns[: COLUMNS * MAX_ROWS])
         tiles = [Tile(images[n][turn], shorten(legible(names[n], n), 12)) for n, turn in shown]
         groups = [(title, tiles)]
     draw_groups(path, groups, COLUMNS)
@@ -136,14 +126,8 @@ def _draw_tile(axes, tile: Tile, x: float, y: float) -> None:
 @functools.cache
 def installed_fonts() -> dict[str, ft2font.FT2Font]:
     """Return those FONTS that this machine has, by name; matplotlib includes the first."""
-    fonts = {}
-    for name in FONTS:
-        try:
-            path = font_manager.findfont(name, fallback_to_default=False)
-        except ValueError:
-            continue
-        fonts[name] = font_manager.get_font(path)
-    return fonts
+    names = [name for name in FONTS if name in font_manager.get_font_names()]
+    return {name: font_manager.get_font(font_manager.findfont(name)) for name in names}
 
 
 def legible(name: str, label: int) -> str:

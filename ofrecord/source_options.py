@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from functools import cached_property
 from typing import Literal
 
@@ -17,8 +16,7 @@ from .settings import Name, StrictModel
 
 def option(default, help, metavar=None, **limits):
     """A field of ConvertOptions."""
-    extra = {"metavar": metavar} if metavar else None
-    return Field(default, description=help, json_schema_extra=extra, **limits)
+    return Field(default, description=help, json_schema_extra={"metavar": metavar}, **limits)
 
 
 class SourceOptions(StrictModel):
@@ -35,7 +33,7 @@ class SourceOptions(StrictModel):
         "with a header; lines of a name and a label; or a .lst file of im2rec",
         "FILE",
     )
-    img_format: str = option(".png", f"image format in the records: {' '.join(FORMATS)}", "EXT")
+    img_format: Literal[tuple(FORMATS)] = option(".png", "image format in the records")
     save_dir: Name = option(
         "./dataset/", "the folder to write; a dataset already there is replaced", "DIR"
     )
@@ -78,16 +76,7 @@ class SourceOptions(StrictModel):
         "REGEX",
     )
     group_column: Name | None = option(None, "the same, by a column of the table", "NAME")
-    seed: int | None = option(
-        None, "of what is chosen at random, and of --shuffle; null: 0", "N", ge=0, lt=2**63
-    )
-
-    @field_validator("img_format")
-    @classmethod
-    def _is_known(cls, value):
-        if value not in FORMATS:
-            raise ValueError(f"it should be one of {' '.join(FORMATS)}")
-        return value
+    seed: int = option(0, "of what is chosen at random, and of --shuffle", "N", ge=0, lt=2**63)
 
     @field_validator("group")
     @classmethod
@@ -107,13 +96,13 @@ class SourceOptions(StrictModel):
 
     def problems(self) -> dict[str, object]:
         """Return what would be wrong with the options together, and whether it is."""
-        paths = Counter(os.path.realpath(folder) for folder in self.folders.values())
-        no_root = why_no_folder(self.image_root)
+        folders = set(map(os.path.realpath, self.folders.values()))
+        root, no_root = os.path.realpath(self.image_root), why_no_folder(self.image_root)
         random = self.shuffle or self.fractions or self.limit or self.limit_per_class
         columns = self.image_column or self.label_column or self.group_column
         return {
             "--seed is for --shuffle, --val_fraction, --test_fraction, --limit and "
-            "--limit_per_class, and none is given": self.seed is not None and not random,
+            "--limit_per_class, and none is given": "seed" in self.model_fields_set and not random,
             **{
                 f"--{name}_dir is the folder for --{name}_fraction, which is not given": (
                     folder is not None and name not in self.folders
@@ -124,12 +113,11 @@ class SourceOptions(StrictModel):
                 sum(self.fractions.values()) >= 1
             ),
             "two of --save_dir, --val_dir and --test_dir are the same folder": (
-                max(paths.values()) > 1
+                len(folders) < len(self.folders)
             ),
             "--group and --group_column are for --val_fraction and --test_fraction: give one of the "
             "two with one of those": (
-                (self.group and self.group_column)
-                or ((self.group or self.group_column) and not self.fractions)
+                bool(self.group) + bool(self.group_column) > bool(self.fractions)
             ),
             "--class_folders and --label_dir cannot both give the labels": (
                 self.class_folders and "label_dir" in self.model_fields_set
@@ -138,7 +126,7 @@ class SourceOptions(StrictModel):
             "for --class_folders": self.class_folders and (columns or self.label_type != "auto"),
             "with --class_folders, --save_dir must be outside of --image_root": (
                 self.class_folders
-                and any(is_inside(each, self.image_root) for each in self.folders.values())
+                and any(os.path.commonpath([each, root]) == root for each in folders)
             ),
             **{
                 f"--{name}_fraction and the folder {folder}/ in {self.image_root} are both for "
@@ -167,16 +155,12 @@ class SourceOptions(StrictModel):
     @property
     def folders(self) -> dict[str, str]:
         """The folders to write, by split, in this order."""
-        base = os.path.abspath(self.save_dir)
         given = {"train": self.save_dir, "val": self.val_dir, "test": self.test_dir}
         return {
-            split: folder or os.path.join(f"{base}_{split}", "")
+            split: folder or os.path.join(self.default_folder(split), "")
             for split, folder in given.items()
             if split in {"train", *self.fractions, *self.split_folders}
         }
 
-
-def is_inside(path: str, folder: str) -> bool:
-    """Whether a path is a folder or leads to something inside it."""
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([path, folder]) == folder
+    def default_folder(self, split: str) -> str:
+        return f"{os.path.abspath(self.save_dir)}_{split}"

@@ -51,7 +51,7 @@ def read_samples(options: SourceOptions) -> Samples:
         samples = take_few(samples, options)
     if options.shuffle:
         order = list(range(len(samples)))
-        random.Random(options.seed or 0).shuffle(order)
+        random.Random(options.seed).shuffle(order)
         samples = samples.take(order)
     return samples
 
@@ -69,14 +69,13 @@ def match_names(names: list[str], regex: str) -> list[str | None]:
 
 def take_few(samples: Samples, options: SourceOptions) -> Samples:
     """Return some of the Samples, at random, in their order: one of each class first."""
-    order = random.Random(options.seed or 0).sample(range(len(samples)), len(samples))
+    order = random.Random(options.seed).sample(range(len(samples)), len(samples))
     taken: Counter[tuple[str, int]] = Counter()
-    ranked = []
+    first, others = [], []
     for index in order:
         split = samples.names[index].partition("/")[0] if options.split_folders else ""
         key = split, samples.labels[index]
         if options.limit_per_class is None or taken[key] < options.limit_per_class:
-            ranked.append((taken[key] > 0, index))
+            (others if taken[key] else first).append(index)
             taken[key] += 1
-    ranked.sort(key=lambda each: each[0])
-    return samples.take(sorted(index for _, index in ranked[: options.limit]))
+    return samples.take(sorted((first + others)[: options.limit]))

@@ -23,7 +23,7 @@ def split(samples: Samples, digests: list[int], options: SourceOptions) -> dict[
     if options.fractions:
         keys = [digests, samples.groups or [None] * len(samples)]
         groups = connected(sets["train"], keys)
-        sets.update(hold_out(samples, groups, options.fractions, options.seed or 0))
+        sets.update(hold_out(samples, groups, options.fractions, options.seed))
     trained = {digests[index] for index in sets["train"]} if len(sets) > 1 else set()
     for split, chosen in sets.items():
         if not chosen:
