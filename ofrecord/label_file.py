@@ -28,6 +28,7 @@ DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
 
+FRACTIONS = "numbers with fractions are names of classes here; --label_type float stores numbers"
 NOT_JSON = 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
 
 
@@ -90,6 +91,8 @@ def read_label_file(
     vectors = content.vectors()
     if content.form:
         log(f"{path}: {content.form}" + ("" if vectors is None else f" ({vectors.dtype})"))
+    if class_names and not class_file and all(map(NUMBER.fullmatch, class_names)):
+        log(f"{path}: {FRACTIONS}", "warning")
     unused = set(list_images(image_root, known=lines)[0])
     groups = [row[3] for row in content.rows] if columns.group else None
     return Samples(list(lines), labels, content.label_names or class_names, groups, vectors), unused

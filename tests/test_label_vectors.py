@@ -571,3 +571,14 @@ def test_the_trainer_refuses_them(datasets, converted, tmp_path):
         f"{datasets / 'one'}: a label is a float32 list of length 1, and LeNet learns classes",
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_fractions_as_class_names_are_a_warning(images):
+    table = write_table(
+        images / "t.csv", {"label": [f"{0.05 * index:.2f}" for index in range(NUMBER)]}
+    )
+    result = convert_table(images, table)
+    assert result.code == 0 and "numbers with fractions are names of classes here" in result.err
+    assert "--label_type float" in result.err
+    table = write_table(images / "u.csv", {"label": ["a", "b"] * (NUMBER // 2)})
+    assert "numbers with" not in convert_table(images, table, target="e").err
