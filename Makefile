@@ -41,7 +41,7 @@ mnist: venv
 	  lenet_train.py --config configs/mnist.yaml $(if $(wildcard runs/mnist/config.yaml),--resume)
 
 test: venv-test
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 test-slow: venv-test
 	$(PYTEST) -m slow
