@@ -21,6 +21,7 @@ TWO_RANKS = -m oneflow.distributed.launch --nproc_per_node 2
 # Without a GPU, two processes train 1.6 times as fast as one, which uses one core.
 ONE_RANK = $(or $(wildcard /dev/nvidia* /dev/dxg),$(filter 1,$(shell nproc)))
 PYTEST = $(PYTHON_RUN) -m pytest --durations=10
+ON_TWO_CORES = -n 2 --dist loadfile
 
 PEERS_READY = $(if $(filter no,$(PEERS)),,.venv-peers/ready)
 BENCH_OPTIONS = $(if $(PEERS_READY),--peers_python .venv-peers/bin/python) $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
@@ -41,13 +42,13 @@ mnist: venv
 	  lenet_train.py --config configs/mnist.yaml $(if $(wildcard runs/mnist/config.yaml),--resume)
 
 test: venv-test
-	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) $(ON_TWO_CORES) -m "not slow"
 
 test-slow: venv-test
-	$(PYTEST) -m slow
+	$(PYTEST) $(ON_TWO_CORES) -m slow
 
 test-all: venv-test
-	$(PYTEST)
+	$(PYTEST) $(ON_TWO_CORES)
 
 gpu: venv-test
 	$(PYTHON_RUN) benchmarks/gpu.py $(if $(MNIST),--mnist $(MNIST)) \
