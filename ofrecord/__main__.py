@@ -78,8 +78,9 @@ def parse_args():
         command = actions.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("folder", metavar="DIR", help="the dataset's folder")
         if name == "check":
-            help = "another dataset, to look for copies of images between the two"
-            command.add_argument("other", metavar="OTHER", nargs="?", help=help)
+            command.add_argument(
+                "other", metavar="OTHER", nargs="?", help="also look for copies here"
+            )
         if name == "show":
             help = "the PNG file of the contact sheet (default: DIR_sheet.png beside the folder)"
             command.add_argument("--sheet", metavar="FILE", help=help)
@@ -89,6 +90,8 @@ def parse_args():
             help = f"the name of the records' {kind} feature (default: {default})"
             command.add_argument(f"--{kind}_feature", default=default, metavar="NAME", help=help)
     args = parser.parse_args()
+    if "" in (*vars(args).values(), *getattr(args, "sources", ())):
+        parser.error("an argument is empty, such as a variable that is not set")
     if args.action == "merge":
         if args.part_num is not None and not 1 <= args.part_num <= 10**6:
             parser.error(f"--part_num {args.part_num}: it should be from 1 to 1,000,000")
@@ -208,7 +211,8 @@ def show(args) -> None:
         output(*describe_columns(values, list(map(one_line, manifest.class_names))))
     else:
         print_histogram(labels, names)
-    sheet = args.sheet or args.folder.rstrip("/") + "_sheet.png"
+    name = os.path.basename(os.path.abspath(args.folder))
+    sheet = args.sheet or os.path.normpath(os.path.join(args.folder, "..", f"{name}_sheet.png"))
     with os_errors("write the contact sheet", sheet):
         draw_sheet(sheet, manifest.summary, samples, names, labels)
     output(f"contact sheet: {sheet}")

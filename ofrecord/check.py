@@ -68,6 +68,8 @@ def check_parts(
         raise InputError(f"no dataset: {folder} {reason}")
     found = os.listdir(folder)
     names = [name for name in found if PART_PATTERN.fullmatch(name)]
+    if not names and STAGING_NAME in found:
+        load_manifest(folder)  # says that it is unfinished
     if not names:
         others = f", but {first_few(found)}" if found else ""
         raise InputError(f"no dataset: there are no part files in {folder}{others}")
@@ -181,7 +183,7 @@ def index_parts(folder: str, features: Features, workers: int) -> Manifest:
     would abort on or misread, and InputError where there is a manifest already.
     """
     if os.path.lexists(os.path.join(folder, STAGING_NAME)):  # old and new parts may be mixed
-        raise InputError(f"{folder}: its conversion was interrupted; {CONVERT}")
+        load_manifest(folder)  # says that it is unfinished
     try:
         load_manifest(folder)
     except InputError:

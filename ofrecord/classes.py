@@ -74,7 +74,7 @@ def _read_class_file(path: str) -> list[str]:
         with os_errors("read the class file", path):
             lines = read_small_file(path).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
-        raise InputError(f"the class file {path} is not UTF-8 text") from None
+        raise InputError(f"the class file {path} is not UTF-8 text: save it as UTF-8") from None
     first: dict[str, int] = {}
     problems = []
     for number, name in enumerate(map(str.strip, lines), start=1):

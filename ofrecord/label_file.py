@@ -29,6 +29,7 @@ DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
 
 FRACTIONS = "numbers with fractions are names of classes here; --label_type float stores numbers"
+FLOAT32_INTEGERS = 2**24  # up to here float32 has all integers
 NOT_JSON = 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
 
 
@@ -67,7 +68,7 @@ def read_label_file(
         ):
             content = _LabelFile(file, columns)
     except UnicodeDecodeError:
-        raise InputError(f"the label file {path} is not UTF-8 text") from None
+        raise InputError(f"the label file {path} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path}, line 1: invalid CSV: {error}") from None
     numbers, wrong, class_names = number_labels(Counter(row[2] for row in content.rows), class_file)
@@ -107,12 +108,15 @@ class _LabelFile:
         self.label_names: list[str] = []  # of columns that together are the label, or float labels
         self._values = array("f")  # of these columns, row by row
         self._columns = columns
+        self._are_rounded = False
         self.rows: list[Row] = list(self._read(file))
 
     def vectors(self) -> np.ndarray | None:
         """Return a row of numbers for each image: int32 if all are 0 or 1, else float32."""
         if not self.label_names:
             return None
+        if self._are_rounded:
+            log(f"labels above {FLOAT32_INTEGERS:,} are rounded, to float32", "warning")
         values = np.array(self._values).reshape(-1, len(self.label_names))
         is_multi_hot = not self._columns.is_float and ((values == 0) | (values == 1)).all()
         return values.astype(np.int32) if is_multi_hot else values
@@ -189,6 +193,7 @@ class _LabelFile:
         values = array("f", [float(c) if NUMBER.fullmatch(c) else math.nan for c in cells])
         self._values += values
         for name, cell, value in zip(self.label_names, cells, values, strict=True):
+            self._are_rounded |= abs(value) > FLOAT32_INTEGERS
             if not math.isfinite(value):
                 what = f"the label {cell[:60]!r} in column {name!r}"
                 self.problems.append((line, f"{what} is not a number that fits in float32"))
@@ -230,6 +235,8 @@ def _find_columns(names: list[str], columns: Columns) -> tuple[list[int | None],
         if len(found) > 1:
             two = " and ".join(repr(names[index]) for index in found[:2])
             problem = f"{option}s may be in the columns {two}: choose one with --{option}_column"
+            if lower[found[0]] == lower[found[1]]:
+                problem = f"there are two columns {names[found[0]]!r}: give one another name"
         elif wanted and found == [None]:
             missing.append(repr(option if given is None else given))
     if len(set(indices[1:-1])) < len(labels):

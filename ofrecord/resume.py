@@ -26,7 +26,7 @@ from .plan import (
     make_manifest,
     save,
 )
-from .report import report
+from .report import copies_text, report
 from .writer import BUSY, DatasetWriter
 
 STAMP = struct.Struct("<qq")  # an image file's size and time stamp
@@ -88,20 +88,19 @@ def open_writers(options: ConvertOptions) -> Iterator[dict[str, DatasetWriter]]:
         try:
             yield writers
         except BaseException:
-            for writer in () if shared or options.dry_run else writers.values():
+            for writer in () if options.dry_run else writers.values():
                 if has_finished_parts(writer.staging) and not writer.committing:
-                    log_what_is_kept(writer.staging)
+                    log_what_is_kept(writer.staging, shared)
             raise
 
 
-def log_what_is_kept(staging: str) -> None:
+def log_what_is_kept(staging: str, shared: bool) -> None:
     with os.scandir(staging) as entries:
         sizes = {entry.name: entry.stat().st_size for entry in entries}
     parts = sum(f"{name}.json" in sizes for name in sizes)
-    log(
-        f"{count(parts, 'finished part')} kept in {staging} ({sum(sizes.values()):,} bytes): "
-        "the same command continues with that; with --fresh it starts again"
-    )
+    text = f"{count(parts, 'finished part')} kept in {staging} ({sum(sizes.values()):,} bytes)"
+    fresh = "" if shared else "; with --fresh it starts again"
+    log(f"{text}: the same command continues with that{fresh}")
 
 
 def begin(
@@ -143,12 +142,13 @@ def refuse_or_log(
     writer: DatasetWriter, plan: Plan, old: Plan | None, options: ConvertOptions
 ) -> None:
     """Say why an interrupted conversion cannot be continued. Raises InputError for a job."""
-    why = ", ".join(plan.differences(old)) if old else "its plan is damaged"
+    why = f"{PLAN_NAME} is damaged"
+    if old:
+        why = f"these differ: {', '.join(plan.differences(old))}"
     if options.job:
-        raise InputError(f"{writer.staging} is of another conversion ({why}): remove it first")
+        raise InputError(f"{writer.staging} is of another conversion, as {why}; remove it first")
     if has_finished_parts(writer.staging):
-        text = "an interrupted conversion is not continued, as these differ"
-        log(f"{writer.folder}: {text}: {why}")
+        log(f"{writer.folder}: an interrupted conversion is not continued, as {why}")
 
 
 def usable_parts(
@@ -199,7 +199,7 @@ def finish(folder: str) -> Manifest:
             return load_manifest(folder)
         plan = load(os.path.join(staging, PLAN_NAME), Plan)
         if plan is None:
-            raise InputError(f"{staging} has no whole {PLAN_NAME}: start the jobs again")
+            raise InputError(f"{staging} has no whole {PLAN_NAME}: remove it, start the jobs again")
         numbers = range(plan.part_num)
         finished = finished_parts(staging, plan, numbers)
         missing = set(numbers).difference(n for n, each in finished if is_whole(staging, each))
@@ -207,9 +207,12 @@ def finish(folder: str) -> Manifest:
             names = first_few(part_name(number, plan.digits) for number in missing)
             number = f"{len(missing):,} of {count(plan.part_num, 'part')}"
             raise InputError(
-                f"{folder}: {number} are not finished ({names}): start the jobs again that make them"
+                f"{folder}: {number} are not finished ({names}): start the jobs again that make "
+                "them, or one conversion without --job"
             )
         manifest, statistics = make_manifest(plan, staging)
         report(folder, manifest, statistics, time.perf_counter() - start)
+        if copies_text(statistics.digests):
+            log(f"`python -m ofrecord check {folder}` names those with different labels")
         writer.commit(manifest)
     return manifest

@@ -86,6 +86,8 @@ class DatasetWriter:
         self._stack = ExitStack()
 
     def __enter__(self):
+        if not self.folder:
+            raise InputError("the folder to write has no name")
         if self.dry_run:
             check_target(self.folder)
             self.staging = self._stack.enter_context(TemporaryDirectory(prefix="img2ofrecord-"))

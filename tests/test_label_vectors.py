@@ -582,3 +582,17 @@ def test_fractions_as_class_names_are_a_warning(images):
     assert "--label_type float" in result.err
     table = write_table(images / "u.csv", {"label": ["a", "b"] * (NUMBER // 2)})
     assert "numbers with" not in convert_table(images, table, target="e").err
+
+
+def test_integers_that_float32_rounds_are_a_warning(images):
+    for first, warned in ((2**24, True), (100, False)):
+        numbers = {"x": [first + index for index in range(NUMBER)], "y": [0.5] * NUMBER}
+        table = write_table(images / f"{first}.csv", numbers)
+        result = convert_table(images, table, "--label_column", "x,y", target=f"d{first}")
+        assert result.code == 0 and ("above 16,777,216 are rounded" in result.err) == warned, result
+
+
+def test_two_columns_of_one_name(images):
+    (images / "t.csv").write_text("image,x,x\n0.png,1,2\n")
+    result = convert_table(images, images / "t.csv", "--label_column", "x")
+    assert_one_error(result, "there are two columns 'x'")

@@ -15,6 +15,7 @@ from helpers import (
     IMAGES,
     PROJECT,
     assert_one_error,
+    call,
     convert,
     part_files,
     read_manifest,
@@ -233,3 +234,20 @@ def test_killed_at_any_moment(converted, tmp_path, action):
             shutil.rmtree(target)
     assert ofrecord(action, big, target).code == 0
     assert json.dumps(sorted(path.name for path in tmp_path.glob(".*"))) == "[]"
+
+
+@pytest.mark.parametrize("action", ["merge", "export", "check", "finish", "show", "index"])
+def test_an_empty_name_is_no_folder(converted, tmp_path, action):
+    """As of a shell's variable that is not set: not the working folder."""
+    (tmp_path / "part-0").write_text("mine")
+    more = [converted] if action in ("merge", "export") else []
+    result = call("ofrecord.__main__", action, *more, "", cwd=tmp_path)
+    assert_one_error(result, "an argument is empty")
+    assert_one_error(call("img2ofrecord", "--save_dir", "", cwd=tmp_path), "save_dir")
+    assert snapshot(tmp_path) == {"part-0": b"mine"}
+
+
+def test_the_sheet_of_the_working_folder_lies_beside_it(dataset):
+    result = call("ofrecord.__main__", "show", ".", cwd=dataset)
+    assert result.code == 0 and result.out.endswith("contact sheet: ../dataset_sheet.png\n")
+    assert (dataset.parent / "dataset_sheet.png").exists()

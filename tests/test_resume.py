@@ -191,7 +191,7 @@ def test_a_damaged_plan_starts_again(own, tmp_path):
     interrupt(*own)
     flip(tmp_path / "d" / HIDDEN / "plan.json")
     result = convert(*own)
-    assert result.code == 0 and "its plan is damaged" in result.err, result
+    assert result.code == 0 and "plan.json is damaged" in result.err, result
     assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
 
 
@@ -294,9 +294,14 @@ def test_jobs_of_two_plans_are_refused(own, tmp_path):
     assert convert(*own, "--job", "1/3").code == 0
     before = snapshot(tmp_path / "d")
     result = convert(*own, "--job", "2/3", "--size", "20x20")
-    assert_one_error(result, f"{HIDDEN} is of another conversion (size", "remove it", started=True)
+    assert_one_error(
+        result,
+        f"{HIDDEN} is of another conversion, as these differ: size",
+        "remove it",
+        started=True,
+    )
     flip(tmp_path / "d" / HIDDEN / "plan.json")
-    assert_one_error(convert(*own, "--job", "2/3"), "its plan is damaged", started=True)
+    assert_one_error(convert(*own, "--job", "2/3"), "plan.json is damaged", started=True)
     flip(tmp_path / "d" / HIDDEN / "plan.json")
     assert snapshot(tmp_path / "d") == before
 
@@ -324,6 +329,24 @@ def test_nothing_to_finish(own, tmp_path):
     (tmp_path / "d" / HIDDEN).mkdir()
     assert_one_error(ofrecord("finish", tmp_path / "d"), "no whole plan.json")
     assert snapshot(tmp_path / "d") == before
+
+
+def test_copies_that_finish_finds(own, tmp_path):
+    """It has no names and labels: `check` names the images."""
+    names = sorted(os.listdir(tmp_path / "in"))
+    shutil.copy(tmp_path / "in" / names[0], tmp_path / "in" / names[1])
+    assert convert(*own, "--job", "1/1").code == 0
+    result = ofrecord("finish", tmp_path / "d")
+    assert "1 image is a copy of another\n" in result.err
+    assert f"python -m ofrecord check {tmp_path / 'd'}` names" in result.err
+
+
+@pytest.mark.parametrize("action", ["check", "show", "export", "index"])
+def test_other_commands_say_that_it_is_unfinished(own, tmp_path, action):
+    interrupt(*own)
+    more = [tmp_path / "out"] if action == "export" else []
+    result = ofrecord(action, tmp_path / "d", *more)
+    assert_one_error(result, "interrupted or is still running", "python -m ofrecord finish")
 
 
 def resealed(path, change):
