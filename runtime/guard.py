@@ -130,5 +130,7 @@ def _watch(child: int, launched: bool, hint: str) -> None:
     if number == signal.SIGKILL or number in CRASHES:
         if not interrupted:
             log(f"{who} was killed, perhaps out of memory: reduce --batch_size", "error")
+        elif os.environ.get("RANK") == "0":  # another rank ended before this one could say so
+            log("interrupted", "error")
         os._exit(EXIT_KILLED)
     os.kill(os.getpid(), number)  # SIGTERM and the like, before anybody handled it
