@@ -78,9 +78,7 @@ def parse_args():
         command = actions.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("folder", metavar="DIR", help="the dataset's folder")
         if name == "check":
-            command.add_argument(
-                "other", metavar="OTHER", nargs="?", help="also look for copies here"
-            )
+            command.add_argument("other", metavar="OTHER", nargs="?", help="look for copies here")
         if name == "show":
             help = "the PNG file of the contact sheet (default: DIR_sheet.png beside the folder)"
             command.add_argument("--sheet", metavar="FILE", help=help)
