@@ -63,7 +63,7 @@ from ofrecord.splits import split
 from ofrecord.statistics import ImageStatistics, sampling_interval
 from ofrecord.survey import survey
 from ofrecord.writer import DatasetWriter
-from runtime.atomic import read_small_file
+from runtime.atomic import read_with_status
 from runtime.cli import output, run_main
 
 
@@ -122,8 +122,8 @@ def encode_img_file(
     whole image and OSError for a file that cannot be read.
     """
     options = options or ImageOptions()
-    data = read_small_file(filename, MAX_FILE_SIZE)
-    header = read_header(data)
+    data, status = read_with_status(filename, MAX_FILE_SIZE)
+    header, stamp = read_header(data), stamp_of(status)
     reason = header.reencode_reason
     if header.kind != FORMATS[ext] or header.kind not in STORED_UNCHANGED:
         reason = reason or f"{header.kind} to {FORMATS[ext]}"
@@ -132,7 +132,7 @@ def encode_img_file(
     if not (measured or reason) and may_be_quick(header, options.size):
         pixels = decode(data, header, quick=True)  # is it whole?
         channels = 1 if header.gray else 3
-        return EncodedImage(data, header.size, channels, pixels, None, reduced=True)
+        return EncodedImage(data, header.size, channels, pixels, None, reduced=True, stamp=stamp)
     pixels = decode(data, header, options)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
@@ -140,7 +140,8 @@ def encode_img_file(
     if reason:
         data = encode(pixels, ext, options.quality)
     channels = 1 if pixels.ndim == 2 else 3
-    return EncodedImage(data, pixels.shape[1::-1], channels, pixels, reason, header.several)
+    size = pixels.shape[1::-1]
+    return EncodedImage(data, size, channels, pixels, reason, header.several, stamp=stamp)
 
 
 # -- pack -----------------------------------------------------------------------
@@ -184,7 +185,6 @@ def pack_chunk(
         for number, (name, label) in enumerate(samples, first):
             measured = interval > 0 and number % interval == 0
             try:
-                stamps.append(stamp_of(folder + name))
                 image = encode_img_file(folder + name, ext, image_options, measured)
             except FileNotFoundError:
                 problems.append((name, "missing, but it has a label"))
@@ -197,6 +197,7 @@ def pack_chunk(
             else:
                 ndarray2ofrecords(packed, features[0], image.data, features[1], label)
                 saved.append(name)
+                stamps.append(image.stamp)
                 statistics.add(image, measured)
     return Chunk(packed.getvalue(), saved, problems, statistics, b"".join(stamps))
 

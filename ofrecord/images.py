@@ -70,6 +70,7 @@ class EncodedImage(NamedTuple):
     reencode_reason: str | None  # None where the file's bytes are stored unchanged
     several: bool = False  # the file holds more pictures, of which this is the first
     reduced: bool = False  # ``pixels`` are those at an eighth of the size
+    stamp: bytes = b""  # of its file: tells whether that was changed later
 
 
 # -- pixels -------------------------------------------------------------------------

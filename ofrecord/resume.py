@@ -32,9 +32,8 @@ from .writer import BUSY, DatasetWriter
 STAMP = struct.Struct("<qq")  # an image file's size and time stamp
 
 
-def stamp_of(path: str) -> bytes:
-    """Return what tells whether a file was changed. Raises OSError."""
-    status = os.stat(path)
+def stamp_of(status: os.stat_result) -> bytes:
+    """Return what tells whether a file was changed."""
     return STAMP.pack(status.st_size, status.st_mtime_ns)
 
 
@@ -43,7 +42,7 @@ def stamps_of(image_root: str, names: Iterable[str]) -> str:
     digest, folder = hashlib.sha256(), os.path.join(image_root, "")
     for name in names:
         try:
-            digest.update(stamp_of(folder + name))
+            digest.update(stamp_of(os.stat(folder + name)))
         except OSError:
             digest.update(b"-")
     return digest.hexdigest()

@@ -118,6 +118,11 @@ def read_small_file(path: str, most: int = 2**26) -> bytes:
 
     Raises OSError, for pipes, devices and larger files too.
     """
+    return read_with_status(path, most)[0]
+
+
+def read_with_status(path: str, most: int) -> tuple[bytes, os.stat_result]:
+    """As read_small_file, with the status of the file that was read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe does not wait for a writer
     try:
         status = os.fstat(descriptor)
@@ -125,7 +130,7 @@ def read_small_file(path: str, most: int = 2**26) -> bytes:
             raise OSError(errno.EINVAL, "it is not a regular file", path)
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", path)
-        return os.read(descriptor, status.st_size)
+        return os.read(descriptor, status.st_size), status
     finally:
         os.close(descriptor)
 
