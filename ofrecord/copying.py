@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple
 
 from runtime.cli import InputError, os_errors
 
-from .dataset import Dataset
-from .record import LENGTH, BadRecord, split_part
+from .dataset import Dataset, part_errors
+from .record import LENGTH, split_part
 
 OPEN_FILES = 256  # at most
 BLOCK = 2**24  # bytes that are copied at once
@@ -40,12 +40,9 @@ def find_records(datasets: list[Dataset]) -> list[Source]:
     for number, (folder, manifest) in enumerate(datasets):
         for part in manifest.parts:
             path, starts = os.path.join(folder, part.file), array("q", [0])
-            try:
-                with os_errors("read", path):
-                    for _, serialized in split_part(path):
-                        starts.append(starts[-1] + LENGTH.size + len(serialized))
-            except BadRecord as error:
-                raise InputError(f"{path}, {error}") from None
+            with part_errors(folder, path):
+                for _, serialized in split_part(path):
+                    starts.append(starts[-1] + LENGTH.size + len(serialized))
             sources.append(Source(number, path, starts))
     return sources
 
@@ -56,8 +53,9 @@ def cut(sources: list[Source], sizes: list[int], seed: int | None) -> Iterator[l
     The records' order is kept, or drawn by ``seed``.
     """
     ends = list(accumulate((len(source.starts) - 1 for source in sources), initial=0))
-    order = array("q", range(ends[-1]))
+    order = range(ends[-1])
     if seed is not None:
+        order = array("q", order)
         random.Random(seed).shuffle(order)
     for start, stop in pairwise(accumulate(sizes, initial=0)):
         runs = []
@@ -77,12 +75,15 @@ def blocks(run: Run) -> Iterator[bytes]:
         file = opened(run.source.path).fileno()
         while position < end:
             block = os.pread(file, min(BLOCK, end - position), position)
+            if not block:
+                raise InputError(f"{run.source.path} became shorter while it was read")
             position += len(block)
             yield block
 
 
 @lru_cache(OPEN_FILES)
 def opened(path: str) -> BinaryIO:
+    """Return a part file, open as long as merge() runs."""
     return open(path, "rb", buffering=0)
 
 

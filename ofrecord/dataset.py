@@ -12,7 +12,7 @@ are compared with the manifest first, in Python::
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 from runtime.atomic import folder_lock
@@ -105,20 +105,27 @@ def open_dataset(folder: str, all_hashes: bool = False) -> Dataset:
     return Dataset(folder, manifest)
 
 
+@contextmanager
+def part_errors(folder: str, path: str) -> Iterator[None]:
+    """Make what is wrong with a part file of a dataset an InputError that names it."""
+    try:
+        with os_errors("read", path):
+            yield
+    except BadRecord as error:
+        raise InputError(f"{path}, {error}; {CHECK.format(folder)}") from None
+
+
 def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, bytes, Label]]:
     """Yield (path of the part, index in it, encoded image, label) of each record.
 
     Raises InputError for a part that cannot be read, and for a damaged record.
     """
+    features = manifest.image_feature, manifest.label_feature
     for part in manifest.parts:
         path = os.path.join(folder, part.file)
-        try:
-            with os_errors("read", path):
-                features = manifest.image_feature, manifest.label_feature
-                for record in read_part(path, *features, manifest.label_kind):
-                    yield path, *record
-        except BadRecord as error:
-            raise InputError(f"{path}, {error}; {CHECK.format(folder)}") from None
+        with part_errors(folder, path):
+            for record in read_part(path, *features, manifest.label_kind):
+                yield path, *record
 
 
 def sha256_of(path: str) -> str:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from runtime.cli import InputError, first_few, log
 
-from .copying import Run, blocks, cut, find_records, records
+from .copying import Run, blocks, cut, find_records, opened, records
 from .dataset import Dataset, dataset_in_use, open_dataset
 from .labels import natural_key
 from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, part_sizes
@@ -59,6 +59,7 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
         num_parts = part_num or sum(len(manifest.parts) for manifest in manifests)
         if num_parts > num_records:
             raise InputError(f"--part_num {num_parts}: there are only {num_records:,} records")
+        stack.callback(opened.cache_clear)
         sources, sizes = find_records(datasets), part_sizes(num_records, num_parts)
         writer, parts = stack.enter_context(DatasetWriter(target, manifests[0].digits)), []
         bar = stack.enter_context(tqdm(total=num_records, unit="record", disable=None))

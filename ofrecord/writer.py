@@ -2,9 +2,9 @@
 
 Everything is first written to ``DIR/.img2ofrecord/`` and flushed to the disk, the manifest
 last; then it is moved into place (runtime/atomic.py). Killed before that, the old dataset is
-untouched, and the next run continues (resume.py); killed meanwhile, the folder has no manifest, so that nothing takes it for finished,
-and the next run finishes it. No name is read from a manifest: part names are computed from
-their number.
+untouched, and the next run continues (resume.py); killed meanwhile, the folder has no manifest,
+so that nothing takes it for finished, and the next run finishes it. No name is read from a
+manifest: part names are computed from their number.
 """
 
 import hashlib

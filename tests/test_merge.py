@@ -10,7 +10,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from damage import flip, ofrecord, rewrite_manifest
+from damage import cut, flip, ofrecord, rewrite_manifest
 from helpers import (
     IMAGES,
     PROJECT,
@@ -251,3 +251,27 @@ def test_the_sheet_of_the_working_folder_lies_beside_it(dataset):
     result = call("ofrecord.__main__", "show", ".", cwd=dataset)
     assert result.code == 0 and result.out.endswith("contact sheet: ../dataset_sheet.png\n")
     assert (dataset.parent / "dataset_sheet.png").exists()
+
+
+def test_a_source_that_was_replaced_is_read_again(tmp_path):
+    """Files of an earlier merge in the same process are not kept open."""
+    for number in range(2):
+        options = ["--shuffle", "--seed", number, "--save_dir", tmp_path / "d"]
+        assert convert(*options).code == 0
+        assert ofrecord("merge", tmp_path / "d", tmp_path / f"merged{number}").code == 0
+        assert records(tmp_path / f"merged{number}") == records(tmp_path / "d")
+
+
+def test_a_part_that_becomes_shorter_is_an_error(dataset):
+    """Not a loop without an end."""
+    from ofrecord.copying import Run, blocks, find_records, opened
+    from ofrecord.dataset import open_dataset
+    from runtime.cli import InputError
+
+    source = find_records([open_dataset(str(dataset))])[0]
+    cut(dataset / "part-0", 1000)
+    try:
+        with pytest.raises(InputError, match="part-0 became shorter while it was read"):
+            list(blocks(Run(source, 0, 10)))
+    finally:
+        opened.cache_clear()
