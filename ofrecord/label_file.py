@@ -16,7 +16,6 @@ from runtime.cli import InputError, InputErrors, count, log, os_errors
 
 from .classes import number_labels
 from .labels import Samples, list_images, problem_of, resolve_names
-from .settings import NUMBER
 
 # Usual names of a table's columns of images, labels and groups: the first of each that are there.
 USUAL_COLUMNS = {
@@ -26,6 +25,7 @@ USUAL_COLUMNS = {
 }
 DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 
+NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
 
 FRACTIONS = "numbers with fractions are names of classes here; --label_type float stores numbers"
@@ -133,7 +133,7 @@ class _LabelFile:
         lines = map(str.strip, file)
         if not is_table and (ending == ".lst" or LST_LINE.match(first)):
             self.form = "im2rec's list of index, label and path"
-            cells = (line.split("\t") for line in lines)
+            cells = (list(map(str.strip, line.split("\t"))) if line else [] for line in lines)
             wanted = "index, label and path, with tabs between them"
             return self._rows(enumerate(cells, start=1), [2, 1, None], 3, f"not {wanted}")
         rows = ((each, next(csv.reader([first], delimiter=each), [])) for each in DELIMITERS)
@@ -145,7 +145,8 @@ class _LabelFile:
         indices, problem = found[delimiter]
         if not is_table and None in indices[:-1]:
             self.form = "lines of an image name and a label"
-            cells = (line.rsplit("\t" if "\t" in line else None, 1) for line in lines)
+            words = (line.rsplit("\t" if "\t" in line else None, 1) for line in lines)
+            cells = (list(map(str.strip, each)) for each in words)
             wanted = "an image name and a label, with a space or a tab between them"
             return self._rows(enumerate(cells, start=1), [0, 1, None], 2, f"not {wanted}")
         if problem:
@@ -184,8 +185,8 @@ class _LabelFile:
                 if self.label_names:
                     label = 0
                     self._add_numbers(line, [cells[index].strip() for index in labels])
-                yield line, cells[image].strip(), label, key
-            elif any(cells):
+                yield line, cells[image], label, key
+            elif cells:
                 self.problems.append((line, otherwise.format(count(len(cells), "column"))))
 
     def _add_numbers(self, line: int, cells: list[str]) -> None:

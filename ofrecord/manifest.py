@@ -30,6 +30,7 @@ PART_PATTERN = re.compile(re.escape(PART_PREFIX) + r"[0-9]{1,9}")
 CONVERT = "convert the images again with img2ofrecord.py"
 INDEX = "`python -m ofrecord index {}` writes one for the parts of another converter"
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=2**16)]  # pixels
 MaxValue = Annotated[int, Field(ge=1, le=65535)] | None
 Level = Annotated[float, Field(ge=0, le=255)]
@@ -41,7 +42,7 @@ class Part(StrictModel):
     file: Annotated[str, Field(pattern=rf"^{PART_PATTERN.pattern}$")]
     num_records: Annotated[int, Field(ge=1, le=2**40)]
     bytes: Count
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 class SkippedImage(StrictModel):
@@ -161,8 +162,7 @@ class Manifest(StrictModel):
 
     def to_json(self) -> str:
         """Return the manifest file's text: the same dataset always gives the same text."""
-        fields = self.model_dump()
-        text = json.dumps({**fields, "sha256": digest_of(fields)}, indent=2, ensure_ascii=False)
+        text = json.dumps(seal(self.model_dump()), indent=2, ensure_ascii=False)
         # Lists of numbers on one line each.
         return re.sub(r"\[[\s\d.,]+\]", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
 
@@ -170,15 +170,26 @@ class Manifest(StrictModel):
 def parse_manifest(text: str | bytes) -> Manifest:
     """Return the Manifest that a file's text holds. Raises ValueError, with the reason."""
     try:
-        fields = load_json(text)
-        layout, digest = fields["layout"], fields.pop("sha256")
+        sealed = load_json(text)
+        layout, _ = sealed["layout"], sealed["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("not a manifest of img2ofrecord.py") from None
     if layout != LAYOUT:
         raise ValueError(f"its layout is {str(layout)[:20]}, and this version reads {LAYOUT}")
-    if digest != digest_of(fields):
+    return validate(Manifest, unseal(sealed))
+
+
+def seal(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with a checksum of them."""
+    return {**fields, "sha256": digest_of(fields)}
+
+
+def unseal(sealed: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that were sealed. Raises ValueError where they are others now."""
+    fields = {name: value for name, value in sealed.items() if name != "sha256"}
+    if sealed.get("sha256") != digest_of(fields):
         raise ValueError("changed or damaged after it was written")
-    return validate(Manifest, fields)
+    return fields
 
 
 def digest_of(fields: Any) -> str:

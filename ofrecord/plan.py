@@ -22,7 +22,18 @@ from runtime.cli import InputError
 
 from .dataset import sha256_of
 from .images import FORMATS
-from .manifest import MANIFEST_NAME, PART_PATTERN, Manifest, Part, digest_of, part_name, part_sizes
+from .manifest import (
+    MANIFEST_NAME,
+    PART_PATTERN,
+    Manifest,
+    Part,
+    Sha256,
+    digest_of,
+    part_name,
+    part_sizes,
+    seal,
+    unseal,
+)
 from .settings import Model, StrictModel, load_json, validate
 from .statistics import ImageStatistics, StatisticsState
 
@@ -33,13 +44,11 @@ STAGED_PATTERN = re.compile(
 )
 LARGEST_FILE = 2**32  # bytes of a JSON file
 
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # a SHA-256
-
 
 class Plan(StrictModel):
     """All that the bytes of the parts follow from, besides the images themselves."""
 
-    samples: Digest  # of the images' names and labels, in order
+    samples: Sha256  # of the images' names and labels, in order
     num_records: Annotated[int, Field(ge=1, le=2**40)]
     part_num: Annotated[int, Field(ge=1, le=10**6)]
     digits: Annotated[int, Field(ge=1, le=9)]  # of the part names, at least
@@ -79,25 +88,22 @@ class Plan(StrictModel):
 class FinishedPart(StrictModel):
     """A part that is on the disk."""
 
-    plan: Digest
+    plan: Sha256
     part: Part
-    stamps: Digest  # of the sizes and time stamps of its images' files
+    stamps: Sha256  # of the sizes and time stamps of its images' files
     statistics: StatisticsState
 
 
 def save(path: str, model: StrictModel) -> None:
     """Write a model as a JSON file. Raises OSError."""
-    fields = model.model_dump()
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({**fields, "sha256": digest_of(fields)}, file)
+        json.dump(seal(model.model_dump()), file)
 
 
 def load(path: str, model: type[Model]) -> Model | None:
     """Return the model in a JSON file, or None if there is none that is whole."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        fields = load_json(read_small_file(path, LARGEST_FILE))
-        if fields.pop("sha256") == digest_of(fields):
-            return validate(model, fields)
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        return validate(model, unseal(load_json(read_small_file(path, LARGEST_FILE))))
     return None
 
 

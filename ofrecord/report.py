@@ -22,10 +22,11 @@ def report(
     statistics: ImageStatistics,
     seconds: float,
     num_converted: int = 0,
-) -> None:
+) -> bool:
     """Log how many images are stored unchanged, why others are not, and what looks wrong.
 
     ``seconds`` were needed to convert ``num_converted`` images; others were converted before.
+    Returns whether some are copies of others.
     """
     reasons = statistics.reencode_reasons.copy()
     text = f"{count(reasons.pop(None, 0), 'image')} stored unchanged"
@@ -39,8 +40,8 @@ def report(
             "mean and standard deviation: of all images at an eighth of their size, and of "
             f"{statistics.num_measured:,} at full size"
         )
-    if text := copies_text(statistics.digests):
-        log(text)
+    if copies := copies_text(statistics.digests):
+        log(copies)
     wide = count(reasons["16-bit"], "16-bit image")
     doubts = {
         f"{folder}: all pixels of all images have the same value": max(manifest.std) == 0,
@@ -55,6 +56,7 @@ def report(
     for text, holds in doubts.items():
         if holds:
             log(text, "warning")
+    return bool(copies)
 
 
 def report_dry_run(folder: str, manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ from .plan import (
     make_manifest,
     save,
 )
-from .report import copies_text, report
+from .report import report
 from .writer import BUSY, DatasetWriter
 
 STAMP = struct.Struct("<qq")  # an image file's size and time stamp
@@ -210,8 +210,7 @@ def finish(folder: str) -> Manifest:
                 "them, or one conversion without --job"
             )
         manifest, statistics = make_manifest(plan, staging)
-        report(folder, manifest, statistics, time.perf_counter() - start)
-        if copies_text(statistics.digests):
+        if report(folder, manifest, statistics, time.perf_counter() - start):
             log(f"`python -m ofrecord check {folder}` names those with different labels")
         writer.commit(manifest)
     return manifest

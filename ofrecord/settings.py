@@ -130,7 +130,7 @@ def parse_settings(model: type[Model], layers: list[Layer], renamed: dict[str, s
 
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
+NUMBER = re.compile(r"[+-]?([0-9]{1,19}\.?[0-9]{0,19}|\.[0-9]{1,19})([eE][+-]?[0-9]{1,3})?")
 
 
 def _value_of(text: Any, annotation: Any) -> Any:

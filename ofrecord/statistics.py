@@ -82,13 +82,21 @@ class PixelCounts:
         return np.stack([gray] if channels == 1 else [gray + row for row in reversed(bgr)])
 
 
+Digests = Annotated[str, Field(pattern="^([0-9a-f]{16})*$")]  # DIGEST_SIZE bytes an image
+
+
+def digests_in(text: Digests) -> np.ndarray:
+    """Return the number for each image; see ImageStatistics.digests."""
+    return np.frombuffer(bytes.fromhex(text), "<u8")
+
+
 class StatisticsState(StrictModel):
     """ImageStatistics as a JSON file has them."""
 
     sizes: Annotated[
         list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(max_length=2)
     ]
-    digests: Annotated[str, Field(pattern="^([0-9a-f]{16})*$")]
+    digests: Digests
     num_measured: Count
     num_gray: Count
     num_several: Count

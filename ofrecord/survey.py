@@ -8,37 +8,34 @@ and for jobs that share its work.
 import os
 from collections.abc import Callable
 from contextlib import closing
-from typing import Annotated, Any, Literal
-
-import numpy as np
-from pydantic import Field
+from typing import Any, Literal
 
 from runtime.atomic import folder_lock
 from runtime.cli import SHOWN_PROBLEMS, InputError, count, log, os_errors
 
 from .labels import Samples, printable
-from .manifest import digest_of
+from .manifest import Sha256, digest_of
 from .options import ConvertOptions
 from .packing import Chunk, ConversionProgress, describe, invalid_images, pack_all
-from .plan import SURVEY_NAME, Digest, load, save
+from .plan import SURVEY_NAME, load, save
 from .record import Label
 from .resume import digest_of_samples, stamps_of
 from .settings import StrictModel
-from .statistics import ImageStatistics
+from .statistics import Digests, ImageStatistics, digests_in
 from .writer import BUSY
 
 
 class Survey(StrictModel):
     """What was found when all images were looked at before the first was written."""
 
-    key: Digest  # of the options, and the images' names, labels, sizes and time stamps
+    key: Sha256  # of the options, and the images' names, labels, sizes and time stamps
     problems: dict[str, str]  # {number of an invalid image: reason}
-    digests: Annotated[str, Field(pattern="^([0-9a-f]{16})*$")]  # of the others
+    digests: Digests  # of the others
     channels: Literal[1, 3]
 
     @property
     def num_images(self) -> int:
-        return len(self.problems) + len(self.digests) // 16
+        return len(self.problems) + len(digests_in(self.digests))
 
 
 def survey(
@@ -66,8 +63,11 @@ def survey(
     stored = samples.take(sorted(set(numbers).difference(invalid)))
     warn_of_skipped(describe(problems, options), samples, stored)
     skipped = [{"file": printable(name), "reason": reason} for name, reason in problems]
-    digests = np.frombuffer(bytes.fromhex(found.digests), "<u8").tolist()
-    return stored, digests, {"skipped": skipped, "channels": found.channels}
+    return (
+        stored,
+        digests_in(found.digests).tolist(),
+        {"skipped": skipped, "channels": found.channels},
+    )
 
 
 def look_at_all(
@@ -91,7 +91,7 @@ def look_at_all(
     return Survey(
         key=key,
         problems={numbers[name]: reason for name, reason in problems},
-        digests=statistics.digests.tobytes().hex(),
+        digests=statistics.state.digests,
         channels=statistics.channels,
     )
 

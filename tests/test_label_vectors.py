@@ -596,3 +596,12 @@ def test_two_columns_of_one_name(images):
     (images / "t.csv").write_text("image,x,x\n0.png,1,2\n")
     result = convert_table(images, images / "t.csv", "--label_column", "x")
     assert_one_error(result, "there are two columns 'x'")
+
+
+def test_rows_that_are_empty_but_for_delimiters_and_names_with_spaces(images):
+    (images / "in" / "0.png").rename(images / "in" / " 0.png")
+    (images / "t.csv").write_text("image,label\n 0.png,1\n,,\n\n1.png,2\n")
+    result = convert_table(images, images / "t.csv")
+    assert_one_error(result, "line 3: 3 columns, but the header has 2")
+    (images / "t.csv").write_text("image,label\n 0.png,1\n\n1.png,2\n")
+    assert convert_table(images, images / "t.csv").code == 0
