@@ -142,6 +142,7 @@ ODD_VALUES = [  # name, as it is written, what is said of it
     ("learning_rate", ".nan", NUMBER + "'.nan'"),
     ("learning_rate", "1e999", "it should be a finite number, not inf"),
     ("learning_rate", "-1", "it should be greater than 0, not -1.0"),
+    ("learning_rate", "0." + 4000 * "1", NUMBER + "'0.11111"),
     ("learning_rate", "false", NUMBER + "'false'"),
     ("learning_rate", "2 000", NUMBER + "'2 000'"),
     ("dropout", "1", "it should be less than 1, not 1.0"),

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from damage import flip, ofrecord
 from helpers import (
     ENVIRONMENT,
     IMAGES,
     PROJECT,
     assert_one_error,
-    call,
     convert,
     read_manifest,
     snapshot,
@@ -58,10 +58,6 @@ def own(tmp_path):
         *["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"],
         *["--part_num", 6, "--progress", "none", "--save_dir", tmp_path / "d"],
     ]
-
-
-def ofrecord(action, *arguments):
-    return call("ofrecord.__main__", action, *arguments)
 
 
 def interrupt(*arguments):
@@ -161,17 +157,15 @@ def test_the_part_of_a_changed_image_is_made_again(own, tmp_path):
     assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+def flip_middle(path):
+    flip(path, path.stat().st_size // 2)
 
 
 DAMAGE = {
-    "a part flipped": lambda d: flip(d / "part-2"),
+    "a part flipped": lambda d: flip_middle(d / "part-2"),
     "a part cut off": lambda d: os.truncate(d / "part-2", 100),
     "a part removed": lambda d: (d / "part-2").unlink(),
-    "what says that it is finished flipped": lambda d: flip(d / "part-2.json"),
+    "what says that it is finished flipped": lambda d: flip_middle(d / "part-2.json"),
     "cut off": lambda d: os.truncate(d / "part-2.json", 100),
     "of another part": lambda d: shutil.copy(d / "part-0.json", d / "part-2.json"),
     "nested": lambda d: (d / "part-2.json").write_text("[" * 100_000),
@@ -189,7 +183,7 @@ def test_a_damaged_part_is_made_again(own, tmp_path, damage):
 
 def test_a_damaged_plan_starts_again(own, tmp_path):
     interrupt(*own)
-    flip(tmp_path / "d" / HIDDEN / "plan.json")
+    flip_middle(tmp_path / "d" / HIDDEN / "plan.json")
     result = convert(*own)
     assert result.code == 0 and "plan.json is damaged" in result.err, result
     assert snapshot(tmp_path / "d") == as_one_run(tmp_path, *own)
@@ -300,9 +294,9 @@ def test_jobs_of_two_plans_are_refused(own, tmp_path):
         "remove it",
         started=True,
     )
-    flip(tmp_path / "d" / HIDDEN / "plan.json")
+    flip_middle(tmp_path / "d" / HIDDEN / "plan.json")
     assert_one_error(convert(*own, "--job", "2/3"), "plan.json is damaged", started=True)
-    flip(tmp_path / "d" / HIDDEN / "plan.json")
+    flip_middle(tmp_path / "d" / HIDDEN / "plan.json")
     assert snapshot(tmp_path / "d") == before
 
 
