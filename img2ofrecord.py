@@ -24,7 +24,6 @@ check_environment(__name__)
 import io
 import os
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import BinaryIO
@@ -158,7 +157,7 @@ def ndarray2ofrecords(
     little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises
     ValueError for a label that does not fit in int32.
     """
-    labels = encoded_label if isinstance(encoded_label, Sequence) else [encoded_label]
+    labels = encoded_label if hasattr(encoded_label, "__len__") else [encoded_label]
     kind = "float_list" if float in map(type, labels) else "int32_list"
     record, images, values = reused_record(dataname, labelname, kind, len(labels))
     images[0] = encoded_data

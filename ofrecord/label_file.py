@@ -8,6 +8,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -24,6 +25,7 @@ USUAL_COLUMNS = {
     "group": [],
 }
 DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
+HEADER_LINES = 100  # at most: a quoted name of a column may have line breaks
 
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
@@ -136,8 +138,7 @@ class _LabelFile:
             cells = (list(map(str.strip, line.split("\t"))) if line else [] for line in lines)
             wanted = "index, label and path, with tabs between them"
             return self._rows(enumerate(cells, start=1), [2, 1, None], 3, f"not {wanted}")
-        rows = ((each, next(csv.reader([first], delimiter=each), [])) for each in DELIMITERS)
-        headers = {each: [name.strip() for name in row] for each, row in rows}
+        headers = {each: _header(file, each) for each in DELIMITERS}
         found = {each: _find_columns(header, self._columns) for each, header in headers.items()}
         delimiter = max(
             found, key=lambda each: (None not in found[each][0][:-1], len(headers[each]))
@@ -164,7 +165,7 @@ class _LabelFile:
         """Yield the rows of a table below its header."""
         rows = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            next(filter(None, rows))
+            next(filter(_is_filled, rows))  # the header
             for row in rows:
                 yield rows.line_num, row
         except csv.Error as error:
@@ -197,7 +198,9 @@ class _LabelFile:
             self._are_rounded |= abs(value) > FLOAT32_INTEGERS
             if not math.isfinite(value):
                 what = f"the label {cell[:60]!r} in column {name!r}"
-                self.problems.append((line, f"{what} is not a number that fits in float32"))
+                is_comma = "," in cell and NUMBER.fullmatch(cell.replace(",", "."))
+                hint = " (write 0.5, not 0,5)" if is_comma else ""
+                self.problems.append((line, f"{what} is not a number that fits in float32{hint}"))
 
     def _json_rows(self, file: TextIO) -> Iterator[Row]:
         """Yield what objects ``{"image name": label}`` hold, one a line, as in the tutorial."""
@@ -218,6 +221,18 @@ class _LabelFile:
                     yield number, name, int(label), None
                 else:
                     self.problems.append((number, f"the label of {name!r} is not an integer"))
+
+
+def _is_filled(row: list[str]) -> bool:
+    return any(map(str.strip, row))
+
+
+def _header(file: TextIO, delimiter: str) -> list[str]:
+    """Return the cells of a file's first row, which may have several lines; read it again then."""
+    rows = csv.reader(islice(file, HEADER_LINES), delimiter=delimiter)
+    header = next(filter(_is_filled, rows), [])
+    file.seek(0)
+    return list(map(str.strip, header))
 
 
 def _find_columns(names: list[str], columns: Columns) -> tuple[list[int | None], str | None]:

@@ -43,7 +43,9 @@ class SourceOptions(StrictModel):
         "train/, val/ and test/ that hold the class folders become a dataset each",
     )
     image_column: Name | None = option(None, "of image names, in a table; null: guessed", "NAME")
-    label_column: Name | None = option(None, "of labels (A,B,C), in a table; null: guessed", "NAME")
+    label_column: str | None = option(
+        None, "of labels (A,B,C), in a table; null: guessed", "NAME", min_length=1
+    )
     label_type: Literal["auto", "float"] = option(
         "auto", "float: a table's labels are float32, also those of one column, or of 0 and 1 only"
     )
@@ -163,4 +165,5 @@ class SourceOptions(StrictModel):
         }
 
     def default_folder(self, split: str) -> str:
-        return f"{os.path.abspath(self.save_dir)}_{split}"
+        folder = f"{os.path.abspath(self.save_dir)}_{split}"
+        return folder if os.path.isabs(self.save_dir) else os.path.relpath(folder)

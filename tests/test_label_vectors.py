@@ -263,7 +263,16 @@ def test_cells_that_are_no_float32(images, cell):
     result = convert_table(images, images / "labels.csv", "--label_column", "a,b")
     text = f"labels.csv, line 6: the label {cell[:60]!r} in column 'b' is not a number"
     assert_one_error(result, text, started=True)
+    assert ("(write 0.5, not 0,5)" in result.err) == (cell == "1,5"), result
     assert not (images / "d").exists()
+
+
+def test_hundreds_of_columns(images):
+    names = [f"column {number} with a long name" for number in range(300)]
+    table = write_table(images / "labels.csv", {name: [0, 1] * (NUMBER // 2) for name in names})
+    result = convert_table(images, table, "--label_column", ",".join(names))
+    assert result.code == 0, result
+    assert labels_of(images / "d")[1] == (1,) * 300
 
 
 def test_each_problem_of_a_table_has_a_line(images):

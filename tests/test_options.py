@@ -27,6 +27,8 @@ from helpers import (
 )
 from kinds import KINDS
 
+from ofrecord.options import ConvertOptions
+
 NAMES = sorted(os.listdir(IMAGES))
 
 
@@ -85,6 +87,23 @@ def test_csv_with_class_names(tmp_path):
     assert convert_in(tmp_path, "--label_dir", tmp_path / "labels.CSV").code == 0
     assert levels_and_labels(tmp_path / "d") == [(1, 1), (2, 0), (3, 1)]
     assert classes(tmp_path / "d") == (2, ["cat", "狗"])
+
+
+def test_csv_whose_header_has_line_breaks_in_quotes(tmp_path):
+    write_images(tmp_path / "in", {"a.png": 1, "b.png": 2})
+    text = '  \n"image","what it\nis, in\n\nshort",label\na.png,"x\ny",1\nb.png,z,0\n'
+    (tmp_path / "labels.csv").write_text(text)
+    result = convert_in(tmp_path, "--label_dir", tmp_path / "labels.csv")
+    assert result.code == 0, result
+    assert levels_and_labels(tmp_path / "d") == [(1, 1), (2, 0)]
+
+
+def test_lines_whose_first_name_has_an_open_quote_are_no_table(tmp_path):
+    write_images(tmp_path / "in", {'"a.png': 1, "b.png": 2})
+    (tmp_path / "labels.txt").write_text('"a.png 1\nb.png 0\n')
+    result = convert_in(tmp_path, "--label_dir", tmp_path / "labels.txt")
+    assert result.code == 0, result
+    assert levels_and_labels(tmp_path / "d") == [(1, 1), (2, 0)]
 
 
 BAD_CSV = {
@@ -307,6 +326,25 @@ def test_trains_on_padded_part_names(tmp_path):
     arguments = ["--dataset_dir", tmp_path / "d", "--device", "cpu", "--steps", 1]
     result = run_script("lenet_train.py", *arguments, "--batch_size", 1)
     assert len(losses(result)) == 1
+
+
+@pytest.mark.parametrize(
+    "save_dir, val_dir",
+    [
+        ("./dataset/", "dataset_val/"),
+        ("x/y", "x/y_val/"),
+        ("/x/y/", "/x/y_val/"),
+        ("../x", "../x_val/"),
+    ],
+)
+def test_the_validation_folder_is_beside_the_other(save_dir, val_dir):
+    assert ConvertOptions(save_dir=save_dir, val_fraction=0.1).folders["val"] == val_dir
+
+
+def test_the_validation_folder_beside_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ConvertOptions(save_dir=".", val_fraction=0.1, image_root=str(IMAGES))
+    assert options.folders["val"] == f"../{tmp_path.name}_val/"
 
 
 @pytest.mark.parametrize(
