@@ -18,13 +18,17 @@ check_environment(__name__)
 from runtime.guard import guard
 
 # Forks: what follows runs in a child process, and the parent reports if OneFlow aborts it.
-guard(__name__, "`python -m ofrecord check DIR` looks for damaged images in a dataset")
+guard(
+    __name__,
+    "`python -m ofrecord check DIR` looks for damaged images in a dataset; where a GPU is out of "
+    "memory, reduce --batch_size",
+)
 
 import numpy as np
 
 from lenet.augment import augment
 from lenet.config import TrainConfig, parse_config
-from lenet.datasets import open_datasets
+from lenet.datasets import check_memory, open_datasets
 from lenet.device import choose_device
 from lenet.engine import flow
 from lenet.evaluation import Evaluation
@@ -50,6 +54,7 @@ def main() -> None:
 def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run: Run) -> None:
     """Take the steps that are left: train, print the losses, evaluate, save."""
     device = choose_device(config.device)
+    check_memory(config, train_set, device)
     batch_per_rank = config.batch_size // WORLD_SIZE
     spec = ModelSpec.from_dataset(train_set, config.image_size)  # image size, classes, …
     reader = ImageReader(train_set, spec, batch_per_rank, config.shuffle_buffer, config.seed)

@@ -26,7 +26,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from runtime.versions import installed_build, installed_version, is_0_8
+from runtime.versions import installed_build, installed_version
 
 STEPS = PROJECT / "benchmarks" / "steps.py"
 LIMIT = 600  # seconds that one command may take; the first on a new GPU may compile for minutes
@@ -37,8 +37,6 @@ BATCHES, CPU_BATCHES = (64, 512), (8, 16)  # images a step, of the timings
 FIRST_CLOSE, CLOSE, USUAL_CLOSE = 1e-4, 1e-3, 1e-2
 SMALL_RATE = ("--learning_rate", 3e-5)
 NO_GPU = "not available: no GPU is used"
-NO_GRAPHS = "not available: OneFlow 0.8.0 hangs in graphs"
-NO_RANKS = "not available: OneFlow 0.8.0 hangs with several ranks"
 # Of PyTorch's process: what starts OneFlow's Python must not reach another one.
 PYTHON_VARIABLES = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH")
 
@@ -73,7 +71,6 @@ class Report:
         self.dataset, self.mnist = folder / "digits", folder / "mnist"
         self.lines: list[str] = []
         self.num_failed = 0
-        self.graphs = not is_0_8()
         self.batches = CPU_BATCHES if options.device == "cpu" else BATCHES
 
     def write(self, *lines: str) -> None:
@@ -279,8 +276,6 @@ def missing_kernels(report: Report) -> str:
 
 
 def graph(report: Report, *amp: str) -> str:
-    if not report.graphs:
-        return NO_GRAPHS
     if amp and report.options.device == "cpu":
         return NO_GPU
     result = report.train("--graph", *amp)
@@ -290,8 +285,6 @@ def graph(report: Report, *amp: str) -> str:
 
 
 def two_ranks(report: Report) -> str:
-    if not report.graphs:
-        return NO_RANKS
     if report.options.device != "cpu":
         code = "import oneflow; print(oneflow.cuda.device_count())"
         if int(report.run("-c", code).out) < 2:
@@ -337,9 +330,7 @@ def speeds(report: Report) -> None:
     for name, (way, options) in ways.items():
         cells = []
         for batch in report.batches:
-            if "--graph" in options and not report.graphs:
-                cells.append("not available")
-            elif "--amp" in options and report.options.device == "cpu":
+            if "--amp" in options and report.options.device == "cpu":
                 cells.append("not available")
             elif way == "pytorch" and not peer:
                 cells.append("not installed")

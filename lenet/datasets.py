@@ -1,6 +1,5 @@
 """A training's datasets, and checks that it can use them, on this machine and on so many ranks."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -9,6 +8,7 @@ from ofrecord.dataset import Dataset, dataset_in_use, open_dataset
 from runtime.cli import InputError, count
 
 from .config import TrainConfig
+from .device import memory_of
 from .ranks import WORLD_SIZE
 
 RESHARD = "`python -m ofrecord merge {} NEW_DIR --part_num {}` copies it into equal parts"
@@ -37,32 +37,44 @@ def open_datasets(config: TrainConfig) -> Iterator[tuple[Dataset, Dataset | None
             images = count(train_set.manifest.num_records, "image")
             larger = f"batch_size {config.batch_size} is larger than the dataset"
             raise InputError(f"{larger}: {train_set.folder} has {images}")
-        check_memory(config, train_set)
+        width, height = size_of_images(config, train_set)
+        if min(width, height) < 4:
+            raise InputError(
+                f"{width}x{height} images are too small for LeNet, which halves them twice: "
+                "give --image_size 4 or larger"
+            )
         if eval_set:
             check_same_kind(config, train_set, eval_set)
         yield train_set, eval_set
 
 
-def check_memory(config: TrainConfig, train_set: Dataset) -> None:
-    """Raise InputError where the images are too small for LeNet, or too large for this machine."""
-    manifest = train_set.manifest
-    width, height = (config.image_size or side for side in (manifest.width, manifest.height))
-    if min(width, height) < 4:
+def size_of_images(config: TrainConfig, dataset: Dataset) -> tuple[int, int]:
+    """Return width and height of the images that the network gets."""
+    manifest, side = dataset.manifest, config.image_size
+    return side or manifest.width, side or manifest.height
+
+
+def check_memory(config: TrainConfig, train_set: Dataset, device: str) -> None:
+    """Raise InputError where a training would need more memory than a device has."""
+    num_classes, (width, height) = train_set.manifest.num_classes, size_of_images(config, train_set)
+    on_gpu, batch = device != "cpu", config.batch_size
+    if on_gpu:
+        batch //= WORLD_SIZE
+    what = f"LeNet for images of {width}x{height}, {num_classes:,} classes and batches of {batch}"
+    if on_gpu and 32 * batch * width * height >= 2**31:
         raise InputError(
-            f"{width}x{height} images are too small for LeNet, which halves them twice: "
-            "give --image_size 4 or larger"
+            f"{what}: the first layer would return 2**31 numbers or more, which cuDNN cannot do: "
+            "reduce --batch_size or --image_size"
         )
-    parameters = 512 * (64 * (width // 4) * (height // 4) + manifest.num_classes)
-    activations = config.batch_size * width * height * (32 + 64 // 4)  # of both convolutions
+    parameters = 512 * (64 * (width // 4) * (height // 4) + num_classes)
+    activations = batch * width * height * (32 + 64 // 4)  # of both convolutions
     # In float32: each weight with its gradient and Adam's two moments; each output once more
-    # after ReLU, and both's gradients.
-    needed = 16 * (parameters + activations)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.8 * memory or max(width, height) > 2**16:
+    # after ReLU, and both's gradients. An H100 was seen to need 0.9 to 1.03 times that.
+    needed, memory = 16 * (parameters + activations), memory_of(device)
+    if needed > (0.9 if on_gpu else 0.8) * memory or max(width, height) > 2**16:
         raise InputError(
-            f"LeNet for images of {width}x{height}, {manifest.num_classes:,} classes and batches "
-            f"of {config.batch_size} needs about {needed / 1e9:,.0f} GB, and this machine has "
-            f"{memory / 1e9:,.0f}: reduce --image_size, --batch_size or the number of classes"
+            f"{what} needs about {needed / 1e9:,.0f} GB, and {'the GPU' if on_gpu else 'this machine'} "
+            f"has {memory / 1e9:,.0f}: reduce --image_size, --batch_size or the number of classes"
         )
 
 

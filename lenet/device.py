@@ -28,6 +28,13 @@ PROBE_SECONDS = 120  # the first CUDA call on a large machine can take half a mi
 CAPABILITY_MAJOR, CAPABILITY_MINOR, NAME_LENGTH = 75, 76, 256
 
 
+class Gpu(NamedTuple):
+    """A GPU, as the CUDA driver describes it."""
+
+    name: str  # with its compute capability
+    memory: int  # bytes
+
+
 class Probe(NamedTuple):
     """The result of a test step on a GPU."""
 
@@ -65,7 +72,8 @@ def choose_device(setting: str) -> str:
 
 def probe_gpu(index: int = 0) -> Probe:
     """Run one training step on a GPU, in a separate process."""
-    name = name_from_driver(index)
+    gpu = gpu_from_driver(index)
+    name = gpu and gpu.name
     if not flow.cuda.is_available():
         if name is None:
             return Probe(False, None, "no NVIDIA GPU or driver found")
@@ -104,16 +112,23 @@ def read_probe(name: str, printed: str, ended: str) -> Probe:
     return Probe(False, name, f"{reason}; it is for {build.gpus}; {others}")
 
 
-def name_from_driver(index: int) -> str | None:
-    """Return a GPU's name and compute capability from the CUDA driver, or None without it.
+def memory_of(device: str) -> int:
+    """Return the bytes of memory that a device has: a GPU's, or this machine's."""
+    gpu = None if device == "cpu" else gpu_from_driver(int(device.removeprefix("cuda:")))
+    return gpu.memory if gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
-    OneFlow 0.8.0 has no functions for them, and 0.9.0's may abort.
+
+def gpu_from_driver(index: int) -> Gpu | None:
+    """Return what the CUDA driver says of a GPU, or None without it.
+
+    OneFlow 0.8.0 has no functions for that, and 0.9.0's may abort.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    memory = ctypes.c_size_t()
     name = ctypes.create_string_buffer(NAME_LENGTH)
     failed = (
         cuda.cuInit(0)
@@ -121,10 +136,12 @@ def name_from_driver(index: int) -> str | None:
         or cuda.cuDeviceGetName(name, NAME_LENGTH, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, device)
+        or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
     )
     if failed:
         return None
-    return f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
+    capability = f"compute capability {major.value}.{minor.value}"
+    return Gpu(f"{name.value.decode()} ({capability})", memory.value)
 
 
 def run_probe(index: int) -> None:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 
-from runtime.cli import EXIT_BAD_INPUT, RANK_SECONDS, log, shutdown
+from runtime.cli import EXIT_BAD_INPUT, log, shutdown
 from runtime.environment import REMEDY
 from runtime.guard import during_import, launched_ranks
 from runtime.versions import is_0_8
@@ -115,11 +115,6 @@ def alone(forward):
     return forward_alone
 
 
-if is_0_8() and launched_ranks() > 1:
-    if os.environ["RANK"] != "0":
-        time.sleep(RANK_SECONDS)  # rank 0 reports it, and the launcher ends the others
-    log("OneFlow 0.8.0 hangs with several ranks: start one process", "error")
-    raise SystemExit(EXIT_BAD_INPUT)
 if is_0_8() and launched_ranks() == 1:  # where some of these are set, it wants all
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)

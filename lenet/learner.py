@@ -16,8 +16,7 @@ import gc
 
 import numpy as np
 
-from runtime.cli import InputError, log
-from runtime.versions import is_0_8
+from runtime.cli import log
 
 from .checkpoint import Arrays, Layout
 from .config import TrainConfig
@@ -41,8 +40,6 @@ def make_learner(
     """Return the learner that ``config`` asks for; ``amp``: in mixed precision."""
     if config.amp and not amp:
         log("amp: mixed precision requires a GPU; using float32 on the CPU", "warning")
-    if config.graph and is_0_8():
-        raise InputError("graph: OneFlow 0.8.0 hangs in graphs: train without --graph")
     if config.graph:
         return GraphLearner(model, config, num_steps, amp)
     return EagerLearner(model, config, num_steps)

@@ -60,7 +60,7 @@ def installed_version(package: str) -> "str | None":
 
 
 def is_0_8() -> bool:
-    """Whether OneFlow 0.8 is installed, in which graphs and several ranks hang."""
+    """Whether OneFlow 0.8 is installed, which ends with SIGSEGV at times; see lenet/engine.py."""
     return (installed_version("oneflow") or "").startswith("0.8.")
 
 
