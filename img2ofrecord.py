@@ -69,27 +69,29 @@ from runtime.cli import output, run_main
 def main() -> None:
     options = parse_options()
     print_settings(options)
-    samples, fields = read_samples(options), {}
+    samples = read_samples(options)
+    fields = {}  # of the manifest
     with open_writers(options) as writers:
-        if options.max_value == "auto":
+        if options.max_value == "auto":  # of the 16-bit images
             options = find_max_value(samples, options)
-        outputs = {"train": samples}
+        sets = {"train": samples}
         if options.skip_bad or options.is_split:
-            # Every image is looked at before the first is written, and encoded twice.
+            # A first pass over all images finds the invalid ones and the copies (by digests).
             look = partial(pack_chunk, options, 0)
             samples, digests, fields = survey(look, samples, options, writers["train"].staging)
-            outputs = split(samples, digests, options)
-        if options.is_split:
-            names = [each.names for each in outputs.values()]
-            fields["split_id"] = digest_of([names, digests])
-        part_nums, manifests = choose_part_num(outputs, options), {}
-        for name, each in outputs.items():
-            plan = make_plan(each, part_nums[name], options, fields)
-            manifests[name] = write_parts(writers[name], plan, each, options)
+            sets = split(samples, digests, options)
+            if options.is_split:
+                names = [subset.names for subset in sets.values()]
+                fields["split_id"] = digest_of([names, digests])
+        part_nums = choose_part_num(sets, options)  # a small validation set has fewer
+        manifests = {}
+        for name, subset in sets.items():
+            plan = make_plan(subset, part_nums[name], options, fields)
+            manifests[name] = write_parts(writers[name], plan, subset, options)
         for name, manifest in manifests.items():
-            if options.dry_run:
+            if options.dry_run:  # its writers wrote nothing
                 report_dry_run(options.folders[name], manifest)
-            elif not options.job:
+            elif not options.job:  # `python -m ofrecord finish` commits what all jobs wrote
                 writers[name].commit(manifest)
     if not options.dry_run:
         output("Process image successfully !!!")
@@ -116,20 +118,21 @@ def encode_img_file(
     """Read an image file and return it as it is stored in a record, encoded as ``ext``.
 
     A PNG or JPEG of that format, size and color is stored unchanged if OneFlow
-    decodes it as OpenCV does; anything else is decoded and encoded again. One that is not to be
-    ``measured`` may be decoded at an eighth of its size. Raises BadImage for what is not a
-    whole image and OSError for a file that cannot be read.
+    decodes it as OpenCV does; anything else is decoded and encoded again. If its pixels are not
+    to be ``measured``, for the dataset's mean and standard deviation, it may be decoded at an
+    eighth of its size. Raises BadImage for what is not a whole image and OSError for a file that
+    cannot be read.
     """
     options = options or ImageOptions()
     data, status = read_with_status(filename, MAX_FILE_SIZE)
     header, stamp = read_header(data), stamp_of(status)
-    reason = header.reencode_reason
+    reason = header.reencode_reason  # such as "CMYK", which OneFlow decodes in its own way
     if header.kind != FORMATS[ext] or header.kind not in STORED_UNCHANGED:
         reason = reason or f"{header.kind} to {FORMATS[ext]}"
     elif options.color != "auto" and header.gray != (options.color == "gray"):
         reason = reason or f"to {options.color}"
     if not (measured or reason) and may_be_quick(header, options.size):
-        pixels = decode(data, header, quick=True)  # is it whole?
+        pixels = decode(data, header, quick=True)  # raises BadImage as a full decode does
         channels = 1 if header.gray else 3
         return EncodedImage(data, header.size, channels, pixels, None, reduced=True, stamp=stamp)
     pixels = decode(data, header, options)
@@ -151,14 +154,15 @@ def ndarray2ofrecords(
 ) -> int:
     """Pack one image and its label into a record, write it, and return the number of bytes.
 
-    The record is an OFRecord with a bytes feature (``dataname``: the encoded
+    (The names are the tutorial's: the data are an image file's bytes.) The record is an OFRecord with a bytes feature (``dataname``: the encoded
     image) and an int32 feature (``labelname``: the label, or a sequence of them), which is a
     float feature for a sequence with floats; before it comes its length, 8 bytes
     little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises
-    ValueError for a label that does not fit in int32.
+    ValueError for a label that does not fit in int32, which read_samples() refuses.
     """
     labels = encoded_label if hasattr(encoded_label, "__len__") else [encoded_label]
     kind = "float_list" if float in map(type, labels) else "int32_list"
+    # One record is filled again and again; the other two are the values of its features.
     record, images, values = reused_record(dataname, labelname, kind, len(labels))
     images[0] = encoded_data
     values[:] = labels
@@ -169,9 +173,9 @@ def ndarray2ofrecords(
 
 
 def pack_chunk(
-    options: ConvertOptions, interval: int, samples: list[tuple[str, Label]], first: int = 0
+    options: ConvertOptions, interval: int, images: list[tuple[str, Label]], first: int = 0
 ) -> Chunk:
-    """Read, encode and pack images, given as (name, label): a worker process's job.
+    """Read, encode and pack images, given as (name, label); in a worker process.
 
     ``first`` is the number of the first; every ``interval``-th is measured, and none if it is 0.
     """
@@ -181,7 +185,7 @@ def pack_chunk(
     features = options.image_feature, options.label_feature
     folder = os.path.join(options.image_root, "")  # ends in a slash
     with decoder_messages:
-        for number, (name, label) in enumerate(samples, first):
+        for number, (name, label) in enumerate(images, first):
             measured = interval > 0 and number % interval == 0
             try:
                 image = encode_img_file(folder + name, ext, image_options, measured)
@@ -207,16 +211,16 @@ def pack_chunk(
 def write_parts(
     writer: DatasetWriter, plan: Plan, samples: Samples, options: ConvertOptions
 ) -> Manifest | None:
-    """Write the parts of a dataset that are not finished yet; a job writes its share of them.
+    """Write the parts of a dataset that are not finished yet; with ``--job`` a share of them.
 
-    Returns the dataset's manifest, or None from a job. Raises InputErrors with every image that
-    is missing or invalid, after looking at all.
+    Returns the dataset's manifest, or None with ``--job``. Raises InputErrors with every image
+    that is missing or invalid, after looking at all.
     """
     start, problems = time.perf_counter(), []
     parts = begin(writer, plan, samples, options)
     num_images = sum(map(len, parts.values()))
     pack = partial(pack_chunk, options, sampling_interval(len(samples), options.img_format))
-    chunks = pack_all(pack, samples, parts.values(), options)
+    chunks = pack_all(pack, samples, parts.values(), options)  # in order, none across two parts
     with ConversionProgress(num_images, options) as progress, closing(chunks):
         for number, part in parts.items():
             packed = PackedPart()
@@ -230,7 +234,7 @@ def write_parts(
             if not packed.problems:
                 keep(writer, packed.finish(plan.digest, file.part))
     if problems:
-        if len(parts) == plan.part_num:  # nothing was there before
+        if len(parts) == plan.part_num:  # no earlier run left a part to continue with
             writer.clear()
         raise invalid_images(problems, options, writer.folder)
     if options.job:

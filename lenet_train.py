@@ -47,8 +47,9 @@ def main() -> None:
     with open_datasets(config) as (train_set, eval_set):
         with open_run(config, train_set, eval_set, resume) as run:
             if run.finished:
-                return log(f"{run.folder.path} is finished: {run.outcome()}")
-            train(config, train_set, eval_set, run)
+                log(f"{run.folder.path} is finished: {run.outcome()}")
+            else:
+                train(config, train_set, eval_set, run)
 
 
 def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run: Run) -> None:
@@ -59,15 +60,16 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
     spec = ModelSpec.from_dataset(train_set, config.image_size)  # image size, classes, …
     reader = ImageReader(train_set, spec, batch_per_rank, config.shuffle_buffer, config.seed)
     model = LeNet(spec).init_weights(config.init, config.seed).to(device)
-    learner = make_learner(model, config, run.plan.num_steps, config.amp and device != "cpu")
+    amp = config.amp and device != "cpu"
+    learner = make_learner(model, config, run.plan.num_steps, amp)  # op by op, or an nn.Graph
     run.restore(learner, reader)  # as its last checkpoint says, if it is resumed
     describe(config, train_set, eval_set, model, run)
 
     def evaluate_model() -> None:
         with run.progress.timer_paused():
-            model = learner.model  # a graph trains a copy: this fetches its weights
-            result = evaluate(model, eval_set or train_set, device, batch_per_rank, run)
-            run.log_evaluation(result, model)
+            trained = learner.model  # an nn.Graph trains a copy: this fetches its weights
+            result = evaluate(trained, eval_set or train_set, device, batch_per_rank, run)
+            run.log_evaluation(result, trained)
 
     if run.evaluation_missing():  # it was stopped between its last step and its evaluation
         evaluate_model()
@@ -77,16 +79,17 @@ def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run
         rng = np.random.default_rng([config.seed, RANK, step])
         images, labels = (tensor.to(device) for tensor in batch)
         mask = make_dropout_mask(rng, batch_per_rank, config.dropout).to(device)
-        learning_rate = learner.learning_rate
+        learning_rate = learner.learning_rate  # of this step
         # Forward, cross-entropy, backward, Adam.
         loss = learner.step(augment(images, config, rng), labels, mask)
-        batch = reader.next_batch()  # decoded while the device computes
-        run.log_loss(step, loss, learning_rate)  # fetched now and then, and printed
+        batch = reader.next_batch()  # decoded while the device computes: OneFlow only queues both
+        # Every loss is printed; several are fetched at a time, and the labels that were read checked.
+        run.log_loss(step, loss, learning_rate)
         if run.plan.should_evaluate(step):
             evaluate_model()
         if run.should_save(step):
-            run.save(learner)  # ends the training if a stop was requested
-    learner.close()  # the end of a graph waits for the other ranks
+            run.save(learner)  # raises KeyboardInterrupt if a stop was requested
+    learner.close()  # the end of an nn.Graph waits for the other ranks
 
 
 # -- reader and decoders ----------------------------------------------------------
@@ -98,7 +101,7 @@ class ImageReader:
     It never ends: after the last record comes the first again. On several
     ranks each reads its own parts, ``batch_size`` images at a time.
     The next record is drawn from a buffer of ``shuffle_buffer`` records, at most
-    half of this rank's (a larger one could hold a record twice); 0 keeps the order.
+    half as many as this rank has (a larger one could hold a record twice); 0 keeps the order.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class ImageReader:
         self.dataset, manifest = dataset, dataset.manifest
         self._unchecked = []  # labels; see check_labels
         color = "GRAY" if spec.channels == 1 else "RGB"
-        digits = manifest.digits if manifest.digits > 1 else -1  # part-007; -1: part-7
+        digits = manifest.digits if manifest.digits > 1 else -1  # 3: part-007; -1: part-7
         buffer_size = min(shuffle_buffer, dataset.records_per_rank(WORLD_SIZE)[RANK] // 2)
         self.reader = nn.OFRecordReader(
             dataset.folder,
@@ -123,7 +126,7 @@ class ImageReader:
             shuffle_buffer_size=max(buffer_size, 1),
             random_seed=seed,
         )
-        label_type = getattr(flow, manifest.label_type)
+        label_type = getattr(flow, manifest.label_type)  # flow.int32 or flow.int64
         label = manifest.label_feature
         self.label_decoder = nn.OFRecordRawDecoder(label, shape=(1,), dtype=label_type)
         if manifest.plain_jpeg:  # the faster decoder, which ends the process at other images
@@ -134,7 +137,7 @@ class ImageReader:
             )
         size = (spec.width, spec.height)
         self.resize = nn.image.Resize(target_size=size, channels=spec.channels)
-        self.normalize = nn.CropMirrorNormalize(
+        self.normalize = nn.CropMirrorNormalize(  # neither crops nor mirrors here
             color_space=color,
             output_layout="NCHW",
             mean=spec.mean,
@@ -143,11 +146,12 @@ class ImageReader:
         )
 
     def next_pixels(self):
-        """Return a batch as decoded: uint8 (n, height, width, channels), int32 labels (n,)."""
+        """Return a batch, resized: uint8 (n, height, width, channels), int32 labels (n,)."""
         records = self.reader()
         labels = self.label_decoder(records).reshape(-1)
         self._unchecked.append(labels)
-        return self.resize(self.image_decoder(records))[0], labels.to(flow.int32)
+        pixels, *_ = self.resize(self.image_decoder(records))  # and by how much it was scaled
+        return pixels, labels.to(flow.int32)
 
     def next_batch(self):
         """Return the next batch: float32 (n, channels, height, width), int32 labels (n,)."""
@@ -181,7 +185,8 @@ def evaluate(
     """Return how good a model is on a dataset, each image counted once.
 
     A reader never ends, so the last batch runs on into the first records again;
-    those are not counted. Each rank evaluates its parts. None where ``run`` is asked to stop.
+    those are not counted. Each rank evaluates its parts. None where ``run`` is to stop,
+    on all ranks then.
     """
     reader = ImageReader(dataset, model.spec, batch_size)
     evaluation = Evaluation()
@@ -191,8 +196,8 @@ def evaluate(
             pixels, labels = reader.next_pixels()
             reader.check_labels()
             logits = model(reader.normalize(pixels).to(device))  # without a mask: no dropout
-            new = slice(num_records - first)  # without the records that come again
-            evaluation.add(pixels.numpy()[new], labels.numpy()[new], logits.numpy()[new])
+            once = slice(num_records - first)  # without the records that come again
+            evaluation.add(pixels.numpy()[once], labels.numpy()[once], logits.numpy()[once])
             if run and run.should_stop():
                 return None
     return merge_over_ranks(evaluation)
