@@ -200,7 +200,7 @@ def to_yaml(model: BaseModel, title: str) -> str:
     width = max(map(len, lines.values()))
     fields = type(model).model_fields
     body = [f"{line:{width}}  # {fields[name].description}" for name, line in lines.items()]
-    return "\n".join([f"# {line}" for line in title.splitlines()] + body) + "\n"
+    return "\n".join([f"# {one_line(line)}" for line in title.split("\n")] + body) + "\n"
 
 
 def _quoted(text: str) -> str:

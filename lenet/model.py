@@ -53,6 +53,14 @@ class ModelSpec(StrictModel):
     max_value: MaxValue = None  # of 16-bit images, which became 255; None: 65,535
     fit: Fit | None = None  # before images are stretched to width and height; None: nothing
 
+    @model_validator(mode="after")
+    def _agrees_with_itself(self):
+        if not len(self.mean) == len(self.scale) == self.channels:
+            raise ValueError("mean and scale should have a figure a channel")
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"there should be {self.num_classes} class names")
+        return self
+
     @classmethod
     def from_dataset(cls, dataset: Dataset, image_size: int | None) -> "ModelSpec":
         """Return the spec for a dataset's images; ``image_size``: pixels a side, if resized."""

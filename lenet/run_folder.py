@@ -85,17 +85,22 @@ class RunFolder:
         # An earlier version had a folder named last, which is refused.
         found = [name for name in (LAST, "last") if os.path.lexists(self.join(name))]
         if not found:
+            if os.path.lexists(self.join(BEST)):  # it takes the same steps again
+                self._check_is_the_same(open_checkpoint(self.join(BEST)).info)
             log(f"{self.path} was stopped before its first checkpoint; starting from the beginning")
             return None
         checkpoint = open_checkpoint(self.join(found[0]))
-        if problem := self._difference(checkpoint.info):
-            raise InputError(f"cannot resume {self.path}: {problem}")
+        self._check_is_the_same(checkpoint.info)
         try:
             self.metrics.read(self.join(METRICS), checkpoint.info.step)
         except (OSError, ValueError) as error:
             path, reason = self.join(METRICS), getattr(error, "strerror", None) or error
             raise InputError(f"cannot resume: {path} was changed or damaged: {reason}") from None
         return checkpoint
+
+    def _check_is_the_same(self, info: CheckpointInfo) -> None:
+        if problem := self._difference(info):
+            raise InputError(f"cannot resume {self.path}: {problem}")
 
     def _difference(self, info: CheckpointInfo) -> str:
         """Return how this training differs from that of a checkpoint, so that it cannot go on."""

@@ -26,6 +26,7 @@ from .manifest import (
     Manifest,
     Part,
     load_manifest,
+    manifest_of,
     part_name,
 )
 from .record import LENGTH, BadRecord, LabelKind, read_record, split_part
@@ -68,7 +69,7 @@ def check_parts(
         raise InputError(f"no dataset: {folder} {reason}")
     found = os.listdir(folder)
     names = [name for name in found if PART_PATTERN.fullmatch(name)]
-    if not names and STAGING_NAME in found:
+    if manifest is None and STAGING_NAME in found:
         load_manifest(folder)  # says that it is unfinished
     if not names:
         others = f", but {first_few(found)}" if found else ""
@@ -107,9 +108,14 @@ def check_part(folder: str, features: Features, manifest: Manifest | None, file:
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
     report.sha256 = digest.hexdigest()
-    for part in manifest.parts if manifest else ():
-        if part.file == file and part.sha256 != report.sha256:
+    listed = (part for part in manifest.parts if part.file == file) if manifest else ()
+    for part in listed:
+        if part.sha256 != report.sha256:
             problems.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
+        elif (part.num_records, part.bytes) != (report.num_records, report.num_bytes):
+            found = f"{count(report.num_records, 'record')} and {report.num_bytes:,} bytes"
+            text = f"{count(part.num_records, 'record')} and {part.bytes:,} bytes"
+            problems.append(f"{path} has {found}, and {MANIFEST_NAME} says {text}")
     return report
 
 
@@ -138,6 +144,11 @@ def _compare(header: Header, image: EncodedImage, manifest: Manifest | None) -> 
         raise BadImage(f"it is {header.kind}, and {MANIFEST_NAME} says {kind}")
     if manifest and image.channels > manifest.channels:
         raise BadImage(f"it is in colour, and {MANIFEST_NAME} says gray")
+    if manifest and manifest.width and image.size != (manifest.width, manifest.height):
+        sizes = f"{'x'.join(map(str, image.size))}, and {MANIFEST_NAME} says {manifest.width}x"
+        raise BadImage(f"it is {sizes}{manifest.height}")
+    if manifest and manifest.plain_jpeg and (header.kind, header.gray) != ("JPEG", False):
+        raise BadImage(f"{MANIFEST_NAME} says that all are JPEG in colour")
 
 
 def compare_totals(folder: str, reports: list[PartReport], manifest: Manifest | None) -> list[str]:
@@ -222,13 +233,14 @@ def _make_manifest(folder: str, features: Features, reports: list[PartReport]) -
         Part(file=each.file, num_records=each.num_records, bytes=each.num_bytes, sha256=each.sha256)
         for each in reports
     ]
-    return Manifest(
-        num_records=sum(report.num_records for report in reports),
-        image_format=extensions[formats.pop()] if len(formats) == 1 else None,
-        plain_jpeg=kinds == {("JPEG", False)} and statistics.channels == 3 and not reasons,
-        image_feature=features.image,
-        label_feature=features.label,
+    fields = {
+        "num_records": sum(report.num_records for report in reports),
+        "image_format": extensions[formats.pop()] if len(formats) == 1 else None,
+        "plain_jpeg": kinds == {("JPEG", False)} and statistics.channels == 3 and not reasons,
+        "image_feature": features.image,
+        "label_feature": features.label,
         **label_fields(*reports[0].label_kinds, labels, None),
-        parts=parts,
+        "parts": parts,
         **statistics.manifest_fields(),
-    )
+    }
+    return manifest_of(fields, f"{folder} cannot be a dataset")

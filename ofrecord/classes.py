@@ -72,7 +72,7 @@ def _read_class_file(path: str) -> list[str]:
     """The names in a class file, one a line."""
     try:
         with os_errors("read the class file", path):
-            lines = read_small_file(path).decode("utf-8-sig").split("\n")
+            lines = re.split("\r\n|\r|\n", read_small_file(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InputError(f"the class file {path} is not UTF-8 text: save it as UTF-8") from None
     first: dict[str, int] = {}

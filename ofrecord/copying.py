@@ -9,12 +9,13 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import BinaryIO, NamedTuple
 
-from runtime.cli import InputError, os_errors
+from runtime.cli import InputError, count, os_errors
 
 from .dataset import Dataset, part_errors
+from .manifest import MANIFEST_NAME
 from .record import LENGTH, split_part
 
-OPEN_FILES = 256  # at most
+OPEN_FILES = 100  # at most
 BLOCK = 2**24  # bytes that are copied at once
 
 
@@ -43,6 +44,11 @@ def find_records(datasets: list[Dataset]) -> list[Source]:
             with part_errors(folder, path):
                 for _, serialized in split_part(path):
                     starts.append(starts[-1] + LENGTH.size + len(serialized))
+            if len(starts) - 1 != part.num_records:
+                records = count(part.num_records, "record")
+                raise InputError(
+                    f"{path} has {len(starts) - 1:,}, and {MANIFEST_NAME} says {records}"
+                )
             sources.append(Source(number, path, starts))
     return sources
 

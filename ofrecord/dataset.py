@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
-from runtime.atomic import folder_lock
+from runtime.atomic import folder_lock, open_regular_file
 from runtime.cli import InputError, os_errors
 
 from .manifest import (
@@ -38,6 +38,12 @@ def dataset_in_use(folder: str | None) -> AbstractContextManager[None]:
     writing to the folder.
     """
     return folder_lock(folder, "a conversion is writing to", shared=True)
+
+
+def refuse_inside(target: str, folder: str) -> None:
+    """Raise InputError for a folder to write that lies in a dataset's folder, as a part would."""
+    if os.path.realpath(target).startswith(os.path.join(os.path.realpath(folder), "")):
+        raise InputError(f"{target} is inside of {folder}: choose another folder")
 
 
 class Dataset(NamedTuple):
@@ -131,7 +137,7 @@ def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, by
 def sha256_of(path: str) -> str:
     """Return the SHA-256 of a file, as 64 hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular_file(path) as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()

@@ -8,9 +8,10 @@ import shutil
 import numpy as np
 from tqdm import tqdm
 
+from runtime.atomic import folder_lock
 from runtime.cli import InputError, os_errors
 
-from .dataset import CHECK, open_dataset, read_records
+from .dataset import CHECK, open_dataset, read_records, refuse_inside
 from .headers import BadImage, read_header
 from .images import FORMATS
 from .manifest import MANIFEST_NAME, Manifest
@@ -32,17 +33,29 @@ def export(folder: str, target: str, flat: bool) -> int:
         raise InputError(f"{folder}: its labels are not classes with folders: give --flat")
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise InputError(f"{target} exists and is not an empty folder: choose another")
-    path = os.path.abspath(target)
-    staging = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.export")
-    try:
-        with os_errors("write to", target):
-            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
-            os.makedirs(staging)
-            _write(folder, dataset.manifest, staging, flat)
-            os.replace(staging, path)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    path = os.path.realpath(target)
+    if os.path.ismount(path) or path == os.getcwd():
+        raise InputError(f"{target} cannot be replaced: name a new folder in it")
+    refuse_inside(target, folder)
+    staging = os.path.join(os.path.dirname(path), f".{os.path.basename(path)[:200]}.export")
+    with os_errors("write to", target):
+        os.makedirs(staging, exist_ok=True)
+        with folder_lock(staging, "another export is writing to"):
+            try:
+                empty(staging)  # of a run that was killed
+                _write(folder, dataset.manifest, staging, flat)
+                os.replace(staging, path)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
     return dataset.manifest.num_records
+
+
+def empty(folder: str) -> None:
+    """Remove all that is in a folder. Raises OSError."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.remove(entry)
 
 
 def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:

@@ -31,6 +31,8 @@ class Header(NamedTuple):
     transparent: bool = False
     several: bool = False  # an animation, or pages: it holds more pictures than the first
     size: tuple[int, int] | None = None  # a JPEG's width and height in pixels
+    few_levels: bool = False  # the largest value is below 255, which OpenCV does not scale
+    not_scaled: str | None = None  # why a 16-bit image's largest value cannot be given
 
 
 # Formats that OpenCV does not turn as their EXIF data says, or does not read.
@@ -50,7 +52,7 @@ def read_header(data: bytes) -> Header:
             return _png_header(data)
         if data.startswith(b"\xff\xd8"):
             return _jpeg_header(data)
-        if data.startswith((b"II*\0", b"MM\0*")):
+        if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # BigTIFF, too
             return _tiff_header(data)
         if data.startswith(b"BM") and len(data) < struct.unpack_from("<I", data, 2)[0]:
             raise BadImage("the BMP is truncated")
@@ -64,8 +66,9 @@ def read_header(data: bytes) -> Header:
     kind = next(kinds, OTHER_KIND)
     if kind == "HEIC":
         _register_heif()
-    several = kind in PILLOW_KINDS and _is_animated(data)
-    return Header(kind, None, "16-bit" if _is_deep(data) else None, several=several)
+    several, largest = kind in PILLOW_KINDS and _is_animated(data), _largest_value(data)
+    reason = "16-bit" if largest > 255 else None
+    return Header(kind, None, reason, several=several, few_levels=largest < 255)
 
 
 OTHER_KIND = "another format"
@@ -112,7 +115,9 @@ def _png_header(data: bytes) -> Header:
         "animation": True,
     }
     reason = next(reason for reason, holds in reasons.items() if holds)
-    return Header("PNG", color_type in (0, 4), reason, transparent, b"acTL" in chunks)
+    problem = "it is transparent" if transparent and depth == 16 else None
+    several = b"acTL" in chunks
+    return Header("PNG", color_type in (0, 4), reason, transparent, several, not_scaled=problem)
 
 
 # A chunk's length and type; and after its data the checksum.
@@ -126,7 +131,7 @@ _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 def _jpeg_header(data: bytes) -> Header:
     """Find the frame and look for the end marker; the decoder warns of damage in between."""
-    position, rotated = 2, False
+    position, rotated = 2, None
     while True:
         if data[position] != 0xFF:
             raise BadImage("the JPEG markers are damaged")
@@ -136,8 +141,8 @@ def _jpeg_header(data: bytes) -> Header:
             continue
         (length,) = struct.unpack_from(">H", data, position + 2)
         body, end = position + 4, position + 2 + length
-        if marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
-            rotated = _is_rotated(data[body:end])
+        if marker == 0xE1 and data[body : body + 6] == b"Exif\0\0" and rotated is None:
+            rotated = _is_rotated(data[body:end])  # of several the first counts
         elif marker in _JPEG_FRAMES:
             if data.rfind(b"\xff\xd9", end) < 0:  # before it, a thumbnail may have one
                 raise BadImage("the JPEG is truncated (no end marker)")
@@ -174,14 +179,15 @@ def _is_rotated(exif: bytes) -> bool:
         return True
 
 
-def _is_deep(data: bytes) -> bool:
-    """Whether a PNM, PAM or JPEG 2000 file has more than 8 bits a value."""
+def _largest_value(data: bytes) -> int:
+    """The largest value that a PNM, PAM or JPEG 2000 file may have; 255 for others."""
     text = re.sub(rb"#[^\n]*", b"", data[:1000])  # without comments
     match = re.match(rb"P[2356]\s+\d+\s+\d+\s+(\d+)\s|P7\s.*?MAXVAL\s+(\d+)\s", text, re.DOTALL)
     if match:
-        return int(match[1] or match[2]) > 255
+        return int(match[1] or match[2])
     start = data.find(b"ihdr", 0, 100)  # JPEG 2000's box of sizes; then, 10 bytes on, the depth - 1
-    return start > 0 and int.from_bytes(data[start + 14 : start + 15], "big") & 0x7F > 7
+    bits = int.from_bytes(data[start + 14 : start + 15], "big") & 0x7F if start > 0 else 7
+    return max(2 ** (bits + 1) - 1, 255)
 
 
 def _is_animated(data: bytes) -> bool:
@@ -199,6 +205,14 @@ def _tiff_header(data: bytes) -> Header:
             tags, transparent = image.tag_v2, image.has_transparency_data
             several = image.is_animated
         depth = max(tags.get(_TIFF_BITS, (1,)))
+        problems = {
+            "it is transparent": transparent,
+            f"it has {depth} bits a value": depth != 16,
+            "its values are not unsigned integers": set(tags.get(_TIFF_FORMAT, (1,))) != {1},
+            "its colors are in separate planes": tags.get(_TIFF_PLANES) == 2,
+            "its smallest value is white": tags.get(_TIFF_PHOTOMETRIC) == 0,
+        }
+        problem = next((text for text, holds in problems.items() if holds and depth > 8), None)
         spans = []
         if tags.get(_TIFF_COMPRESSION) in _TIFF_DEFLATE:
             starts, lengths = _TIFF_STRIPS if _TIFF_STRIPS[0] in tags else _TIFF_TILES
@@ -210,9 +224,11 @@ def _tiff_header(data: bytes) -> Header:
             zlib.decompress(data[start : start + length])
         except zlib.error as error:
             raise BadImage(f"the TIFF is damaged ({error})") from None
-    return Header("TIFF", None, "16-bit" if depth == 16 else None, transparent, several)
+    reason = "16-bit" if depth == 16 else None
+    return Header("TIFF", None, reason, transparent, several, not_scaled=problem)
 
 
 # Tag numbers of TIFF 6.0 and its supplements; values of Compression for Deflate.
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_DEFLATE = 258, 259, {8, 32946}
+_TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_FORMAT = 262, 284, 339
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)

@@ -88,13 +88,16 @@ def decode(
     if not decoder_messages.is_open:
         with decoder_messages:
             return decode(data, header, options, quick)
+    decoder_messages.take()  # of an image that could not be encoded, before
     options = options or ImageOptions()
     gray = header.gray if options.color == "auto" else options.color == "gray"
     flag = FLAGS[gray] | cv2.IMREAD_ANYDEPTH if options.max_value else FLAGS[gray]
     if quick:
         flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if gray else cv2.IMREAD_REDUCED_COLOR_8
+    if options.max_value and header.not_scaled:
+        raise BadImage(f"--max_value cannot be applied to it: {header.not_scaled}")
     try:
-        if header.transparent or header.kind in PILLOW_KINDS:
+        if header.transparent or header.few_levels or header.kind in PILLOW_KINDS:
             return _decode_with_pillow(data, gray, options.background)
         if header.kind == "TIFF":
             with libtiff_messages():
@@ -103,12 +106,14 @@ def decode(
             pixels = _imdecode(data, flag)
             if pixels is None and header.kind == OTHER_KIND:
                 return _decode_with_pillow(data, gray, options.background)
-    finally:  # so that the next image is not blamed for what was printed
+    finally:
         complaint = decoder_messages.take()
     if pixels is None:
         raise BadImage("OpenCV cannot read it as an image")
     if complaint:
         raise BadImage(complaint)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise BadImage(f"--max_value cannot be applied to it: its values are {pixels.dtype}")
     if pixels.dtype == np.uint16:
         return np.minimum(np.rint(pixels * (255 / options.max_value)), 255).astype(np.uint8)
     return pixels

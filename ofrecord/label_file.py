@@ -30,7 +30,8 @@ HEADER_LINES = 100  # at most: a quoted name of a column may have line breaks
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
 
-FRACTIONS = "numbers with fractions are names of classes here; --label_type float stores numbers"
+FRACTIONS = "numbers with fractions are names of classes here"
+FLOATS = "; --label_type float stores numbers"  # of a table
 FLOAT32_INTEGERS = 2**24  # up to here float32 has all integers
 NOT_JSON = 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
 
@@ -95,7 +96,8 @@ def read_label_file(
     if content.form:
         log(f"{path}: {content.form}" + ("" if vectors is None else f" ({vectors.dtype})"))
     if class_names and not class_file and all(map(NUMBER.fullmatch, class_names)):
-        log(f"{path}: {FRACTIONS}", "warning")
+        is_table = (content.form or "").startswith("a table")
+        log(f"{path}: {FRACTIONS}" + (FLOATS if is_table else ""), "warning")
     unused = set(list_images(image_root, known=lines)[0])
     groups = [row[3] for row in content.rows] if columns.group else None
     return Samples(list(lines), labels, content.label_names or class_names, groups, vectors), unused

@@ -174,7 +174,8 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
     roots = [os.path.join(path(image_root), "") for path in (os.path.abspath, os.path.realpath)]
 
     def exists(name: str) -> bool:
-        return os.path.lexists(os.path.join(image_root, name))
+        path = os.path.join(image_root, name)
+        return os.path.lexists(path) and not os.path.isdir(path)
 
     def plain(name: str) -> str:
         if "\\" in name and not exists(name):
@@ -185,8 +186,7 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
         return name
 
     names = [
-        plain(name) if "/" in name or "\\" in name or name[:1] in (".", "") else name
-        for name in names
+        plain(name) if "/" in name or "\\" in name or name[:1] == "." else name for name in names
     ]
     without = {name for name in names if not name.endswith(ENDINGS) and not exists(name)}
     found: dict[str, list[str]] = {name: [] for name in without}
@@ -203,6 +203,8 @@ def resolve_names(names: list[str], image_root: str) -> tuple[list[str], dict[st
 
 def problem_of(name: str) -> str | None:
     """What is wrong with an image's name, or None."""
+    if not name:
+        return "the image's name is empty"
     if name.startswith(("/", "../")) or name in (".", ".."):
         return f"the name {name!r} is outside of the image root"
     try:

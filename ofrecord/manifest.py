@@ -31,7 +31,7 @@ CONVERT = "convert the images again with img2ofrecord.py"
 INDEX = "`python -m ofrecord index {}` writes one for the parts of another converter"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Side = Annotated[int, Field(ge=1, le=2**16)]  # pixels
+Side = Annotated[int, Field(ge=1, le=2**20)]  # pixels; the most that OpenCV decodes
 MaxValue = Annotated[int, Field(ge=1, le=65535)] | None
 Level = Annotated[float, Field(ge=0, le=255)]
 
@@ -83,6 +83,7 @@ class Manifest(StrictModel):
         None  # the same in datasets of one split
     )
     split_ids: list[Annotated[str, Field(max_length=64)]] = []  # of several that were merged
+    mixed_split_ids: list[Annotated[str, Field(max_length=64)]] = []  # both sides were merged
     skipped: list[SkippedImage] = []
     parts: Annotated[list[Part], Field(min_length=1, max_length=10**6)]
 
@@ -158,13 +159,22 @@ class Manifest(StrictModel):
     def digest(self) -> str:
         """A SHA-256 that identifies the whole dataset, as it covers every part's."""
         # Runs of earlier versions keep the digest of the fields that there were.
-        return digest_of(self.model_dump(exclude=None if self.label_length else {"label_length"}))
+        later = {"label_length": self.label_length, "mixed_split_ids": self.mixed_split_ids}
+        return digest_of(self.model_dump(exclude={name for name in later if not later[name]}))
 
     def to_json(self) -> str:
         """Return the manifest file's text: the same dataset always gives the same text."""
         text = json.dumps(seal(self.model_dump()), indent=2, ensure_ascii=False)
         # Lists of numbers on one line each.
         return re.sub(r"\[[\s\d.,]+\]", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
+
+
+def manifest_of(fields: dict[str, Any], problem: str) -> Manifest:
+    """Return a Manifest of what was found in files; where that makes none, raise InputError."""
+    try:
+        return validate(Manifest, fields)
+    except ValueError as error:
+        raise InputError(f"{problem}: {error}") from None
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
@@ -217,8 +227,8 @@ def load_manifest(folder: str) -> Manifest:
     if not os.path.lexists(path):
         if os.path.isdir(os.path.join(folder, STAGING_NAME)):
             reason = (
-                "its conversion was interrupted or is still running: the same command of "
-                "img2ofrecord.py continues it, or, after several jobs, "
+                "its conversion or merge was interrupted or is still running: the same command "
+                "continues it or starts again; or, after several jobs, "
                 f"`python -m ofrecord finish {folder}`"
             )
         elif any(PART_PATTERN.fullmatch(name) for name in os.listdir(folder)):

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from runtime.cli import InputError, first_few, log
+from runtime.cli import InputError, first_few, log, one_line
 
 from .copying import Run, blocks, cut, find_records, opened, records
-from .dataset import Dataset, dataset_in_use, open_dataset
+from .dataset import Dataset, dataset_in_use, open_dataset, refuse_inside
 from .labels import natural_key
-from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, part_sizes
+from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, manifest_of, part_sizes
 from .plan import has_finished_parts
 from .record import LENGTH, BadRecord, OFRecord, read_record
 from .statistics import mean_and_variance
@@ -44,6 +44,8 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
     real = [os.path.realpath(folder) for folder in (*folders, target)]
     if len(set(real)) < len(real):
         raise InputError("merge: a dataset is named twice; the new one needs a folder of its own")
+    for folder in folders:
+        refuse_inside(target, folder)
     if os.path.lexists(os.path.join(target, MANIFEST_NAME)):
         raise InputError(f"{target} is a dataset already: name a new folder last, or remove it")
     if has_finished_parts(os.path.join(target, STAGING_NAME)):
@@ -70,7 +72,8 @@ def merge(folders: list[str], target: str, part_num: int | None, seed: int | Non
                     copy(run, file, manifests[dataset], new_labels[dataset])
             parts.append(file.part)
             bar.update(sizes[number])
-        manifest = Manifest(**manifest_fields(datasets, class_names, new_labels), parts=parts)
+        fields = {**manifest_fields(datasets, class_names, new_labels), "parts": parts}
+        manifest = manifest_of(fields, "the datasets' manifests do not fit together")
         writer.commit(manifest)
         return manifest
 
@@ -122,7 +125,8 @@ def join_classes(datasets: list[Dataset]) -> tuple[list[str] | None, list[dict[i
         moved = {old: label for old, label in new.items() if old != label}
         changed.append(new if moved else {})
         if moved:
-            moves = first_few(f"{names[label]} {old} → {label}" for old, label in moved.items())
+            moves = (f"{one_line(names[label])} {old} → {label}" for old, label in moved.items())
+            moves = first_few(moves)
             log(f"{folder}: labels renumbered: {moves}")
     return names, changed
 
@@ -176,10 +180,12 @@ def split_ids_of(datasets: list[Dataset]) -> dict[str, Any]:
         if number > 1:
             folders = (folder for folder, manifest in datasets if each in manifest.splits)
             log(f"both sides of a split are merged: {first_few(folders)}", "warning")
-    kept = sorted(each for each, number in ids.items() if number == 1)
-    if len(kept) == 1:
-        return {"split_id": kept[0], "split_ids": []}
-    return {"split_id": None, "split_ids": kept}
+    mixed = {each for each, number in ids.items() if number > 1}
+    mixed.update(*(dataset.manifest.mixed_split_ids for dataset in datasets))
+    kept = sorted(ids.keys() - mixed)
+    alone = kept[0] if len(kept) == 1 else None
+    rest = [] if alone else kept
+    return {"split_id": alone, "split_ids": rest, "mixed_split_ids": sorted(mixed)}
 
 
 def statistics_of(manifests: list[Manifest]) -> dict[str, Any]:

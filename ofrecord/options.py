@@ -129,8 +129,9 @@ class ConvertOptions(SourceOptions):
     def _is_a_color(cls, value):
         from PIL import ImageColor  # takes 0.05 s to import
 
-        if value != DEFAULT_BACKGROUND:
-            ImageColor.getrgb(value)  # raises ValueError
+        # getrgb raises ValueError, and returns a fourth number where there is an alpha.
+        if value != DEFAULT_BACKGROUND and len(ImageColor.getrgb(value)) > 3:
+            raise ValueError("it should be an opaque color")
         return value
 
     def problems(self) -> dict[str, object]:

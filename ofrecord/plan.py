@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runtime.atomic import read_small_file
+from runtime.atomic import create_file, read_small_file
 from runtime.cli import InputError
 
 from .dataset import sha256_of
@@ -25,6 +25,7 @@ from .images import FORMATS
 from .manifest import (
     MANIFEST_NAME,
     PART_PATTERN,
+    PART_PREFIX,
     Manifest,
     Part,
     Sha256,
@@ -96,7 +97,7 @@ class FinishedPart(StrictModel):
 
 def save(path: str, model: StrictModel) -> None:
     """Write a model as a JSON file. Raises OSError."""
-    with open(path, "w", encoding="utf-8") as file:
+    with create_file(path, "w", encoding="utf-8") as file:
         json.dump(seal(model.model_dump()), file)
 
 
@@ -124,16 +125,19 @@ def finished_parts(
 
 def is_whole(staging: str, finished: FinishedPart) -> bool:
     """Whether the bytes of a part are those that were written."""
+    path = os.path.join(staging, finished.part.file)
     with suppress(OSError):
-        return finished.part.sha256 == sha256_of(os.path.join(staging, finished.part.file))
+        is_long_enough = finished.part.bytes == os.path.getsize(path)
+        return is_long_enough and finished.part.sha256 == sha256_of(path)
     return False
 
 
 def has_finished_parts(staging: str) -> bool:
     """Whether there is anything in the hidden folder that a conversion can continue with."""
     with suppress(OSError):
-        names = set(os.listdir(staging)).difference([MANIFEST_NAME])
-        return PLAN_NAME in names and sum(name.endswith(".json") for name in names) > 1
+        names = set(os.listdir(staging))
+        parts = {name for name in names if name.startswith(PART_PREFIX) and name.endswith(".json")}
+        return bool(parts) or {PLAN_NAME, SURVEY_NAME} <= names
     return False
 
 
@@ -161,12 +165,12 @@ def _make_manifest(plan: Plan, staging: str) -> tuple[Manifest, ImageStatistics]
     channels = fields.pop("channels", None)
     manifest = Manifest.model_validate(
         {
+            **fields,
             "num_records": plan.num_records,
             "parts": parts,
             # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
             "plain_jpeg": FORMATS[fields["image_format"]] == "JPEG" and not statistics.num_gray,
             **statistics.manifest_fields(channels),
-            **fields,
         }
     )
     return manifest, statistics

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import BinaryIO, NamedTuple
 
+from runtime.atomic import open_regular_file
 from runtime.environment import oneflow_folder
 
 IMAGE_FEATURE = "images"
@@ -98,7 +99,7 @@ def split_part(path: str) -> Iterator[tuple[int, bytes]]:
     positive or reaches beyond the end of the file, for an empty file and for
     a TFRecord file; OSError if the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_regular_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise BadRecord(0, "the part file is empty")

@@ -8,6 +8,7 @@ problem is reported, a line each.
 import difflib
 import json
 import re
+import reprlib
 from argparse import SUPPRESS
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -63,7 +64,11 @@ def problems_of(error: ValidationError) -> list[str]:
         name = ".".join(map(str, problem["loc"]))
         message = re.sub("^.* should ", "it should ", problem["msg"].removeprefix("Value error, "))
         if message.startswith("it should "):
-            value = repr(problem["input"])
+            value = problem["input"]
+            # Of what is not a single value a part: all of it may take hours to print.
+            value = (
+                repr(value) if isinstance(value, str | int | float | None) else reprlib.repr(value)
+            )
             message += f", not {value if len(value) < 60 else value[:57] + '...'}"
         lines += [f"{name}: {line}" if name else line for line in message.splitlines()]
     return lines

@@ -2,7 +2,9 @@
 
 import os
 import re
+import warnings
 from functools import cached_property
+from itertools import permutations
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +13,7 @@ from runtime.atomic import why_no_folder
 
 from .classes import find_split_folders
 from .images import FORMATS
+from .manifest import PART_PATTERN, STAGING_NAME
 from .settings import Name, StrictModel
 
 
@@ -84,7 +87,9 @@ class SourceOptions(StrictModel):
     @classmethod
     def _is_a_regex(cls, value):
         try:
-            re.compile(value or "")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                re.compile(value or "")
         except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"it should be a regular expression ({error})") from None
         return value
@@ -116,6 +121,11 @@ class SourceOptions(StrictModel):
             ),
             "two of --save_dir, --val_dir and --test_dir are the same folder": (
                 len(folders) < len(self.folders)
+            ),
+            "one of --save_dir, --val_dir and --test_dir is a file of another": any(
+                PART_PATTERN.fullmatch(name) or name == STAGING_NAME
+                for one, other in permutations(folders, 2)
+                for name in [os.path.relpath(one, other).split(os.sep)[0]]
             ),
             "--group and --group_column are for --val_fraction and --test_fraction: give one of the "
             "two with one of those": (

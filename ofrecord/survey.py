@@ -112,5 +112,5 @@ def warn_of_skipped(problems: list[str], samples: Samples, stored: Samples) -> N
 def survey_key(samples: Samples, options: ConvertOptions) -> str:
     """Return what a Survey follows from."""
     stamps = stamps_of(options.image_root, samples.names)
-    fields = options.encoding, options.manifest_fields, options.skip_bad
+    fields = options.encoding, options.manifest_fields, options.img_format, options.skip_bad
     return digest_of([*fields, digest_of_samples(samples), stamps])

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from runtime.atomic import (
     commit_folder,
+    create_file,
     flush_file,
     flush_folder,
     folder_lock,
@@ -117,7 +118,8 @@ class DatasetWriter:
         name = part_name(number, self.digits)
         path = os.devnull if self.dry_run else os.path.join(self.staging, name)
         hint = f"nothing was changed in {self.folder}"
-        with os_errors("write to", self.folder, hint), open(path, "wb") as file:
+        create = open if self.dry_run else create_file
+        with os_errors("write to", self.folder, hint), create(path, "wb") as file:
             yield PartFile(file, name, num_records)
             if not self.dry_run:
                 flush_file(file)
@@ -125,7 +127,8 @@ class DatasetWriter:
     def commit(self, manifest: Manifest) -> None:
         """Put the parts in place of the old dataset, with their manifest."""
         with os_errors("write to", self.folder, f"nothing was changed in {self.folder}"):
-            with open(os.path.join(self.staging, MANIFEST_NAME), "w", encoding="utf-8") as file:
+            path = os.path.join(self.staging, MANIFEST_NAME)
+            with create_file(path, "w", encoding="utf-8") as file:
                 file.write(manifest.to_json())
                 flush_file(file)
             flush_folder(self.staging)
@@ -196,6 +199,8 @@ def _check_locked_target(folder: str) -> None:
     staging, ours, strangers = os.path.join(folder, STAGING_NAME), [], []
     begun = os.path.lexists(staging)
     if begun:
+        if os.path.islink(staging):
+            raise InputError(f"{staging} is a link: remove it")
         with os_errors("read", staging, "remove it"):
             staged = os.listdir(staging)
         strangers = [name for name in staged if not STAGED_PATTERN.fullmatch(name)]

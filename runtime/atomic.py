@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, BinaryIO
 
 from .cli import InputError, log
 
@@ -25,7 +25,7 @@ def replace_file(path: str, mode: str = "wb") -> Iterator[IO]:
     new = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(new, mode, **text) as file:
+        with create_file(new, mode, **text) as file:
             yield file
             flush_file(file)
         os.replace(new, path)
@@ -34,6 +34,22 @@ def replace_file(path: str, mode: str = "wb") -> Iterator[IO]:
             os.remove(new)
         raise
     flush_folder(os.path.dirname(path) or ".")
+
+
+def create_file(path: str, mode: str = "wb", **options: str) -> IO:
+    """Open a new file to write to. What is there is removed, and a link not followed."""
+    if os.path.lexists(path):
+        os.remove(path)
+    return open(path, mode.replace("w", "x"), **options)
+
+
+def open_regular_file(path: str) -> BinaryIO:
+    """Open a file to read. Raises OSError, for pipes and devices, too."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe does not wait
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is not a regular file", path)
 
 
 def commit_folder(

@@ -140,7 +140,7 @@ def log(message: object, level: str | None = None) -> None:
             program = os.path.basename(folder)
         message = f"{program or 'python'}: {level}: {one_line(message)}"
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(*map(one_line, str(message).split("\n")), sep="\n", file=sys.stderr, flush=True)
     except OSError:  # stderr is a file on a full disk: there is nowhere to report it
         pass
 

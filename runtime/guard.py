@@ -20,6 +20,7 @@ LAUNCHER_NUMBERS = ("WORLD_SIZE", "RANK", "MASTER_PORT")
 # A file in memory for what the child writes to stderr while it imports OneFlow: noise, unless
 # that ends it.
 during_import = open(os.memfd_create("during_import"), "w+b")
+MAX_FILES = 2**16
 RANK_SECONDS = 60  # that the ranks have to save after a request to stop
 
 
@@ -44,6 +45,8 @@ def guard(module: str, hint: str) -> None:
     os.setpgid(0, 0)  # so that Ctrl-C on the terminal reaches it once, from its parent
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # OneFlow keeps all part files open
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_FILES)), hard))
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

@@ -242,3 +242,11 @@ def test_config_files_that_cannot_be_read(tmp_path):
 )
 def test_bad_command_line(arguments, said):
     assert_one_error(call("lenet_train", *arguments), said)
+
+
+def test_a_value_that_would_take_hours_to_print(write):
+    """As aliases make it: a list of lists of lists …, 10^10 words in all."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    result = call("lenet_train", "--config", write("\n".join([*lines, "steps: *a9"])))
+    assert result.code == 2 and "steps: it should be" in result.err, result

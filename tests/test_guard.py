@@ -138,3 +138,12 @@ def test_oneflow_is_in_the_child_alone(training):
     process, child = training
     maps = [open(f"/proc/{pid}/maps").read() for pid in (process.pid, child)]
     assert ["liboneflow" in text for text in maps] == [False, True]
+
+
+def test_all_the_files_that_the_system_allows_may_be_open(training):
+    """OneFlow keeps each part file open, twice where it evaluates."""
+    _, child = training
+    with open(f"/proc/{child}/limits") as limits:
+        (line,) = (line for line in limits if line.startswith("Max open files"))
+    soft, hard = line.split()[3:5]
+    assert int(soft) >= min(int(hard), 2**16)

@@ -553,6 +553,7 @@ def test_manifests_without_a_label_length_are_read(dataset):
     """Those of earlier versions; a run that was started with one knows the dataset by its digest."""
     fields = read_manifest(dataset)
     assert fields.pop("label_length") is None and fields["label_type"] == "int32"
+    assert fields.pop("mixed_split_ids") == []
     path = dataset / "dataset.json"
     new = parse_manifest(path.read_text())
     path.write_text(json.dumps(fields))

@@ -1,6 +1,8 @@
 """Merging, resharding and exporting: the records as they were, or one line and nothing written."""
 
+import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -275,3 +277,68 @@ def test_a_part_that_becomes_shorter_is_an_error(dataset):
             list(blocks(Run(source, 0, 10)))
     finally:
         opened.cache_clear()
+
+
+# -- found by trying ----------------------------------------------------------------------
+
+
+def test_both_sides_of_a_split_are_remembered(tmp_path):
+    images = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        (images / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        picture = rng.integers(0, 256, (28, 28), dtype=np.uint8)
+        cv2.imwrite(str(images / str(index % 2) / f"{index}.png"), picture)
+    options = ["--val_fraction", 0.3, "--test_fraction", 0.3, "--part_num", 2]
+    source = ["--image_root", images, "--class_folders", "--save_dir", tmp_path / "d"]
+    assert convert(*source, *options).code == 0
+    two, three = tmp_path / "two", tmp_path / "three"
+    merged(tmp_path / "d", tmp_path / "d_val", two)
+    merged(two, tmp_path / "d_test", three)
+    for folder in (two, three):
+        evaluation = ["--eval_dataset_dir", tmp_path / "d_val", "--batch_size", 4, "--steps", 1]
+        assert_one_error(train(folder, *evaluation), "different splits")
+
+
+@pytest.mark.parametrize("action", ["merge", "export"])
+def test_no_copy_into_the_dataset_itself(dataset, action):
+    before = snapshot(dataset)
+    for name in ("part-9", ".img2ofrecord", "x/y"):
+        assert_one_error(ofrecord(action, dataset, dataset / name), "is inside of")
+    assert snapshot(dataset) == before
+
+
+@pytest.mark.parametrize("number", [8, 12])
+def test_a_merge_counts_the_records(dataset, tmp_path, number):
+    parts = [{**part, "num_records": number} for part in read_manifest(dataset)["parts"]]
+    fields = {"num_records": 5 * number, "label_counts": {"0": 5 * number}}
+    rewrite_manifest(dataset, parts=parts, **fields)
+    result = ofrecord("merge", dataset, tmp_path / "d")
+    assert_one_error(result, f"part-0 has 10, and dataset.json says {number} records")
+    assert not (tmp_path / "d").exists()
+
+
+def test_two_exports_to_one_folder(converted, tmp_path):
+    staging = tmp_path / ".out.export"
+    staging.mkdir()
+    descriptor = os.open(staging, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # as an export that is running does
+    result = ofrecord("export", converted, tmp_path / "out")
+    assert_one_error(result, "another export is writing to")
+    os.close(descriptor)
+    (staging / "left by a killed one").mkdir()
+    assert ofrecord("export", converted, tmp_path / "out").code == 0
+    assert len(list((tmp_path / "out").glob("*/*.png"))) == 50 and not staging.exists()
+    assert not list((tmp_path / "out").glob("left*"))
+
+
+def test_an_export_does_not_replace_the_working_folder(converted, tmp_path):
+    result = call("ofrecord.__main__", "export", converted, ".", cwd=tmp_path)
+    assert_one_error(result, "cannot be replaced")
+
+
+def test_an_export_to_a_link_to_an_empty_folder(converted, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    assert ofrecord("export", converted, tmp_path / "link", "--flat").code == 0
+    assert (tmp_path / "empty" / "labels.csv").exists() and (tmp_path / "link").is_symlink()

@@ -1,7 +1,9 @@
 """``python -m ofrecord check`` and ``show``."""
 
+import os
 import re
 import shutil
+import struct
 
 import cv2
 import numpy as np
@@ -416,3 +418,65 @@ def test_check_of_two_datasets_names_the_problems_of_both(dataset, tmp_path):
     assert f"{dataset}/part-0, record 9" in result.err, result
     assert f"{other}/part-3, record 9" in result.err, result
     assert f" problems in {dataset} and {other}" in result.err, result
+
+
+# -- found by trying ----------------------------------------------------------------------
+
+
+def lie(**fields):
+    return lambda dataset: rewrite_manifest(dataset, **fields)
+
+
+def lie_about_parts(*changes):
+    def change(dataset):
+        parts = read_manifest(dataset)["parts"]
+        for part, fields in zip(parts, changes, strict=False):
+            part.update({name: part[name] + more for name, more in fields.items()})
+        rewrite_manifest(dataset, parts=parts)
+
+    return change
+
+
+LIES = {
+    "records": (lie_about_parts({"num_records": 1}, {"num_records": -1}), "says 11 records"),
+    "bytes": (lie_about_parts({"bytes": 1}), "says 10 records and 3,0"),
+    "sizes": (lie(width=32, height=32), "it is 28x28, and dataset.json says 32x32"),
+    "jpeg": (lie(plain_jpeg=True), "says that all are JPEG in colour"),
+}
+
+
+@pytest.mark.parametrize("change, text", LIES.values(), ids=list(LIES))
+def test_check_finds_lies_of_a_manifest(dataset, change, text):
+    change(dataset)
+    result = ofrecord("check", dataset)
+    assert result.code == 2 and text in result.err, result
+
+
+def test_check_of_a_dataset_that_is_half_moved(dataset):
+    hidden = dataset / ".img2ofrecord"
+    hidden.mkdir()
+    for name in ("part-1", "part-2", "dataset.json"):
+        (dataset / name).rename(hidden / name)
+    assert_one_error(ofrecord("check", dataset), "is not a finished dataset")
+
+
+@pytest.mark.parametrize("action", ["check", "index"])
+def test_a_part_that_is_a_pipe(tmp_path, action):
+    os.mkfifo(tmp_path / "part-0")
+    result = run_python("-m", "ofrecord", action, tmp_path, timeout=60)
+    assert_one_error(result, "part-0: cannot be read: it is not a regular file")
+
+
+def test_index_of_labels_that_no_manifest_can_have(dataset):
+    def far(feature):
+        feature["labels"].ClearField("int32_list")
+        feature["labels"].int64_list.value.append(2**40)
+
+    (dataset / "dataset.json").unlink()
+    for name in ("part-1", "part-2", "part-3", "part-4"):
+        (dataset / name).unlink()
+    content = (dataset / "part-0").read_bytes()
+    (length,) = struct.unpack("<q", content[:8])
+    (dataset / "part-0").write_bytes(content[: 8 + length])
+    change_record(dataset, far)
+    assert_one_error(ofrecord("index", dataset), "cannot be a dataset")

@@ -543,3 +543,46 @@ def test_the_same_bytes_on_any_number_of_workers_and_in_any_folder(tmp_path):
         assert result.code == 0, result
         assert snapshot(tmp_path / folder) == snapshot(tmp_path / "a")
     assert len(part_files(tmp_path / "a")) == 7
+
+
+def test_names_of_folders_and_empty_names(tmp_path):
+    write_images(tmp_path / "in", {"7.png": 7, "7/x.png": 1})
+    (tmp_path / "labels.csv").write_text("image,label\n7,3\n")
+    assert convert_in(tmp_path, "--label_dir", tmp_path / "labels.csv").code == 0
+    assert levels_and_labels(tmp_path / "d") == [(7, 3)]
+    (tmp_path / "labels.csv").write_text("image,label\n,3\n7.png,1\n")
+    result = convert_in(tmp_path, "--label_dir", tmp_path / "labels.csv")
+    assert_one_error(result, "line 2: the image's name is empty")
+
+
+def test_a_class_file_of_an_old_mac(tmp_path):
+    write_images(tmp_path / "in", {"cat/1.png": 1, "dog/1.png": 2})
+    (tmp_path / "classes.txt").write_bytes(b"dog\rcat\r")
+    result = convert_in(tmp_path, "--class_folders", "--classes", tmp_path / "classes.txt")
+    assert result.code == 0 and classes(tmp_path / "d") == (2, ["dog", "cat"]), result
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (["--val_fraction", "0.5", "--val_dir", "d/.img2ofrecord"], "is a file of another"),
+        (["--val_fraction", "0.5", "--val_dir", "d/part-2"], "is a file of another"),
+        (["--background", "#ff000080"], "opaque"),
+    ],
+)
+def test_options_that_would_do_harm(project, options, text):
+    assert convert("--save_dir", "d", cwd=project).code == 0
+    before = snapshot(project / "d")
+    assert_one_error(convert("--save_dir", "d", *options, cwd=project), text)
+    assert snapshot(project / "d") == before
+
+
+def test_a_regular_expression_that_python_warns_of(tmp_path):
+    write_images(tmp_path / "in", {f"a/{n}.png": n for n in range(4)})
+    options = ["--class_folders", "--val_fraction", 0.5, "--group", "[[0-9]+"]
+    result = run_script(
+        "img2ofrecord.py",
+        *("--image_root", tmp_path / "in", "--save_dir", tmp_path / "d", "--part_num", 1),
+        *options,
+    )
+    assert result.code == 0 and "Warning" not in result.err, result

@@ -283,3 +283,92 @@ def test_the_pictures_after_the_first_are_warned_of(tmp_path):
             (folder / name).unlink()
     result = convert(*options, "--part_num", 1)
     assert result.code == 0 and "several pictures" not in result.err, result
+
+
+# -- found by trying ----------------------------------------------------------------------
+
+
+def test_an_image_that_cannot_be_encoded_does_not_make_the_next_one_invalid(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    wide = np.zeros((4, 20_000, 3), np.uint8)  # more than WebP has
+    for name, pixels in (("0", NOISE), ("1", wide), ("2", NOISE), ("3", NOISE)):
+        cv2.imwrite(str(tmp_path / "in" / "a" / f"{name}.png"), pixels)
+    result = convert(
+        *("--image_root", tmp_path / "in", "--class_folders", "--save_dir", tmp_path / "d"),
+        *("--part_num", 1, "--img_format", ".webp", "--skip_bad"),
+    )
+    assert result.code == 0 and len(records(tmp_path / "d")) == 3, result
+    (skipped,) = read_manifest(tmp_path / "d")["skipped"]
+    assert skipped["file"] == "a/1.png" and "cannot encode" in skipped["reason"]
+
+
+def tiff(pixels, **tags):
+    numbers = {"photometric": 262, "planes": 284}
+    given = {numbers[name]: value for name, value in tags.items()}
+    return saved(Image.fromarray(pixels), "TIFF", tiffinfo=given)
+
+
+NOT_SCALED = {  # name of a file: (its bytes, why --max_value is refused)
+    "white is 0.tiff": (lambda: tiff(TWELVE, photometric=0), "its smallest value is white"),
+    "signed.tiff": (
+        lambda: cv2.imencode(".tiff", TWELVE.astype(np.int16))[1].tobytes(),
+        "its values are not unsigned integers",
+    ),
+    "float.tiff": (
+        lambda: cv2.imencode(".tiff", TWELVE.astype(np.float32))[1].tobytes(),
+        "it has 32 bits a value",
+    ),
+    "hdr.png": (
+        lambda: cv2.imencode(".hdr", np.dstack([TWELVE / 4095] * 3).astype(np.float32))[
+            1
+        ].tobytes(),
+        "its values are float32",
+    ),
+    "alpha.png": (
+        lambda: cv2.imencode(".png", np.dstack([TWELVE] * 4))[1].tobytes(),
+        "it is transparent",
+    ),
+}
+
+
+@pytest.mark.parametrize("largest", ["4095", "auto"])
+@pytest.mark.parametrize("name", NOT_SCALED)
+def test_a_largest_value_is_not_given_where_it_would_be_wrong(tmp_path, name, largest):
+    data, why = NOT_SCALED[name]
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "in" / "a" / "other.png"), TWELVE)  # so that auto finds a value
+    (tmp_path / "in" / "a" / name).write_bytes(data())
+    source = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", tmp_path / "d"]
+    result = convert(*source, "--part_num", 1, "--max_value", largest)
+    assert_one_error(result, name, "--max_value cannot be applied to it", why, started=True)
+
+
+@pytest.mark.parametrize("name, magic", [("m.pgm", b"P5"), ("m.pnm", b"P2")])
+def test_an_image_of_few_levels_is_scaled(tmp_path, name, magic):
+    rows = np.tile(np.arange(16, dtype=np.uint8), (16, 1))
+    body = rows.tobytes() if magic == b"P5" else " ".join(map(str, rows.flat)).encode() + b"\n"
+    pixels = stored(tmp_path, name, magic + b"\n16 16\n15\n" + body)
+    np.testing.assert_array_equal(pixels, rows * 17)
+
+
+def test_of_two_orientations_the_first_counts(tmp_path):
+    def segment(orientation):
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        data = exif.tobytes()
+        return b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data
+
+    jpeg = cv2.imencode(".jpg", NOISE)[1].tobytes()
+    data = jpeg[:2] + segment(6) + segment(1) + jpeg[2:]
+    assert stored(tmp_path, "x.jpg", data, "--img_format", ".jpg").shape == (32, 24, 3)
+
+
+def test_a_transparent_bigtiff_is_laid_on_the_background(tmp_path):
+    image = Image.fromarray(np.full((20, 24, 4), (200, 100, 50, 0), np.uint8))
+    assert (stored(tmp_path, "x.tiff", saved(image, "TIFF", big_tiff=True)) == 255).all()
+
+
+def test_images_of_one_size_may_be_very_wide(tmp_path):
+    data = cv2.imencode(".png", np.zeros((4, 66_000), np.uint8))[1].tobytes()
+    assert stored(tmp_path, "x.png", data).shape == (4, 66_000)
+    assert read_manifest(tmp_path / "d")["width"] == 66_000

@@ -526,3 +526,32 @@ def test_finish_while_a_job_is_running_is_refused(options, tmp_path):
     finally:
         process.communicate()
     assert process.returncode == 0
+
+
+def test_finish_without_a_plan_keeps_the_parts(own, tmp_path):
+    for number in (1, 2):
+        assert convert(*own, "--job", f"{number}/2").code == 0
+    staging = tmp_path / "d" / HIDDEN
+    (staging / "plan.json").unlink()
+    before = snapshot(staging)
+    assert_one_error(ofrecord("finish", tmp_path / "d"), "no whole plan.json")
+    assert snapshot(staging) == before
+
+
+def test_a_part_that_is_a_link_is_not_followed(own, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    assert convert(*own, "--job", "1/2").code == 0
+    (tmp_path / "d" / HIDDEN / "part-1").symlink_to(victim)
+    assert convert(*own, "--job", "2/2").code == 0
+    assert ofrecord("finish", tmp_path / "d").code == 0
+    assert victim.read_text() == "precious" and not (tmp_path / "d" / "part-1").is_symlink()
+
+
+def test_a_hidden_folder_that_is_a_link_is_refused(own, tmp_path):
+    assert convert(*own).code == 0
+    before = snapshot(tmp_path / "d")
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / HIDDEN).symlink_to(tmp_path / "d")
+    assert_one_error(ofrecord("finish", tmp_path / "e"), "is a link")
+    assert snapshot(tmp_path / "d") == before

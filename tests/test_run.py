@@ -215,6 +215,14 @@ DAMAGED_CHECKPOINTS = {  # what is done to last.npz, and texts of the line about
         about_with(execution_mode="as a graph in mixed precision on 1 rank"),
         ["it was trained as a graph in mixed precision, not op by op"],
     ),
+    "more figures than channels": (
+        lambda p: edit_about(p, lambda found: found["spec"].update(mean=[1.0, 2.0, 3.0])),
+        ["is damaged", "a figure a channel"],
+    ),
+    "fewer names than classes": (
+        lambda p: edit_about(p, lambda found: found["spec"].update(class_names=["a", "b"])),
+        ["is damaged", "10 class names"],
+    ),
     "a pipe": (lambda p: (p.unlink(), os.mkfifo(p)), ["is not a regular file"]),
     "a folder": (lambda p: (p.unlink(), p.mkdir()), ["is a folder, and a checkpoint is a file"]),
     "a folder of an earlier version": (
@@ -974,3 +982,17 @@ def test_settings_that_a_checkpoint_does_not_have_yet_are_their_defaults(dataset
     forget("dropout")
     result = train_in(tmp_path, "--resume", "--steps", 4, "--dropout", 0.3)
     assert_one_error(result, "it was started with dropout 0.5, not 0.3")
+
+
+def test_a_run_without_its_last_checkpoint_starts_again_with_the_same_settings_only(
+    datasets, tmp_path
+):
+    assert train(datasets, tmp_path / "run", "--steps", 3).code == 0
+    (tmp_path / "run" / "last.npz").unlink()
+    before = snapshot(tmp_path / "run")
+    result = train(datasets, tmp_path / "run", "--steps", 3, "--seed", 9, "--resume")
+    assert_one_error(result, "cannot resume", "it was started with seed 0, not 9", started=True)
+    assert snapshot(tmp_path / "run") == before
+    result = train(datasets, tmp_path / "run", "--steps", 3, "--resume")
+    assert result.code == 0 and "starting from the beginning" in result.err, result
+    assert (tmp_path / "run" / "best.npz").read_bytes() == before["best.npz"]
