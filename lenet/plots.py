@@ -31,11 +31,12 @@ def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
     losses = [metrics.evaluations[step][0] for step in steps]
     percents = [100 * metrics.evaluations[step][1] for step in steps]
     each_epoch = plan.evaluates_each_epoch
+    pyplot.rcParams["font.family"] = list(installed_fonts())
     figure, axes = pyplot.subplots(
         1 + each_epoch, sharex=True, figsize=(9, 5), dpi=110, layout="constrained", squeeze=False
     )
     upper, lower = axes[0, 0], axes[-1, 0]
-    title = shorten(title, 60)
+    title = shorten(legible(title, "run"), 60)
     upper.set_title(f"{title}: step {metrics.step:,} of {plan.num_steps:,}", parse_math=False)
     _plot_losses(upper, np.array(metrics.losses))
     if each_epoch:

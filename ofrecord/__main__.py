@@ -138,10 +138,8 @@ def check(args) -> None:
             text = f"{count(shared, 'image')} of {args.other} are copies of images in {args.folder}"
             log(text, "warning")
     # Labels can be compared where they stand for the same classes.
-    kinds = [set().union(*(report.label_kinds for report in reports)) for reports in found]
-    names = [class_names for _, class_names in datasets]
-    alike = names[0] == names[-1] and kinds[0] == kinds[-1]
-    for reports in [sum(found, [])] if alike else found:
+    kinds = {str((names, *reports[0].label_kinds)) for reports, names in datasets}
+    for reports in [sum(found, [])] if len(kinds) == 1 else found:
         name_conflicts(reports)
 
 

@@ -108,5 +108,7 @@ def folder_names(manifest: Manifest) -> dict[int, str]:
             .encode("utf-8", "replace")[:200]
             .decode("utf-8", "ignore")
         )
-        folders[label] = f"{safe}_{label}" if safe in folders.values() else safe
+        while safe in {CLASSES, *folders.values()}:
+            safe += f"_{label}"
+        folders[label] = safe
     return folders

@@ -8,24 +8,17 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 import numpy as np
 
 from runtime.cli import InputError, InputErrors, count, log, os_errors
 
 from .classes import number_labels
+from .columns import GUESSED, Columns, find_columns, is_filled, read_header
 from .labels import Samples, list_images, problem_of, resolve_names
 
-# Usual names of a table's columns of images, labels and groups: the first of each that are there.
-USUAL_COLUMNS = {
-    "image": [("image", "file", "filename", "file_name", "filepath", "path"), ("name",), ("id",)],
-    "label": [("label", "class", "class_name", "category", "target")],
-    "group": [],
-}
 DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
-HEADER_LINES = 100  # at most: a quoted name of a column may have line breaks
 
 NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # no NaN, no infinity
 LST_LINE = re.compile(r"[0-9]+\t[-+]?[0-9.]+\t")
@@ -36,16 +29,6 @@ FLOAT32_INTEGERS = 2**24  # up to here float32 has all integers
 NOT_JSON = 'not a JSON object of image name and label, such as {"00000030_3.png": 3}'
 
 
-class Columns(NamedTuple):
-    """The names of a table's columns that are not to be guessed."""
-
-    image: str | None = None
-    label: str | None = None  # or several, with commas between them, as in a CSV file
-    group: str | None = None  # of images that a split keeps together; None: there is none
-    is_float: bool = False  # whether the labels are no classes, but floats
-
-
-GUESSED = Columns()
 Row = tuple[int, str, int | str, str | None]  # line, image name, label, group
 Cells = Iterable[tuple[int, list[str]]]  # line, its columns
 
@@ -96,8 +79,7 @@ def read_label_file(
     if content.form:
         log(f"{path}: {content.form}" + ("" if vectors is None else f" ({vectors.dtype})"))
     if class_names and not class_file and all(map(NUMBER.fullmatch, class_names)):
-        is_table = (content.form or "").startswith("a table")
-        log(f"{path}: {FRACTIONS}" + (FLOATS if is_table else ""), "warning")
+        log(f"{path}: {FRACTIONS}" + (FLOATS if content.is_table else ""), "warning")
     unused = set(list_images(image_root, known=lines)[0])
     groups = [row[3] for row in content.rows] if columns.group else None
     return Samples(list(lines), labels, content.label_names or class_names, groups, vectors), unused
@@ -109,6 +91,7 @@ class _LabelFile:
     def __init__(self, file: TextIO, columns: Columns):
         self.problems: list[tuple[int, str]] = []  # line, reason
         self.form: str | None = None  # None: the tutorial's
+        self.is_table = False
         self.label_names: list[str] = []  # of columns that together are the label, or float labels
         self._values = array("f")  # of these columns, row by row
         self._columns = columns
@@ -140,8 +123,8 @@ class _LabelFile:
             cells = (list(map(str.strip, line.split("\t"))) if line else [] for line in lines)
             wanted = "index, label and path, with tabs between them"
             return self._rows(enumerate(cells, start=1), [2, 1, None], 3, f"not {wanted}")
-        headers = {each: _header(file, each) for each in DELIMITERS}
-        found = {each: _find_columns(header, self._columns) for each, header in headers.items()}
+        headers = {each: read_header(file, each) for each in DELIMITERS}
+        found = {each: find_columns(header, self._columns) for each, header in headers.items()}
         delimiter = max(
             found, key=lambda each: (None not in found[each][0][:-1], len(headers[each]))
         )
@@ -155,7 +138,7 @@ class _LabelFile:
         if problem:
             self.problems.append((number, problem))
             return []
-        header = headers[delimiter]
+        self.is_table, header = True, headers[delimiter]
         image, *labels = (header[index] for index in indices[:-1])
         self.form = f"a table with {DELIMITERS[delimiter]} between its columns"
         self.form += f"; images in {image!r}, labels in {', '.join(map(repr, labels))}"
@@ -167,7 +150,7 @@ class _LabelFile:
         """Yield the rows of a table below its header."""
         rows = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            next(filter(_is_filled, rows))  # the header
+            next(filter(is_filled, rows))  # the header
             for row in rows:
                 yield rows.line_num, row
         except csv.Error as error:
@@ -223,44 +206,3 @@ class _LabelFile:
                     yield number, name, int(label), None
                 else:
                     self.problems.append((number, f"the label of {name!r} is not an integer"))
-
-
-def _is_filled(row: list[str]) -> bool:
-    return any(map(str.strip, row))
-
-
-def _header(file: TextIO, delimiter: str) -> list[str]:
-    """Return the cells of a file's first row, which may have several lines; read it again then."""
-    rows = csv.reader(islice(file, HEADER_LINES), delimiter=delimiter)
-    header = next(filter(_is_filled, rows), [])
-    file.seek(0)
-    return list(map(str.strip, header))
-
-
-def _find_columns(names: list[str], columns: Columns) -> tuple[list[int | None], str | None]:
-    """The indices of the image's, the labels' and the group's column, and what is wrong or None."""
-    indices, missing, problem = [], [], None
-    lower, labels = [name.lower() or None for name in names], [columns.label]
-    if columns.label and columns.label.strip().lower() not in lower:
-        labels = next(csv.reader([columns.label], skipinitialspace=True)) or [""]
-    options = "image", *["label"] * len(labels), "group"
-    all_given = columns.image, *labels, columns.group
-    for option, given in zip(options, all_given, strict=True):
-        wanted = USUAL_COLUMNS[option] if given is None else [(given.strip().lower(),)]
-        matches = ([i for i, name in enumerate(lower) if name in each] for each in wanted)
-        found = next(filter(None, matches), [None])
-        indices.append(found[0])
-        if len(found) > 1:
-            two = " and ".join(repr(names[index]) for index in found[:2])
-            problem = f"{option}s may be in the columns {two}: choose one with --{option}_column"
-            if lower[found[0]] == lower[found[1]]:
-                problem = f"there are two columns {names[found[0]]!r}: give one another name"
-        elif wanted and found == [None]:
-            missing.append(repr(option if given is None else given))
-    if len(set(indices[1:-1])) < len(labels):
-        problem = f"--label_column {columns.label} names a column twice"
-    if missing:
-        problem = f"the header must have the column{'s' * (len(missing) > 1)} "
-        problem += f"{' and '.join(missing)}; it has {', '.join(map(repr, names)) or 'none'} "
-        problem += "(--image_column and --label_column name others)"
-    return indices, problem

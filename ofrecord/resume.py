@@ -12,7 +12,7 @@ from runtime.atomic import folder_lock
 from runtime.cli import InputError, count, first_few, log, os_errors, output
 
 from .labels import Samples
-from .manifest import STAGING_NAME, Manifest, load_manifest, part_name
+from .manifest import MANIFEST_NAME, STAGING_NAME, Manifest, load_manifest, part_name
 from .options import ConvertOptions
 from .plan import (
     PLAN_NAME,
@@ -191,7 +191,9 @@ def finish(folder: str) -> Manifest:
     """
     staging = os.path.join(folder, STAGING_NAME)
     if not os.path.isdir(staging):
-        raise InputError(f"{folder}: there is nothing to finish, as no job has written to it")
+        finished = os.path.lexists(os.path.join(folder, MANIFEST_NAME))
+        why = "it is a finished dataset" if finished else "no job has written to it"
+        raise InputError(f"{folder}: there is nothing to finish: {why}")
     start = time.perf_counter()
     with DatasetWriter(folder) as writer:
         if writer.recovered:

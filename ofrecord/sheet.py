@@ -130,7 +130,7 @@ def installed_fonts() -> dict[str, ft2font.FT2Font]:
     return {name: font_manager.get_font(font_manager.findfont(name)) for name in names}
 
 
-def legible(name: str, label: int) -> str:
+def legible(name: str, label: int | str) -> str:
     """Return a class's name, or its label if no font here has all the characters of the name."""
     fonts = installed_fonts().values()
     drawable = all(any(font.get_char_index(ord(c)) for font in fonts) for c in name)

@@ -7,7 +7,8 @@ from collections import Counter
 from runtime.cli import InputError, count, first_few, log
 
 from .classes import read_class_folders
-from .label_file import Columns, read_label_file
+from .columns import Columns
+from .label_file import read_label_file
 from .labels import Samples, doubts, kinds_of
 from .source_options import SourceOptions
 

@@ -26,6 +26,8 @@ from helpers import (
     train,
 )
 
+from ofrecord.manifest import load_manifest
+
 
 def make(folder, classes, number=6, size=(8, 8), color=True, **options):
     """A dataset of ``number`` pictures of each class, by name; every picture is different."""
@@ -330,6 +332,18 @@ def test_two_exports_to_one_folder(converted, tmp_path):
     assert ofrecord("export", converted, tmp_path / "out").code == 0
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 50 and not staging.exists()
     assert not list((tmp_path / "out").glob("left*"))
+
+
+def test_folders_of_classes_whose_names_collide(tmp_path):
+    from ofrecord.export import folder_names
+
+    names = ["a_b_2", "a_b", "a/b", "classes.txt", ".x", "_x"]
+    make(tmp_path / "d", ["0", "1"])
+    manifest = load_manifest(tmp_path / "d").model_copy(
+        update={"class_names": names, "label_counts": {str(n): 1 for n in range(6)}}
+    )
+    found = list(folder_names(manifest).values())
+    assert found == ["a_b_2", "a_b", "a_b_2_2", "classes.txt_3", "_x", "_x_5"]
 
 
 def test_an_export_does_not_replace_the_working_folder(converted, tmp_path):
