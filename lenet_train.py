@@ -217,7 +217,8 @@ def describe(
     log(f"model: LeNet, {sum(p.numel() for p in model.parameters()):,} parameters")
     plan = run.plan
     steps, epochs = count(plan.num_steps, "step"), count(plan.num_epochs, "epoch")
-    log(f"training: {steps} of {config.batch_size} images, {epochs}, {run.execution_mode}")
+    batch = count(config.batch_size, "image")
+    log(f"training: {steps} of {batch}, {epochs}, {run.execution_mode}")
     if WORLD_SIZE > 1:
         batch = count(config.batch_size // WORLD_SIZE, "image")
         log(f"world size: {WORLD_SIZE}, batch per rank: {batch}")

@@ -31,6 +31,8 @@ if WORLD_SIZE > 1:
     LAUNCHER = f"--nproc_per_node {WORLD_SIZE // MACHINES} "
     if MACHINES > 1:
         LAUNCHER += f"--nnodes {MACHINES} --node_rank N --master_addr {os.environ['MASTER_ADDR']} "
+    if os.environ["MASTER_PORT"] != "29500":  # the launcher's default
+        LAUNCHER += f"--master_port {os.environ['MASTER_PORT']} "
     LAUNCHER = f"-m oneflow.distributed.launch {LAUNCHER}"
 
 

@@ -65,7 +65,8 @@ class RunFolder:
             return
         with os_errors("use run_dir", self.path, "name another folder"):
             os.makedirs(self.path, exist_ok=True)
-            names = [name for name in os.listdir(self.path) if name != CONFIG]
+            ours = {CONFIG, f".{CONFIG}.new", f".{METRICS}.new"}  # also of a start that was killed
+            names = [name for name in os.listdir(self.path) if name not in ours]
         if METRICS in names:
             raise InputError(
                 f"{self.path} contains a run already: --resume continues it, "

@@ -71,7 +71,8 @@ def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:
     labels = os.path.join(target, LABELS) if flat else os.devnull
     with bar, open(labels, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("image", *(names if columns else ["label"])))
+        first = next(each for each in ("image", "file", "name") if each not in (names or ()))
+        table.writerow((first, *(names if columns else ["label"])))
         for number, (path, index, image, label) in enumerate(read_records(folder, manifest)):
             try:
                 name = f"{number:08d}{extension_of(image)}"

@@ -32,6 +32,7 @@ from helpers import (
     convert,
     losses,
     run_python,
+    run_script,
     snapshot,
     start_script,
 )
@@ -996,3 +997,17 @@ def test_a_run_without_its_last_checkpoint_starts_again_with_the_same_settings_o
     result = train(datasets, tmp_path / "run", "--steps", 3, "--resume")
     assert result.code == 0 and "starting from the beginning" in result.err, result
     assert (tmp_path / "run" / "best.npz").read_bytes() == before["best.npz"]
+
+
+def test_a_start_that_was_killed_in_its_first_write_is_no_obstacle(datasets, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".metrics.csv.new").write_text("ste")
+    assert train(datasets, tmp_path / "run", "--steps", 1).code == 0
+    assert ".metrics.csv.new" not in files_of(tmp_path / "run")
+
+
+def test_the_title_of_a_run_whose_name_no_font_has(datasets, tmp_path):
+    result = run_script(
+        "lenet_train.py", *command(datasets, tmp_path / "\x01\U0001f600", "--steps", 1)
+    )
+    assert result.code == 0 and "Warning" not in result.err and "missing" not in result.err, result
