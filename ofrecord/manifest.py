@@ -227,9 +227,9 @@ def load_manifest(folder: str) -> Manifest:
     if not os.path.lexists(path):
         if os.path.isdir(os.path.join(folder, STAGING_NAME)):
             reason = (
-                "its conversion or merge was interrupted or is still running: the same command "
-                "continues it or starts again; or, after several jobs, "
-                f"`python -m ofrecord finish {folder}`"
+                "its conversion was interrupted or is still running: the same command of "
+                "img2ofrecord.py continues it, or, after several jobs, "
+                f"`python -m ofrecord finish {folder}`; a merge is started again"
             )
         elif any(PART_PATTERN.fullmatch(name) for name in os.listdir(folder)):
             reason = f"it has part files but no {MANIFEST_NAME}: {INDEX.format(folder)}"
