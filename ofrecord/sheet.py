@@ -71,12 +71,14 @@ def draw_sheet(
     if len(images) <= GROUP_CLASSES:
         groups = [(title, [])]
         for label, of in sorted(images.items()):
-            name = legible(names[label], label)
+            name = shorten(legible(names[label], label), 60)
             groups.append((f"{name}: {count(counts[label], 'image')}", list(map(Tile, of))))
     else:  # one of each class in turn, until the sheet is full
         turns = sorted((turn, label) for label, of in images.items() for turn in range(len(of)))
         shown = sorted((label, turn) for turn, label in turns[: COLUMNS * MAX_ROWS])
         tiles = [Tile(images[n][turn], shorten(legible(names[n], n), 12)) for n, turn in shown]
+        if len(images) > len(turns[: COLUMNS * MAX_ROWS]):
+            title += f" (here: {COLUMNS * MAX_ROWS} of the {len(images):,} classes)"
         groups = [(title, tiles)]
     draw_groups(path, groups, COLUMNS)
 
@@ -116,7 +118,9 @@ def _draw_tile(axes, tile: Tile, x: float, y: float) -> None:
     extent = (x - width, x + width, y + height, y - height)
     axes.imshow(tile.pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
     style = {"ha": "center", "va": "bottom", "color": tile.color, "parse_math": False}  # no $x$
-    axes.text(x, y - height - 0.03, tile.caption, fontsize=8, **style)
+    caption = axes.text(x, y - height - 0.03, tile.caption, fontsize=8, **style)
+    width_needed = caption.get_window_extent().width / axes.figure.dpi  # inches, of 1
+    caption.set_fontsize(8 * min(1, 0.96 / max(width_needed, 0.01)))
     if tile.color != "black":
         corner = (x - width, y - height)
         frame = patches.Rectangle(corner, 2 * width, 2 * height, fill=False, edgecolor=tile.color)
