@@ -154,11 +154,12 @@ def ndarray2ofrecords(
 ) -> int:
     """Pack one image and its label into a record, write it, and return the number of bytes.
 
-    (The names are the tutorial's: the data are an image file's bytes.) The record is an OFRecord with a bytes feature (``dataname``: the encoded
-    image) and an int32 feature (``labelname``: the label, or a sequence of them), which is a
-    float feature for a sequence with floats; before it comes its length, 8 bytes
-    little-endian. ``dsfile`` is any binary file, here a chunk's buffer. Raises
-    ValueError for a label that does not fit in int32, which read_samples() refuses.
+    (The names are the tutorial's: the data are an image file's bytes.) The record is an OFRecord
+    with a bytes feature (``dataname``: the encoded image) and an int32 feature (``labelname``:
+    the label, or a sequence of them), which is a float feature for a sequence with floats;
+    before it comes its length, 8 bytes little-endian. ``dsfile`` is any binary file, here a
+    chunk's buffer. Raises ValueError for a label that does not fit in int32, which
+    read_samples() refuses.
     """
     labels = encoded_label if hasattr(encoded_label, "__len__") else [encoded_label]
     kind = "float_list" if float in map(type, labels) else "int32_list"

@@ -150,7 +150,7 @@ class ImageReader:
         records = self.reader()
         labels = self.label_decoder(records).reshape(-1)
         self._unchecked.append(labels)
-        pixels, *_ = self.resize(self.image_decoder(records))  # and by how much it was scaled
+        pixels = self.resize(self.image_decoder(records))[0]  # [1]: by how much it was scaled
         return pixels, labels.to(flow.int32)
 
     def next_batch(self):

@@ -57,9 +57,9 @@ def size_of_images(config: TrainConfig, dataset: Dataset) -> tuple[int, int]:
 def check_memory(config: TrainConfig, train_set: Dataset, device: str) -> None:
     """Raise InputError where a training would need more memory than a device has."""
     num_classes, (width, height) = train_set.manifest.num_classes, size_of_images(config, train_set)
-    on_gpu, batch = device != "cpu", config.batch_size
-    if on_gpu:
-        batch //= WORLD_SIZE
+    batch, share, owner = config.batch_size, 0.8, "this machine"
+    if on_gpu := device != "cpu":  # each rank has one
+        batch, share, owner = batch // WORLD_SIZE, 0.9, "the GPU"
     what = f"LeNet for images of {width}x{height}, {num_classes:,} classes and batches of {batch}"
     if on_gpu and 32 * batch * width * height >= 2**31:
         raise InputError(
@@ -71,10 +71,10 @@ def check_memory(config: TrainConfig, train_set: Dataset, device: str) -> None:
     # In float32: each weight with its gradient and Adam's two moments; each output once more
     # after ReLU, and both's gradients. An H100 was seen to need 0.9 to 1.03 times that.
     needed, memory = 16 * (parameters + activations), memory_of(device)
-    if needed > (0.9 if on_gpu else 0.8) * memory or max(width, height) > 2**16:
+    if needed > share * memory or max(width, height) > 2**16:
         raise InputError(
-            f"{what} needs about {needed / 1e9:,.0f} GB, and {'the GPU' if on_gpu else 'this machine'} "
-            f"has {memory / 1e9:,.0f}: reduce --image_size, --batch_size or the number of classes"
+            f"{what} needs about {needed / 1e9:,.0f} GB, and {owner} has {memory / 1e9:,.0f}: "
+            "reduce --image_size, --batch_size or the number of classes"
         )
 
 

@@ -112,13 +112,15 @@ def alone(forward):
         wait()
         return result
 
-    def wait():
-        if launched_ranks() == 1:
-            flow._oneflow_internal.eager.Sync()
-        else:  # Sync waits for the other ranks, too; on the CPU operators run in order
-            flow.zeros(1).numpy()
-
     return forward_alone
+
+
+def wait() -> None:
+    """Wait until all operators before are done."""
+    if launched_ranks() == 1:
+        flow._oneflow_internal.eager.Sync()
+    else:  # Sync waits for the other ranks, too; on the CPU operators run in order
+        flow.zeros(1).numpy()
 
 
 if is_0_8() and launched_ranks() == 1:  # where some of these are set, it wants all

@@ -1,14 +1,19 @@
 """Pictures of a training: the loss of each step, and the model's predictions."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from matplotlib import pyplot
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from ofrecord.sheet import Tile, draw_groups, installed_fonts, legible, save_figure, shorten
+from ofrecord.sheet import (
+    Tile,
+    draw_groups,
+    first_fitting,
+    fitting_name,
+    legible,
+    save_figure,
+    shorten,
+)
 from runtime.cli import count
 
 from .evaluation import Evaluation, Sample
@@ -31,7 +36,6 @@ def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
     losses = [metrics.evaluations[step][0] for step in steps]
     percents = [100 * metrics.evaluations[step][1] for step in steps]
     each_epoch = plan.evaluates_each_epoch
-    pyplot.rcParams["font.family"] = list(installed_fonts())
     figure, axes = pyplot.subplots(
         1 + each_epoch, sharex=True, figsize=(9, 5), dpi=110, layout="constrained", squeeze=False
     )
@@ -107,7 +111,7 @@ def draw_predictions(path: str, spec: ModelSpec, evaluation: Evaluation) -> None
 def _tile(sample: Sample, spec: ModelSpec) -> Tile:
     label, predicted = (legible(spec.class_name(n), n) for n in (sample.label, sample.predicted))
     if sample.label == sample.predicted:
-        return Tile(sample.pixels, first_fitting(shorten(predicted, n) for n in range(16, 0, -1)))
+        return Tile(sample.pixels, fitting_name(predicted, 16))
     numbers = f"{sample.label} → {sample.predicted}"
     shorter = [(shorten(label, n), shorten(predicted, n)) for n in range(12, 3, -1)]
     captions = [
@@ -117,14 +121,3 @@ def _tile(sample: Sample, spec: ModelSpec) -> Tile:
         if one != other  # "coffee cup" and "coffee can"
     ]
     return Tile(sample.pixels, first_fitting([*captions, numbers]), RED)
-
-
-def first_fitting(captions: Iterable[str]) -> str:
-    """Return the first of the captions that is not wider than a tile, or the last."""
-    figure = FigureCanvasAgg(Figure(dpi=100)).figure
-    text = figure.text(0, 0, "", fontsize=8, family=list(installed_fonts()), parse_math=False)
-    for caption in captions:
-        text.set_text(caption)
-        if text.get_window_extent().width < 96:  # of the 100 pixels from tile to tile
-            break
-    return caption

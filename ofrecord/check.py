@@ -69,7 +69,7 @@ def check_parts(
         raise InputError(f"no dataset: {folder} {reason}")
     found = os.listdir(folder)
     names = [name for name in found if PART_PATTERN.fullmatch(name)]
-    if manifest is None and STAGING_NAME in found:
+    if manifest is None and STAGING_NAME in found:  # old and new parts may be mixed
         load_manifest(folder)  # says that it is unfinished
     if not names:
         others = f", but {first_few(found)}" if found else ""
@@ -108,8 +108,9 @@ def check_part(folder: str, features: Features, manifest: Manifest | None, file:
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
     report.sha256 = digest.hexdigest()
-    listed = (part for part in manifest.parts if part.file == file) if manifest else ()
-    for part in listed:
+    for part in manifest.parts if manifest else ():
+        if part.file != file:
+            continue
         if part.sha256 != report.sha256:
             problems.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
         elif (part.num_records, part.bytes) != (report.num_records, report.num_bytes):
@@ -142,12 +143,15 @@ def _compare(header: Header, image: EncodedImage, manifest: Manifest | None) -> 
     kind = FORMATS[manifest.image_format] if manifest and manifest.image_format else header.kind
     if header.kind != kind:
         raise BadImage(f"it is {header.kind}, and {MANIFEST_NAME} says {kind}")
-    if manifest and image.channels > manifest.channels:
+    if manifest is None:
+        return
+    if image.channels > manifest.channels:
         raise BadImage(f"it is in colour, and {MANIFEST_NAME} says gray")
-    if manifest and manifest.width and image.size != (manifest.width, manifest.height):
-        sizes = f"{'x'.join(map(str, image.size))}, and {MANIFEST_NAME} says {manifest.width}x"
-        raise BadImage(f"it is {sizes}{manifest.height}")
-    if manifest and manifest.plain_jpeg and (header.kind, header.gray) != ("JPEG", False):
+    size, expected = image.size, (manifest.width, manifest.height)
+    if manifest.width and size != expected:
+        sizes = [f"{width}x{height}" for width, height in (size, expected)]
+        raise BadImage(f"it is {sizes[0]}, and {MANIFEST_NAME} says {sizes[1]}")
+    if manifest.plain_jpeg and (header.kind, header.gray) != ("JPEG", False):
         raise BadImage(f"{MANIFEST_NAME} says that all are JPEG in colour")
 
 
@@ -193,8 +197,6 @@ def index_parts(folder: str, features: Features, workers: int) -> Manifest:
     Every record is read and every image decoded. Raises InputErrors with all that OneFlow
     would abort on or misread, and InputError where there is a manifest already.
     """
-    if os.path.lexists(os.path.join(folder, STAGING_NAME)):  # old and new parts may be mixed
-        load_manifest(folder)  # says that it is unfinished
     try:
         load_manifest(folder)
     except InputError:

@@ -55,7 +55,8 @@ def empty(folder: str) -> None:
     """Remove all that is in a folder. Raises OSError."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.remove(entry)
+            remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.remove
+            remove(entry)
 
 
 def _write(folder: str, manifest: Manifest, target: str, flat: bool) -> None:

@@ -66,9 +66,9 @@ def read_header(data: bytes) -> Header:
     kind = next(kinds, OTHER_KIND)
     if kind == "HEIC":
         _register_heif()
-    several, largest = kind in PILLOW_KINDS and _is_animated(data), _largest_value(data)
-    reason = "16-bit" if largest > 255 else None
-    return Header(kind, None, reason, several=several, few_levels=largest < 255)
+    several, white = kind in PILLOW_KINDS and _is_animated(data), _value_of_white(data)
+    reason = "16-bit" if white > 255 else None
+    return Header(kind, None, reason, several=several, few_levels=white < 255)
 
 
 OTHER_KIND = "another format"
@@ -179,15 +179,17 @@ def _is_rotated(exif: bytes) -> bool:
         return True
 
 
-def _largest_value(data: bytes) -> int:
+def _value_of_white(data: bytes) -> int:
     """The largest value that a PNM, PAM or JPEG 2000 file may have; 255 for others."""
     text = re.sub(rb"#[^\n]*", b"", data[:1000])  # without comments
     match = re.match(rb"P[2356]\s+\d+\s+\d+\s+(\d+)\s|P7\s.*?MAXVAL\s+(\d+)\s", text, re.DOTALL)
     if match:
         return int(match[1] or match[2])
     start = data.find(b"ihdr", 0, 100)  # JPEG 2000's box of sizes; then, 10 bytes on, the depth - 1
-    bits = int.from_bytes(data[start + 14 : start + 15], "big") & 0x7F if start > 0 else 7
-    return max(2 ** (bits + 1) - 1, 255)
+    if start < 0:
+        return 255
+    depth = (int.from_bytes(data[start + 14 : start + 15], "big") & 0x7F) + 1
+    return max(2**depth - 1, 255)
 
 
 def _is_animated(data: bytes) -> bool:

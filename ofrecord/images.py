@@ -8,6 +8,7 @@ decoded here and encoded again, plainly.
 """
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import cv2
@@ -88,7 +89,7 @@ def decode(
     if not decoder_messages.is_open:
         with decoder_messages:
             return decode(data, header, options, quick)
-    decoder_messages.take()  # of an image that could not be encoded, before
+    decoder_messages.take()  # what was printed before is not of this image
     options = options or ImageOptions()
     gray = header.gray if options.color == "auto" else options.color == "gray"
     flag = FLAGS[gray] | cv2.IMREAD_ANYDEPTH if options.max_value else FLAGS[gray]
@@ -96,21 +97,15 @@ def decode(
         flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if gray else cv2.IMREAD_REDUCED_COLOR_8
     if options.max_value and header.not_scaled:
         raise BadImage(f"--max_value cannot be applied to it: {header.not_scaled}")
-    try:
-        if header.transparent or header.few_levels or header.kind in PILLOW_KINDS:
-            return _decode_with_pillow(data, gray, options.background)
-        if header.kind == "TIFF":
-            with libtiff_messages():
-                pixels = _imdecode(data, flag)
-        else:
-            pixels = _imdecode(data, flag)
-            if pixels is None and header.kind == OTHER_KIND:
-                return _decode_with_pillow(data, gray, options.background)
-    finally:
-        complaint = decoder_messages.take()
+    if header.transparent or header.few_levels or header.kind in PILLOW_KINDS:
+        return _decode_with_pillow(data, gray, options.background)
+    with libtiff_messages() if header.kind == "TIFF" else nullcontext():
+        pixels = _imdecode(data, flag)
+    if pixels is None and header.kind == OTHER_KIND:
+        return _decode_with_pillow(data, gray, options.background)
     if pixels is None:
         raise BadImage("OpenCV cannot read it as an image")
-    if complaint:
+    if complaint := decoder_messages.take():
         raise BadImage(complaint)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise BadImage(f"--max_value cannot be applied to it: its values are {pixels.dtype}")

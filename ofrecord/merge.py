@@ -125,9 +125,8 @@ def join_classes(datasets: list[Dataset]) -> tuple[list[str] | None, list[dict[i
         moved = {old: label for old, label in new.items() if old != label}
         changed.append(new if moved else {})
         if moved:
-            moves = (f"{one_line(names[label])} {old} → {label}" for old, label in moved.items())
-            moves = first_few(moves)
-            log(f"{folder}: labels renumbered: {moves}")
+            moves = first_few(f"{names[label]} {old} → {label}" for old, label in moved.items())
+            log(f"{folder}: labels renumbered: {one_line(moves)}")
     return names, changed
 
 
@@ -176,16 +175,15 @@ def split_ids_of(datasets: list[Dataset]) -> dict[str, Any]:
     that none may be evaluated on.
     """
     ids = Counter(each for dataset in datasets for each in dataset.manifest.splits)
-    for each, number in ids.items():
-        if number > 1:
-            folders = (folder for folder, manifest in datasets if each in manifest.splits)
-            log(f"both sides of a split are merged: {first_few(folders)}", "warning")
     mixed = {each for each, number in ids.items() if number > 1}
+    for each in sorted(mixed):
+        folders = (folder for folder, manifest in datasets if each in manifest.splits)
+        log(f"both sides of a split are merged: {first_few(folders)}", "warning")
     mixed.update(*(dataset.manifest.mixed_split_ids for dataset in datasets))
-    kept = sorted(ids.keys() - mixed)
-    alone = kept[0] if len(kept) == 1 else None
-    rest = [] if alone else kept
-    return {"split_id": alone, "split_ids": rest, "mixed_split_ids": sorted(mixed)}
+    kept, fields = sorted(ids.keys() - mixed), {"mixed_split_ids": sorted(mixed)}
+    if len(kept) == 1:
+        return {"split_id": kept[0], "split_ids": [], **fields}
+    return {"split_id": None, "split_ids": kept, **fields}
 
 
 def statistics_of(manifests: list[Manifest]) -> dict[str, Any]:

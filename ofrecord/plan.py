@@ -127,8 +127,8 @@ def is_whole(staging: str, finished: FinishedPart) -> bool:
     """Whether the bytes of a part are those that were written."""
     path = os.path.join(staging, finished.part.file)
     with suppress(OSError):
-        is_long_enough = finished.part.bytes == os.path.getsize(path)
-        return is_long_enough and finished.part.sha256 == sha256_of(path)
+        has_its_size = finished.part.bytes == os.path.getsize(path)
+        return has_its_size and finished.part.sha256 == sha256_of(path)
     return False
 
 

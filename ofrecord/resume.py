@@ -191,8 +191,8 @@ def finish(folder: str) -> Manifest:
     """
     staging = os.path.join(folder, STAGING_NAME)
     if not os.path.isdir(staging):
-        finished = os.path.lexists(os.path.join(folder, MANIFEST_NAME))
-        why = "it is a finished dataset" if finished else "no job has written to it"
+        is_dataset = os.path.lexists(os.path.join(folder, MANIFEST_NAME))
+        why = "it is a finished dataset" if is_dataset else "no job has written to it"
         raise InputError(f"{folder}: there is nothing to finish: {why}")
     start = time.perf_counter()
     with DatasetWriter(folder) as writer:

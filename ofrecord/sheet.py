@@ -1,8 +1,8 @@
 """Pictures of many small images: a dataset's contact sheet, and a model's predictions."""
 
-import functools
 import random
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import matplotlib
@@ -10,13 +10,15 @@ import numpy as np
 
 matplotlib.use("Agg")  # no screen needed
 
-from matplotlib import font_manager, ft2font, patches, pyplot
+from matplotlib import font_manager, patches, pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from runtime.atomic import replace_file
 from runtime.cli import count
 
 GROUP_CLASSES = 12  # up to so many classes have rows of their own; more share the rows
-COLUMNS, MAX_ROWS = 12, 12
+COLUMNS, MAX_TILES = 12, 144
 HEAD, CAPTION = 0.4, 0.2  # inches of a group's title, and above captioned images of an inch
 FONTS = [  # those after the first for Chinese class names
     "DejaVu Sans",
@@ -28,6 +30,13 @@ FONTS = [  # those after the first for Chinese class names
     "SimHei",
     "Microsoft YaHei",
 ]
+# Those that this machine has; matplotlib includes the first.
+INSTALLED_FONTS = {
+    name: font_manager.get_font(font_manager.findfont(name))
+    for name in FONTS
+    if name in font_manager.get_font_names()
+}
+pyplot.rcParams["font.family"] = list(INSTALLED_FONTS)
 
 
 class Tile(NamedTuple):
@@ -75,17 +84,17 @@ def draw_sheet(
             groups.append((f"{name}: {count(counts[label], 'image')}", list(map(Tile, of))))
     else:  # one of each class in turn, until the sheet is full
         turns = sorted((turn, label) for label, of in images.items() for turn in range(len(of)))
-        shown = sorted((label, turn) for turn, label in turns[: COLUMNS * MAX_ROWS])
-        tiles = [Tile(images[n][turn], shorten(legible(names[n], n), 12)) for n, turn in shown]
-        if len(images) > len(turns[: COLUMNS * MAX_ROWS]):
-            title += f" (here: {COLUMNS * MAX_ROWS} of the {len(images):,} classes)"
+        shown = sorted((label, turn) for turn, label in turns[:MAX_TILES])
+        captions = {n: fitting_name(legible(names[n], n), 12) for n, _ in shown}
+        tiles = [Tile(images[n][turn], captions[n]) for n, turn in shown]
+        if len(images) > MAX_TILES:
+            title += f" (here: {MAX_TILES} of the {len(images):,} classes)"
         groups = [(title, tiles)]
     draw_groups(path, groups, COLUMNS)
 
 
 def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -> None:
     """Write groups of images, each below its title, as a PNG file. Raises OSError."""
-    pyplot.rcParams["font.family"] = list(installed_fonts())
     figure = pyplot.figure(dpi=100)
     axes = figure.add_axes([0, 0, 1, 1])
     height = 0.0  # inches
@@ -118,25 +127,16 @@ def _draw_tile(axes, tile: Tile, x: float, y: float) -> None:
     extent = (x - width, x + width, y + height, y - height)
     axes.imshow(tile.pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
     style = {"ha": "center", "va": "bottom", "color": tile.color, "parse_math": False}  # no $x$
-    caption = axes.text(x, y - height - 0.03, tile.caption, fontsize=8, **style)
-    width_needed = caption.get_window_extent().width / axes.figure.dpi  # inches, of 1
-    caption.set_fontsize(8 * min(1, 0.96 / max(width_needed, 0.01)))
+    axes.text(x, y - height - 0.03, tile.caption, fontsize=8, **style)
     if tile.color != "black":
         corner = (x - width, y - height)
         frame = patches.Rectangle(corner, 2 * width, 2 * height, fill=False, edgecolor=tile.color)
         axes.add_patch(frame)
 
 
-@functools.cache
-def installed_fonts() -> dict[str, ft2font.FT2Font]:
-    """Return those FONTS that this machine has, by name; matplotlib includes the first."""
-    names = [name for name in FONTS if name in font_manager.get_font_names()]
-    return {name: font_manager.get_font(font_manager.findfont(name)) for name in names}
-
-
 def legible(name: str, label: int | str) -> str:
     """Return a class's name, or its label if no font here has all the characters of the name."""
-    fonts = installed_fonts().values()
+    fonts = INSTALLED_FONTS.values()
     drawable = all(any(font.get_char_index(ord(c)) for font in fonts) for c in name)
     return name if drawable else str(label)
 
@@ -144,3 +144,18 @@ def legible(name: str, label: int | str) -> str:
 def shorten(text: str, max_length: int) -> str:
     """Return a text, cut to ``max_length`` characters where it is longer."""
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
+
+
+def fitting_name(name: str, max_length: int) -> str:
+    """Return a name as a caption: of ``max_length`` characters at most, and fewer if they are wide."""
+    return first_fitting(shorten(name, length) for length in range(max_length, 0, -1))
+
+
+def first_fitting(captions: Iterable[str]) -> str:
+    """Return the first of the captions that is not wider than a tile, or the last."""
+    text = FigureCanvasAgg(Figure(dpi=100)).figure.text(0, 0, "", fontsize=8, parse_math=False)
+    for caption in captions:
+        text.set_text(caption)
+        if text.get_window_extent().width < 96:  # of the 100 pixels from tile to tile
+            break
+    return caption

@@ -45,11 +45,17 @@ def create_file(path: str, mode: str = "wb", **options: str) -> IO:
 
 def open_regular_file(path: str) -> BinaryIO:
     """Open a file to read. Raises OSError, for pipes and devices, too."""
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe does not wait
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return open(_open_regular(path)[0], "rb")
+
+
+def _open_regular(path: str) -> tuple[int, os.stat_result]:
+    """Return the descriptor of a regular file, and its status. Raises OSError for others."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe does not wait for a writer
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return descriptor, status
 
 
 def commit_folder(
@@ -139,11 +145,8 @@ def read_small_file(path: str, most: int = 2**26) -> bytes:
 
 def read_with_status(path: str, most: int) -> tuple[bytes, os.stat_result]:
     """As read_small_file, with the status of the file that was read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe does not wait for a writer
+    descriptor, status = _open_regular(path)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", path)
         return os.read(descriptor, status.st_size), status
