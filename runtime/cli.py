@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -230,3 +231,13 @@ def run_main(main: Callable[[], object]) -> NoReturn:
     if shutdown.skipped or (_ranks.world_size > 1 and code):
         os._exit(code or 0)
     sys.exit(code)
+
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def module_command(module: str, *arguments: str) -> str:
+    """Return the command ``python -m MODULE ARGUMENTS`` as it can be typed in the working folder."""
+    here = os.path.realpath(os.getcwd()) == os.path.realpath(PROJECT)
+    prefix = "" if here else f"PYTHONPATH={shlex.quote(PROJECT)} "
+    return f"{prefix}python -m {' '.join([module, *map(shlex.quote, arguments)])}"

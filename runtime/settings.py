@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runtime.cli import ArgumentParser, InputErrors, count
+from .cli import ArgumentParser, InputErrors, count
 
 # Bounds that no honest value reaches, so that no number is too large to compute with.
 Count = Annotated[int, Field(ge=0, le=2**50)]
