@@ -1,8 +1,8 @@
-"""Settings, and files that may come from strangers, described once by pydantic models.
+"""Settings of both scripts, and JSON files that may come from strangers, as pydantic models.
 
-A model's fields carry type, range, default and help. Options of the command
-line, YAML files and JSON files are checked against them strictly, and every
-problem is reported, a line each.
+A field of a model has a type, a range, a default and a help text. From it follow an option
+``--name value`` of the command line, a line ``name: value`` in a YAML file, and the check of
+both: every problem is reported, a line each.
 """
 
 import difflib
@@ -10,16 +10,18 @@ import json
 import re
 import reprlib
 from argparse import SUPPRESS
-from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .cli import ArgumentParser, InputErrors, count
+from .atomic import read_small_file
+from .cli import ArgumentParser, InputError, InputErrors, count, one_line, os_errors
 
 # Bounds that no honest value reaches, so that no number is too large to compute with.
 Count = Annotated[int, Field(ge=0, le=2**50)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
+MAX_YAML_BYTES = 2**20
 
 
 class StrictModel(BaseModel):
@@ -42,19 +44,19 @@ def load_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("it has the same key twice")
+    return values
+
+
 def validate(model: type[Model], fields: Any) -> Model:
     """Return a model of these fields. Raises ValueError, with the first problem in one line."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
         raise ValueError(problems_of(error)[0]) from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("it has the same key twice")
-    return values
 
 
 def problems_of(error: ValidationError) -> list[str]:
@@ -64,12 +66,7 @@ def problems_of(error: ValidationError) -> list[str]:
         name = ".".join(map(str, problem["loc"]))
         message = re.sub("^.* should ", "it should ", problem["msg"].removeprefix("Value error, "))
         if message.startswith("it should "):
-            value = problem["input"]
-            # Of what is not a single value a part: all of it may take hours to print.
-            value = (
-                repr(value) if isinstance(value, str | int | float | None) else reprlib.repr(value)
-            )
-            message += f", not {value if len(value) < 60 else value[:57] + '...'}"
+            message += f", not {reprlib.repr(problem['input'])}"  # all of it may have no end
         lines += [f"{name}: {line}" if name else line for line in message.splitlines()]
     return lines
 
@@ -94,39 +91,39 @@ def given_options(
     """
     for name, field in model.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        metavar = "|".join(choices) or (field.json_schema_extra or {}).get("metavar")
+        metavar = (field.json_schema_extra or {}).get("metavar", name.upper())
         parser.add_argument(
             f"--{name}",
             default=SUPPRESS,
-            metavar=metavar or name.upper(),
+            metavar="|".join(choices) or metavar,
             help=f"{field.description} (default: {text_of(field.default)})".replace("%", "%%"),
             **({"nargs": "?", "const": "true"} if field.annotation is bool else {}),
         )
     given, unknown = parser.parse_known_args(arguments)
-    more = {word.partition("=")[0]: "" for word in unknown if word.startswith("-")}
+    more = {word.partition("=")[0].lstrip("-"): "" for word in unknown if word.startswith("-")}
     if unknown and not more:
         parser.error(f"unexpected argument {unknown[0]!r}")
-    return Layer("--", {**vars(given), **{name.lstrip("-"): "" for name in more}})
+    return Layer("--", {**vars(given), **more})
 
 
-def parse_settings(model: type[Model], layers: list[Layer], renamed: dict[str, str]) -> Model:
+def parse_settings(model: type[Model], layers: list[Layer]) -> Model:
     """Return the model of several layers of settings, of which the later ones win.
 
-    ``renamed`` maps names of earlier versions to what has replaced them. Raises InputErrors
-    with every problem.
+    Raises InputErrors with every problem.
     """
     problems, values, origins = [], {}, {}
     for origin, settings in layers:
         for name, text in settings.items():
-            field = model.model_fields.get(name)
-            if field is None:
+            if name in model.model_fields:
+                # In YAML and on the command line null is None: `--epochs null`.
+                values[name] = None if text in ("null", "~", "") else text
+                origins[name] = origin
+            else:
                 close = difflib.get_close_matches(name, model.model_fields, n=1)
                 hint = f"did you mean {close[0]}?" if close else "see --help"
-                problems.append(f"{origin}{name}: unknown setting; {renamed.get(name, hint)}")
-            else:
-                values[name], origins[name] = _value_of(text, field.annotation), origin
+                problems.append(f"{origin}{name}: unknown setting; {hint}")
     try:
-        parsed = model.model_validate(values)
+        parsed = model.model_validate(values, strict=False)  # pydantic converts the texts
     except ValidationError as error:
         problems += [origins.get(line.split(":")[0], "") + line for line in problems_of(error)]
     if problems:
@@ -134,26 +131,47 @@ def parse_settings(model: type[Model], layers: list[Layer], renamed: dict[str, s
     return parsed
 
 
-INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-NUMBER = re.compile(r"[+-]?([0-9]{1,19}\.?[0-9]{0,19}|\.[0-9]{1,19})([eE][+-]?[0-9]{1,3})?")
-
-
-def _value_of(text: Any, annotation: Any) -> Any:
-    """A setting's text as the type that its field has; what is not of that type stays text."""
-    types = get_args(annotation) or (annotation,)  # (int, NoneType) of ``int | None``
-    if not isinstance(text, str):
-        return text
-    if NoneType in types and text in ("", "~", "null"):
-        return None
-    if bool in types and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if int in types and INTEGER.fullmatch(text):
-        return int(text)
-    if float in types and NUMBER.fullmatch(text):
-        return float(text)
-    return text
-
-
 def text_of(value: Any) -> str:
     """Return a setting's value as YAML and the command line have it."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def read_yaml(path: str) -> dict[str, str]:
+    """Return a YAML file's settings, {name: text}. Raises InputError."""
+    try:
+        with os_errors("read", path):
+            settings = yaml.load(read_small_file(path, MAX_YAML_BYTES), Loader=_TextLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = one_line(" ".join(str(error).split()))
+        raise InputError(f"{path} is not valid YAML: {reason}") from None
+    if not isinstance(settings, dict) or not settings:
+        raise InputError(f"{path} contains no settings; expected lines such as `steps: 200`")
+    return settings
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Leaves every value as the text that is written: pydantic alone decides on types."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"the name {name!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def to_yaml(model: BaseModel, title: str, leave_out: tuple[str, ...] = ()) -> str:
+    """Return a model's values as a YAML file, each with its help as a comment."""
+    texts = {name: _quoted(text_of(value)) for name, value in model if name not in leave_out}
+    lines = {name: f"{name}: {text}" for name, text in texts.items()}
+    width = max(map(len, lines.values()))
+    fields = type(model).model_fields
+    body = [f"{line:{width}}  # {fields[name].description}" for name, line in lines.items()]
+    return "\n".join([f"# {one_line(line)}" for line in title.split("\n")] + body) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A text as it can stand in a YAML file."""
+    if re.fullmatch(r"[\w./~+-]+", text):
+        return text
+    return yaml.dump(text, default_style='"', width=10**6).strip()
