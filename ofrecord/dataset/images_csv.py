@@ -1,0 +1,69 @@
+"""images.csv: which file each record was made of.
+
+It has a row for each record, in order: its part's file name, its number in the part from 0, the
+image's name relative to the image root, its class's number, and the first 16 hexadecimal digits
+of the SHA-256 of its stored bytes::
+
+    part,record,image,label,sha256
+    part-0,0,00000030_3.png,3,5e1c8bd4ab01cc2f
+
+UTF-8, lines end in a line feed. A name that is not UTF-8 is written with backslash escapes; it is
+empty where it is not known or was left out.
+"""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import IO, NamedTuple
+
+from runtime.atomic import open_regular_file
+from runtime.cli import InputError, os_errors
+
+from .layout import TABLE_NAME
+
+COLUMNS = ["part", "record", "image", "label", "sha256"]
+DIGITS = (
+    16  # of the SHA-256: two of 10 million images have the same by chance once in 370,000 times
+)
+
+
+class Row(NamedTuple):
+    """A record in the table."""
+
+    part: str
+    record: int
+    image: str
+    label: int
+    sha256: str
+
+
+def image_digest(data: bytes) -> str:
+    """Return what the table has of an image's stored bytes."""
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
+
+
+def printable(name: str) -> str:
+    """Return a file's name as text: bytes that are not UTF-8 are escaped, ``\\xb0``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def write_rows(file: IO[str], rows: Iterable[Row]) -> None:
+    """Write the table to a file that was opened with ``newline=""``."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+
+
+def read_rows(folder: str) -> Iterator[Row]:
+    """Yield the rows of a dataset's table. Raises InputError where it is none or cannot be read."""
+    path = os.path.join(folder, TABLE_NAME)
+    with os_errors("read", path), open_regular_file(path, "r") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            if next(reader, None) != COLUMNS:
+                raise ValueError(f"its columns are not {','.join(COLUMNS)}")
+            for part, record, image, label, sha256 in reader:
+                yield Row(part, int(record), image, int(label), sha256)
+        except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
+            raise InputError(f"{path}, line {reader.line_num}: {error}") from None

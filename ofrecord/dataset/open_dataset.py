@@ -1,0 +1,166 @@
+"""A dataset on disk, checked before OneFlow reads it.
+
+OneFlow aborts the process if a part is missing, truncated or empty. So the files
+are compared with the manifest first, in Python::
+
+    from ofrecord.dataset.open_dataset import open_dataset
+
+    dataset = open_dataset("dataset/")
+    print(dataset.manifest.num_records, dataset.manifest.label_counts)
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from runtime.atomic import folder_lock, open_regular_file
+from runtime.cli import InputError, module_command, os_errors
+from runtime.workers import num_cpus
+
+from ..record import BadRecord, read_part
+from .layout import MANIFEST_NAME, PART_PATTERN, TABLE_NAME
+from .manifest import CONVERT, load_manifest
+from .model import Manifest, Part
+
+BAR_SECONDS = 2  # hashing that takes longer has a bar
+BLOCK = 2**20  # bytes that are hashed at once
+
+
+def dataset_in_use(folder: str | None) -> AbstractContextManager[None]:
+    """Return a context in which no converter replaces the dataset in a folder; None: no dataset.
+
+    Any number of readers may be in it at once. Raises InputError if a conversion is
+    writing to the folder.
+    """
+    return folder_lock(folder, "a conversion is writing to", shared=True)
+
+
+class Dataset(NamedTuple):
+    """A finished dataset: its folder, and the manifest that says what is in it."""
+
+    folder: str
+    manifest: Manifest
+
+    def parts_per_rank(self, world_size: int) -> list[list[Part]]:
+        """Return a list of parts for each rank, as OneFlow's reader shares them out.
+
+        Each rank reads whole parts, in order; the first ranks read one more if the
+        number of parts is not divisible by ``world_size``.
+        """
+        parts, small, larger = [], *divmod(len(self.manifest.parts), world_size)
+        for rank in range(world_size):
+            start = sum(map(len, parts))
+            parts.append(self.manifest.parts[start : start + small + (rank < larger)])
+        return parts
+
+    def records_per_rank(self, world_size: int) -> list[int]:
+        """Return the number of records that each rank reads in an epoch."""
+        shares = self.parts_per_rank(world_size)
+        return [sum(part.num_records for part in parts) for parts in shares]
+
+
+def open_dataset(
+    folder: str, check_hashes: bool = True, rank: int = 0, world_size: int = 1
+) -> Dataset:
+    """Return the dataset in a folder, after comparing its files with its manifest.
+
+    The names and the sizes of all parts are compared and, with ``check_hashes``, the SHA-256
+    sums of images.csv and of the parts that this rank reads. Raises InputError if there is no
+    finished dataset, at the first difference, and if there are negative labels.
+    """
+    dataset = Dataset(folder, load_manifest(folder))
+    manifest = dataset.manifest
+    if any(label.startswith("-") for label in manifest.label_counts):
+        raise InputError(f"{folder} has labels below 0, which are no classes: labels count from 0")
+    listed = set(manifest.part_names)
+    with os_errors("list", folder):
+        found = sorted(os.listdir(folder))
+    for name in found:
+        if PART_PATTERN.fullmatch(name) and name not in listed:
+            path = os.path.join(folder, name)
+            raise InputError(
+                f"{path} does not belong to this dataset ({MANIFEST_NAME} does not list it): "
+                "move it away"
+            )
+    for part in manifest.parts:
+        _check_size(os.path.join(folder, part.file), part)
+    if check_hashes:
+        _check_hashes(folder, manifest.images_csv, dataset.parts_per_rank(world_size)[rank])
+    return dataset
+
+
+def _check_size(path: str, part: Part) -> None:
+    """Raise InputError where a part file is missing or has another size."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path} is missing; {CONVERT}")
+    with os_errors("read", path):
+        size = os.stat(path).st_size
+    if size != part.bytes:
+        raise InputError(
+            f"{path} has {size:,} bytes and should have {part.bytes:,}: "
+            f"it was truncated or changed; {CONVERT}"
+        )
+
+
+def _check_hashes(folder: str, table: str, parts: list[Part]) -> None:
+    """Raise InputError where the table of images or a part has other bytes than were written."""
+    files = {TABLE_NAME: table, **{part.file: part.sha256 for part in parts}}
+    num_bytes = sum(part.bytes for part in parts)
+    with (
+        ThreadPoolExecutor(num_cpus()) as threads,  # hashing lets go of Python's lock
+        tqdm(total=num_bytes, unit="B", unit_scale=True, delay=BAR_SECONDS, disable=None) as bar,
+    ):
+        paths = [os.path.join(folder, name) for name in files]
+        sums = threads.map(lambda path: _sum_of(path, bar), paths)
+        try:
+            for path, wanted, found in zip(paths, files.values(), sums, strict=True):
+                if found != wanted:
+                    reason = "was changed or damaged after it was written (SHA-256 differs)"
+                    raise InputError(f"{path} {reason}; {CONVERT}")
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _sum_of(path: str, bar: tqdm) -> str:
+    with os_errors("read", path):
+        sum_ = sha256_of(path)
+        bar.update(os.path.getsize(path))
+    return sum_
+
+
+def sha256_of(path: str) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with open_regular_file(path) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def part_errors(folder: str, path: str) -> Iterator[None]:
+    """Make what is wrong with a part file of a dataset an InputError that names it."""
+    try:
+        with os_errors("read", path):
+            yield
+    except BadRecord as error:
+        check = module_command("ofrecord check", folder)
+        raise InputError(f"{path}, {error}; {check} lists all problems") from None
+
+
+def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, bytes, int]]:
+    """Yield (path of the part, index in it, encoded image, label) of each record.
+
+    Raises InputError for a part that cannot be read, and for a damaged record.
+    """
+    features = manifest.image_feature, manifest.label_feature
+    for part in manifest.parts:
+        path = os.path.join(folder, part.file)
+        with part_errors(folder, path):
+            for record in read_part(path, *features):
+                yield path, *record
