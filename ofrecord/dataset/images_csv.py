@@ -11,11 +11,12 @@ UTF-8, lines end in a line feed. A name that is not UTF-8 is written with backsl
 empty where it is not known or was left out.
 """
 
+import codecs
 import csv
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from runtime.atomic import open_regular_file
 from runtime.cli import InputError, os_errors
@@ -48,9 +49,9 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def write_rows(file: IO[str], rows: Iterable[Row]) -> None:
-    """Write the table to a file that was opened with ``newline=""``."""
-    writer = csv.writer(file, lineterminator="\n")
+def write_rows(file: BinaryIO, rows: Iterable[Row]) -> None:
+    """Write the table to a binary file, or what has the ``write`` of one."""
+    writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(rows)
 

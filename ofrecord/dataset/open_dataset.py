@@ -87,6 +87,8 @@ def open_dataset(
                 f"{path} does not belong to this dataset ({MANIFEST_NAME} does not list it): "
                 "move it away"
             )
+    if TABLE_NAME not in found:
+        raise InputError(f"{os.path.join(folder, TABLE_NAME)} is missing; {CONVERT}")
     for part in manifest.parts:
         _check_size(os.path.join(folder, part.file), part)
     if check_hashes:
