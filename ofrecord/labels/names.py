@@ -1,0 +1,93 @@
+"""Classes: their numbers and names, from labels as text and from class files."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from runtime.atomic import read_small_file
+from runtime.cli import InputError, InputErrors, count, os_errors
+
+from ..record import INT32_MAX, INT32_MIN
+
+INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
+QUOTED = re.compile('^"|[\r\n\ufeff]|^\\s|\\s$')  # a name that a line cannot have as it is
+
+
+def natural_key(name: str) -> list:
+    """Return a sort key that puts ``class 2`` before ``class 10``."""
+    parts = enumerate(re.split("([0-9]+)", name))  # text and digits in turn
+    return [(int(part[:18]) if index % 2 else 0, part) for index, part in parts]
+
+
+def class_file_text(names: Iterable[str]) -> str:
+    """Return the text of a class file: a name a line, as a JSON string where it needs that."""
+    return "".join(f"{json.dumps(name) if QUOTED.search(name) else name}\n" for name in names)
+
+
+def read_class_file(path: str) -> list[str]:
+    """Return the names in a class file. Raises InputError."""
+    try:
+        with os_errors("read the class file", path):
+            lines = re.split("\r\n|\r|\n", read_small_file(path).decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise InputError(f"the class file {path} is not UTF-8 text: save it as UTF-8") from None
+    first: dict[str, int] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        name = line
+        if line[:1] == '"':
+            try:
+                name = str(json.loads(line))
+            except ValueError:  # it only begins like a JSON string
+                pass
+        if name and first.setdefault(name, number) != number:
+            raise InputError(f"{path}, line {number}: {name!r} again, first in line {first[name]}")
+    if not first:
+        raise InputError(f"the class file {path} names no classes")
+    return list(first)
+
+
+def number_classes(found: Iterable[str], class_file: str | None) -> dict[str, int]:
+    """Return the number of each class: in natural order, or in that of the class file.
+
+    Raises InputErrors with each class that the file lacks.
+    """
+    found = sorted(found, key=natural_key)
+    listed = read_class_file(class_file) if class_file else found
+    numbers = {name: number for number, name in enumerate(listed)}
+    missing = [f"the class {name[:60]!r} is not in it" for name in found if name not in numbers]
+    if missing:
+        problems = [f"the class file {class_file}: {line} (--classes)" for line in missing]
+        raise InputErrors(problems, f"{count(len(missing), 'class')} not in {class_file}")
+    return numbers
+
+
+def number_labels(
+    counts: Counter[str], class_file: str | None
+) -> tuple[dict[str, int], dict[str, str], list[str] | None]:
+    """Return the number of each label, what is wrong with some, and the classes' names.
+
+    The labels are integers if most of them are, which the others then must be too; else
+    they are class names. Integers are lines of ``class_file``, from 0, unless it has their names.
+    """
+    listed = read_class_file(class_file) if class_file else []
+    texts = {label: label if label in listed else label.strip() for label in counts}
+    wrong = {label: "is empty" for label, text in texts.items() if not text}
+    texts = {label: text for label, text in texts.items() if text}
+    # What is longer than 20 digits does not fit in int32 either.
+    matches = ((label, INTEGER.fullmatch(text)) for label, text in texts.items())
+    integers = {label: int(match[1][:20]) for label, match in matches if match}
+    num_integers = sum(counts[label] for label in integers)
+    names = set(texts.values())
+    if 2 * num_integers <= sum(counts[label] for label in texts) or names.intersection(listed):
+        numbers = number_classes(names, class_file)
+        return {label: numbers[text] for label, text in texts.items()}, wrong, list(numbers)
+    for label in texts:
+        number = integers.get(label)
+        if number is None:
+            wrong[label] = "is not an integer, as most labels are"
+        elif class_file and not 0 <= number < len(listed):
+            wrong[label] = f"is no line of {class_file}, which has {len(listed)}, from 0"
+        elif not INT32_MIN <= number <= INT32_MAX:
+            wrong[label] = "does not fit in int32"
+    return integers, wrong, listed or None

@@ -1,0 +1,86 @@
+"""The images to convert, with their labels, as the options name them."""
+
+import random
+from collections import defaultdict
+
+from runtime.cli import InputError, count, first_few, log
+
+from .class_folders import read_class_folders
+from .files import fold, kinds_of
+from .label_file import read_label_file
+from .options import SourceOptions
+from .samples import Samples
+from .table import Columns
+
+NOT_KNOWN = {"na", "n/a", "nan", "none", "null", "-", "?"}  # what table programs write
+
+
+def read_samples(options: SourceOptions) -> Samples:
+    """Return the images and their labels, in the order in which they will be written.
+
+    Logs which files in the image root are not used, and what looks wrong with the classes.
+    Raises InputError for labels that cannot be used.
+    """
+    root = options.image_root
+    if options.class_folders:
+        samples, unused = read_class_folders(root, options.classes)
+        what = f"{count(len(unused), 'file')} without an image's extension"
+    else:
+        columns = Columns(options.image_column, options.label_column)
+        samples, unused = read_label_file(options.label_dir, root, columns, options.classes)
+        what = f"{count(len(unused), 'image')} without a label"
+    if samples.splits and options.fractions:
+        raise InputError(
+            f"the column 'split' of {options.label_dir} says which image is in which dataset: "
+            "leave out --val_fraction and --test_fraction"
+        )
+    if unused:
+        few = f"{kinds_of(unused)} (such as {first_few(unused)})"
+        log(f"skipped {what} in {root}: {few}", "warning")
+    for doubt in doubts(samples):
+        log(doubt, "warning")
+    if options.limit:
+        samples = take_few(samples, options.limit, options.seed)
+    if options.shuffle:
+        order = list(range(len(samples)))
+        random.Random(options.seed).shuffle(order)
+        samples = samples.take(order)
+    return samples
+
+
+def take_few(samples: Samples, limit: int, seed: int) -> Samples:
+    """Return some of the Samples, at random, in their order: one of each class first."""
+    first, others, seen = [], [], set()
+    for index in random.Random(seed).sample(range(len(samples)), len(samples)):
+        key = samples.labels[index], samples.splits and samples.splits[index]
+        (others if key in seen else first).append(index)
+        seen.add(key)
+    return samples.take(sorted((first + others)[:limit]))
+
+
+def doubts(samples: Samples) -> list[str]:
+    """Return what looks wrong with the classes, a line each."""
+    used, names, lines = set(samples.labels), samples.class_names or [], []
+    low, high = min(used), max(used)
+    if len(used) == 1:
+        lines.append("all images are of a single class: there is nothing to learn")
+    if low < 0:
+        lines.append("there are negative labels: lenet_train.py only accepts labels from 0")
+    elif not names and (low > 0 or high >= 2 * len(used)):
+        classes, unused = count(high + 1, "class"), high + 1 - len(used)
+        lines.append(
+            f"labels go from {low} to {high}, which makes {classes}, {unused:,} of them without "
+            "images: --classes with a file of the labels that there are, one a line, makes only those"
+        )
+    alike = defaultdict(list)
+    for name in names:
+        alike[fold(name)].append(repr(name))
+    for group in alike.values():
+        if len(group) > 1:
+            lines.append(f"classes that differ in case or spaces only: {', '.join(group)}")
+    if missing := NOT_KNOWN & alike.keys():
+        name = alike[min(missing)][0]
+        lines.append(f"{name} is a class here: if it stands for no label, remove those lines")
+    if empty := set(range(len(names))) - used:
+        lines.append(f"classes without images: {first_few(names[label] for label in empty)}")
+    return lines
