@@ -76,6 +76,17 @@ class DatasetFolder:
             write_rows(file, rows)
         return file.sha256
 
+    def kept_parts(self) -> dict[str, int]:
+        """Return the part files that another run can continue with, and their sizes.
+
+        They are named ``part-3.KEY``, and have a ``part-3.KEY.json`` beside them.
+        """
+        sizes = {}
+        with suppress(OSError), os.scandir(self.staging) as entries:
+            sizes = {each.name: each.stat().st_size for each in entries}
+        names = [name for name in sizes if PART_PATTERN.fullmatch(name.partition(".")[0])]
+        return {name: sizes[name] for name in sorted(names) if f"{name}.json" in sizes}
+
     def remove_rest(self) -> None:
         """Remove what no run can continue with. Raises OSError."""
         names = os.listdir(self.staging) if os.path.isdir(self.staging) else []

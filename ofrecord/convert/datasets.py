@@ -1,0 +1,130 @@
+"""The datasets to write: which image goes into which one, and into which of its parts."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from runtime.cli import InputError, count, first_few, log
+
+from ..dataset.folder import open_folders as open_dataset_folders
+from ..dataset.manifest import digest_of, part_sizes
+from ..dataset.staging import DatasetFolder
+from ..labels import SET_NAMES, Samples
+from .options import ConvertOptions
+from .parts import PlannedPart, make_recipe
+
+
+class PlannedDataset(NamedTuple):
+    """A dataset to write."""
+
+    folder: DatasetFolder
+    samples: Samples
+    split_id: str | None  # the same in all datasets of a split
+    parts: list[PlannedPart]
+
+
+def split(samples: Samples, options: ConvertOptions) -> dict[str, Samples]:
+    """Return the Samples of each dataset by its key in SET_NAMES, ``"train"`` first.
+
+    They are drawn at random, class by class, or named by a label table's column ``split``. Logs
+    which classes a dataset lacks. Raises InputError for a dataset without images.
+    """
+    sets: dict[str, list[int]]
+    if samples.splits:
+        sets = {name: [] for name in SET_NAMES if name == "train" or name in samples.splits}
+        for index, name in enumerate(samples.splits):
+            sets[name].append(index)
+    else:
+        sets = draw(samples, options.fractions, options.seed)
+    for name, chosen in sets.items():
+        if not chosen:
+            raise InputError(f"no image is left for the {SET_NAMES[name]}")
+        if missing := set(samples.labels).difference(samples.labels[index] for index in chosen):
+            few = first_few(map(samples.class_name, missing))
+            log(f"classes without images in the {SET_NAMES[name]}: {few}", "warning")
+    if len(sets) == 1:
+        return {"train": samples}
+    return {name: samples.take(sorted(chosen)) for name, chosen in sets.items()}
+
+
+def draw(samples: Samples, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:
+    """Return the indices of the training set's images and of those that are held out from it.
+
+    Of each class, round(n * fraction) of its n images are drawn for a set, at least one; the
+    training set gets at least one before that. The order of the images does not matter.
+    """
+    by_class = defaultdict(list)
+    for index, label in enumerate(samples.labels):
+        by_class[label].append(index)
+    rng, sets = random.Random(seed), {name: [] for name in ("train", *fractions)}
+    for _, indices in sorted(by_class.items()):
+        drawn = sorted(indices, key=samples.names.__getitem__)
+        rng.shuffle(drawn)
+        sets["train"].append(drawn.pop())
+        for name, fraction in fractions.items():
+            number = max(round(len(indices) * fraction), 1)
+            sets[name] += drawn[:number]
+            drawn = drawn[number:]
+        sets["train"] += drawn
+    return sets
+
+
+@contextmanager
+def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str, DatasetFolder]]:
+    """Open the folder of each dataset by its key in SET_NAMES, locked, or shared by all jobs.
+
+    Where the block raises, what is kept for another run is logged.
+    """
+    sets = [
+        name for name in SET_NAMES if name in {"train", *options.fractions, *(samples.splits or ())}
+    ]
+    paths = [options.folder(name) for name in sets]
+    committed_with = [options.folder(name) for name in SET_NAMES]
+    with open_dataset_folders(paths, committed_with, shared=bool(options.job)) as folders:
+        try:
+            yield dict(zip(sets, folders, strict=True))
+        except BaseException:
+            for folder in folders:
+                log_what_is_kept(folder)
+            raise
+
+
+def log_what_is_kept(folder: DatasetFolder) -> None:
+    sizes = folder.kept_parts()
+    if sizes:
+        number = count(len(sizes), "finished part")
+        log(
+            f"{number} kept in {folder.staging} ({sum(sizes.values()):,} bytes): "
+            "the same command continues with them"
+        )
+
+
+def plan_datasets(
+    folders: dict[str, DatasetFolder], samples: Samples, options: ConvertOptions
+) -> dict[str, PlannedDataset]:
+    """Return the datasets to write, with their parts, by their key in SET_NAMES.
+
+    A validation or a test set has fewer parts where it has fewer images. Raises InputError for
+    a training set with fewer images than parts, and for a set without images.
+    """
+    sets = split(samples, options)
+    num_images = len(sets["train"])
+    if options.part_num > num_images:
+        images = f"{count(num_images, 'image')} of the dataset to write"
+        raise InputError(f"--part_num {options.part_num} is more than the {images}")
+    datasets, split_id = {}, None
+    if len(sets) > 1:
+        split_id = digest_of([[each.names, each.labels.tolist()] for each in sets.values()])
+    for name, samples in sets.items():
+        sizes = part_sizes(len(samples), min(options.part_num, len(samples)))
+        spans = pairwise(accumulate(sizes, initial=0))
+        recipe = make_recipe(options, len(samples))
+        parts = [
+            PlannedPart(folders[name], number, samples.take(range(*span)), recipe)
+            for number, span in enumerate(spans)
+        ]
+        datasets[name] = PlannedDataset(folders[name], samples, split_id, parts)
+    return datasets

@@ -1,0 +1,175 @@
+"""Parts: each follows from its images and the options, and its key says whether it is there.
+
+While a dataset is made its hidden folder holds ``part-3.KEY``, and ``part-3.KEY.json``, which is
+written after it. KEY is the SHA-256 of all that the part's bytes follow from. So a conversion
+that was interrupted is continued, and jobs on several machines share one, by looking for files.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import cv2
+
+from runtime.atomic import read_small_file
+
+from ..dataset.manifest import FORMATS, digest_of, part_name
+from ..dataset.staging import DatasetFolder, NewFile
+from ..dataset.statistics import ImageStatistics
+from ..labels import Samples
+from .options import ConvertOptions
+from .pool import STAMP, Chunk, Problem
+
+CODE = 1  # raised when a change of the code changes the bytes of parts, or their statistics
+SAMPLE = 4000  # images of a JPEG dataset that are decoded in full, about
+LARGEST_FILE = 2**32  # bytes of a JSON file
+
+# Options that the bytes follow from.
+OPTIONS = "img_format size fit color background quality image_feature label_feature".split()
+INTERVAL = "how many JPEG files are decoded in full"
+
+
+def make_recipe(options: ConvertOptions, num_images: int) -> dict[str, Any]:
+    """Return what the parts of a dataset follow from besides the images, by names for people."""
+    # Images of other formats have to be decoded in full, to see whether they are whole.
+    interval = num_images // SAMPLE if FORMATS[options.img_format] == "JPEG" else 1
+    return {
+        **{f"--{name}": getattr(options, name) for name in OPTIONS},
+        INTERVAL: max(1, interval),  # every n-th of a part
+        "the version of OpenCV": cv2.__version__,
+        "the version of Pillow": _version_of("pillow"),
+        "the version of pillow-heif": _version_of("pillow-heif"),
+        "the version of img2ofrecord.py": CODE,
+    }
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+class FinishedPart(NamedTuple):
+    """What is kept beside a part that is on the disk."""
+
+    recipe: dict[str, Any]
+    images: str  # SHA-256 of the images' names and labels
+    stamps: str  # of each image's file, as hexadecimal digits
+    bytes: int
+    sha256: str
+    label_counts: dict[str, int]
+    digests: str  # those of images.csv, one after the other
+    statistics: dict[str, Any]
+    skipped: list[tuple[str, str]]  # (name, reason)
+
+    @property
+    def num_records(self) -> int:
+        return self.statistics["num_images"]
+
+
+class PlannedPart:
+    """A part of a dataset to write; its ``key`` is None until it is there."""
+
+    def __init__(
+        self, folder: DatasetFolder, number: int, samples: Samples, recipe: dict[str, Any]
+    ):
+        self.folder, self.number, self.samples, self.recipe = folder, number, samples, recipe
+        self.interval = recipe[INTERVAL]
+        self.key: str | None = None
+        self.stamps: bytes | None = None  # of the images' files, if they were looked at
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def images(self) -> str:
+        """A SHA-256 of the images' names and labels."""
+        digest = hashlib.sha256(os.fsencode("\0".join(self.samples.names)))
+        digest.update(self.samples.labels.tobytes())
+        return digest.hexdigest()
+
+    def key_of(self, stamps: bytes | bytearray) -> str:
+        """Return the key for images whose files have these stamps."""
+        return digest_of([self.recipe, self.images, stamps.hex()])
+
+    def name_of(self, key: str) -> str:
+        return f"{part_name(self.number)}.{key}"
+
+    def load(self) -> FinishedPart:
+        """Return what is kept beside the part, which is there. Raises OSError."""
+        return load_finished(self.folder, self.name_of(self.key))
+
+    @contextmanager
+    def write(self, skip_bad: bool) -> Iterator["PartWriter"]:
+        """Open the part to write it; at the end of the block it is there.
+
+        It is not where it has problems, unless ``skip_bad`` and they may be skipped.
+        """
+        with self.folder.new_file() as file:
+            writer = PartWriter(self, file)
+            yield writer
+            key = self.key_of(writer.stamps)
+            if not writer.errors(skip_bad):
+                file.name = self.name_of(key)
+        if file.name:
+            with self.folder.new_file(f"{file.name}.json") as beside:
+                beside.write(json.dumps(writer.finished()._asdict()).encode())
+            self.key = key
+
+
+class PartWriter:
+    """Adds chunks of packed images to a part, in order."""
+
+    def __init__(self, part: PlannedPart, file: NewFile):
+        self.problems: list[Problem] = []
+        self.stamps = bytearray()
+        self._part, self._file = part, file
+        self._digests: list[str] = []
+        self._statistics = ImageStatistics()
+
+    @property
+    def num_images(self) -> int:
+        return len(self.stamps) // STAMP.size
+
+    def add(self, chunk: Chunk) -> None:
+        self._file.write(chunk.data)
+        self.stamps += chunk.stamps
+        self._digests += chunk.digests
+        self._statistics.merge(chunk.statistics.state())
+        self.problems += chunk.problems
+
+    def errors(self, skip_bad: bool) -> list[Problem]:
+        """Return the problems for which the part cannot be kept."""
+        return [each for each in self.problems if not (skip_bad and each.may_be_skipped)]
+
+    def finished(self) -> FinishedPart:
+        samples = self._part.samples
+        skipped = {problem.name: problem.reason for problem in self.problems}
+        labels = zip(samples.names, samples.labels, strict=True)
+        counts = Counter(label for name, label in labels if name not in skipped)
+        return FinishedPart(
+            recipe=self._part.recipe,
+            images=self._part.images,
+            stamps=self.stamps.hex(),
+            bytes=self._file.num_bytes,
+            sha256=self._file.sha256,
+            label_counts={str(label): number for label, number in counts.items()},
+            digests="".join(self._digests),
+            statistics=self._statistics.state(),
+            skipped=list(skipped.items()),
+        )
+
+
+def load_finished(folder: DatasetFolder, name: str) -> FinishedPart:
+    """Return what is kept beside a part file. Raises OSError, and ValueError for a damaged one."""
+    path = os.path.join(folder.staging, f"{name}.json")
+    try:
+        return FinishedPart(**json.loads(read_small_file(path, LARGEST_FILE)))
+    except (TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged") from None
