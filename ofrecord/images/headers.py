@@ -1,0 +1,76 @@
+"""What the headers of image files tell, and whether a PNG is whole."""
+
+import math
+import struct
+import zlib
+
+from .formats import MAX_PIXELS, BadImage, Header
+from .jpeg import jpeg_header
+from .others import other_header
+
+
+def read_header(data: bytes) -> Header:
+    """Return the Header of a file's bytes.
+
+    Raises BadImage for what is empty, cut off, damaged, too large or not of a kind that is read.
+    """
+    if not data:
+        raise BadImage("the file is empty")
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        header = _png_header(data)
+    elif data.startswith(b"\xff\xd8"):
+        header = jpeg_header(data)
+    else:
+        return other_header(data)
+    if math.prod(header.size) > MAX_PIXELS:
+        width, height = header.size
+        raise BadImage(f"its {width}x{height} pixels are more than {MAX_PIXELS:,}")
+    return header
+
+
+# A chunk's length and type; after its data the checksum; and the contents of IHDR.
+_CHUNK, _SUM, _IHDR = struct.Struct(">I4s"), struct.Struct(">I"), struct.Struct(">IIBB")
+_IS_GRAY = {0: True, 2: False}  # by colour type, of those that may be plain
+_SPECIAL = {b"tRNS", b"eXIf", b"acTL"}  # transparency, EXIF data, animation
+
+
+def _png_header(data: bytes) -> Header:
+    """Walk all chunks, down to IEND: their lengths and checksums, which decoders do not look at."""
+    position, chunks, kind = 8, {}, None  # where the data of each kind starts
+    try:
+        while kind != b"IEND":
+            length, kind = _CHUNK.unpack_from(data, position)
+            end = position + 8 + length
+            if _SUM.unpack_from(data, end)[0] != zlib.crc32(data[position + 4 : end]):
+                name = kind.decode("latin-1")
+                raise BadImage(f"the PNG is damaged (wrong checksum of chunk {name})")
+            chunks[kind] = position + 8
+            position = end + 4
+        width, height, depth, color_type = _IHDR.unpack_from(data, 16)
+    except struct.error:
+        raise BadImage("the PNG is truncated") from None
+    if depth == 8 and color_type in _IS_GRAY and chunks.keys().isdisjoint(_SPECIAL):
+        return Header("PNG", _IS_GRAY[color_type], None, (width, height))
+    transparent = color_type in (4, 6) or b"tRNS" in chunks
+    reasons = {
+        "16-bit": depth == 16,
+        "palette": color_type == 3,
+        "alpha": transparent,
+        f"{depth}-bit": depth != 8,
+        "EXIF": b"eXIf" in chunks,
+        "animation": True,
+    }
+    reason = next(reason for reason, holds in reasons.items() if holds)
+    key = _color_key(data, chunks, depth, color_type)
+    use_pillow = not key and (transparent or b"eXIf" in chunks)
+    gray, several = color_type in (0, 4), b"acTL" in chunks
+    return Header("PNG", gray, reason, (width, height), several, use_pillow, key)
+
+
+def _color_key(data: bytes, chunks: dict, depth: int, color_type: int) -> tuple[int, ...]:
+    """Return the gray value, or R G B, that is transparent, scaled as OpenCV scales values."""
+    if b"tRNS" not in chunks or color_type not in _IS_GRAY:
+        return ()
+    levels = 2**depth - 1
+    values = struct.unpack_from(">H" if color_type == 0 else ">3H", data, chunks[b"tRNS"])
+    return tuple((value & levels) * max(1, 255 // levels) for value in values)
