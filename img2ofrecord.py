@@ -11,37 +11,26 @@
     ...
     Process image successfully !!!
 
-Read main() -> write_parts() -> pack_images(), in worker processes ->
-encode_img_file() and ndarray2ofrecords(). Results are printed to stdout,
-everything else to stderr. Exit code 2: the input is wrong; each problem is one
-line, and the dataset that was there before is untouched.
+Read main() -> write_parts() -> pack_images(), in worker processes -> encode_img_file() and
+ndarray2ofrecords(). Results are printed to stdout, everything else to stderr. Exit code 2: the
+input is wrong; each problem is one line, and the dataset that was there before is untouched.
 """
 
 from runtime.environment import check_environment
 
 check_environment(__name__)
 
-import io
-import os
 from typing import BinaryIO
 
+from ofrecord import images
 from ofrecord.convert.commit import commit
 from ofrecord.convert.datasets import open_folders, plan_datasets
-from ofrecord.convert.options import ConvertOptions, parse_options
+from ofrecord.convert.options import ConvertOptions, parse_options, print_settings
 from ofrecord.convert.parts import PlannedPart
 from ofrecord.convert.pool import Chunk, ConversionProgress, invalid_images, pack_all
 from ofrecord.convert.resume import parts_to_make, report_job
 from ofrecord.dataset.manifest import FORMATS
 from ofrecord.dataset.statistics import EncodedImage
-from ofrecord.images import (
-    ImageOptions,
-    decode,
-    decoder_messages,
-    encode,
-    may_be_reduced,
-    read_header,
-    resize,
-)
 from ofrecord.labels import read_samples
 from ofrecord.record import LENGTH, OFRecord
 from runtime.cli import output, run_main
@@ -62,52 +51,39 @@ def main() -> None:
     output("Process image successfully !!!")
 
 
-def print_settings(options: ConvertOptions) -> None:
-    labels = options.image_root if options.class_folders else options.label_dir
-    output(
-        f"The image root is:  {options.image_root}",
-        f"The amount of OFRecord data part is:  {options.part_num}",
-        f"The directory of Labels is:  {labels}",
-        f"The image format is:  {options.img_format}",
-        f"The OFRecord save directory is:  {options.save_dir}",
-        "Start Processing......",
-    )
-
-
 def encode_img_file(
     filename: str,
     ext: str = ".jpg",
-    options: ImageOptions | None = None,
+    options: images.ImageOptions | None = None,
     data: bytes | None = None,
     reduced: bool = False,
 ) -> EncodedImage:
     """Return an image file as it is stored in a record, encoded as ``ext``.
 
     A PNG or JPEG of that format, size and color is stored unchanged if OneFlow decodes it as
-    OpenCV does; anything else is decoded and encoded again. ``data`` are the file's bytes, where
-    they were read before. ``reduced``: a JPEG may be decoded at an eighth of its size, which
-    tells whether it is whole. Raises BadImage for what is not a whole image, OSError for a file
-    that cannot be read, and MemoryError.
+    OpenCV does; anything else is decoded and encoded again. ``data``: its bytes, if they were
+    read before; ``reduced``: a decode at an eighth of its size may do, to see whether it is
+    whole. Raises BadImage for what is not a whole image, OSError and MemoryError.
     """
-    options = options or ImageOptions()
+    options = options or images.ImageOptions()
     if data is None:
         with open(filename, "rb") as file:
             data = file.read()
-    header = read_header(data)
+    header = images.read_header(data)
     reason = header.reencode_reason  # such as "CMYK", which OneFlow decodes in its own way
     if header.kind != FORMATS[ext] or header.kind not in ("PNG", "JPEG"):
         reason = reason or f"{header.kind} to {FORMATS[ext]}"
     elif options.color != "auto" and header.gray != (options.color == "gray"):
         reason = reason or f"to {options.color}"
-    if reduced and not reason and may_be_reduced(header, options.size):
-        pixels = decode(data, header, reduced=True)  # raises BadImage as a full decode does
+    reduced = reduced and not reason and images.may_be_reduced(header, options.size)
+    pixels = images.decode(data, header, options, reduced)
+    if reduced:
         return EncodedImage(data, header.size, pixels)
-    pixels = decode(data, header, options)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
-        pixels = resize(pixels, options.size, options.fit, options.background)
+        pixels = images.resize(pixels, options.size, options.fit, options.background)
     if reason:
-        data = encode(pixels, ext, options.quality)
+        data = images.encode(pixels, ext, options.quality)
     return EncodedImage(data, pixels.shape[1::-1], pixels, reason, header.several)
 
 
@@ -118,42 +94,35 @@ def ndarray2ofrecords(
 
     (The names are the tutorial's: the data are an image file's bytes.) The record is an OFRecord
     with a bytes feature (``dataname``: the encoded image) and an int32 feature (``labelname``);
-    before it comes its length, 8 bytes little-endian. Raises ValueError for a label that does
-    not fit in int32, which read_samples() refuses.
+    before it comes its length, 8 bytes little-endian.
     """
     record = OFRecord()
     record.feature[dataname].bytes_list.value.append(encoded_data)
     record.feature[labelname].int32_list.value.append(encoded_label)
-    # deterministic: a protobuf map has no order of its own, and the same
-    # images should give the same bytes every time.
+    # deterministic: a map has no order of its own, and the same images should give the same bytes
     serialized = record.SerializeToString(deterministic=True)
     return dsfile.write(LENGTH.pack(len(serialized)) + serialized)
 
 
-def pack_images(options: ConvertOptions, part: PlannedPart, indices: range) -> Chunk:
-    """Read, encode and pack some of a part's images; in a worker process.
+def pack_images(chunk: Chunk, options: ConvertOptions) -> Chunk:
+    """Read, encode and pack some images of a part; in a worker process.
 
     All are read, then all encoded, then all packed: so each step's code stays in the CPU's
     cache, which makes small images twice as fast.
     """
-    chunk, files, images = Chunk(indices), {}, {}
-    folder, image_options = os.path.join(options.image_root, ""), options.image_options
-    for index in indices:
-        with chunk.problems_of(part.samples.names[index]):
-            files[index] = chunk.read(folder + part.samples.names[index])
-    with decoder_messages:
-        for index, data in files.items():
-            name, measured = part.samples.names[index], index % part.interval == 0
+    files, encoded, image_options = {}, {}, options.image_options
+    for name, path in chunk.paths.items():
+        with chunk.problems_of(name):
+            files[name] = chunk.read(path)
+    with images.decoder_messages:
+        for name, data in files.items():
+            path, reduced = chunk.paths[name], name not in chunk.measured
             with chunk.problems_of(name):
-                image = encode_img_file(
-                    folder + name, options.img_format, image_options, data, not measured
-                )
-                images[index] = chunk.count(image, measured)
-    packed = io.BytesIO()
-    for index, data in images.items():
-        label = part.samples.labels[index]
-        ndarray2ofrecords(packed, options.image_feature, data, options.label_feature, label)
-    chunk.data = packed.getvalue()
+                image = encode_img_file(path, options.img_format, image_options, data, reduced)
+                encoded[name] = chunk.count(image, not reduced)
+    features = options.image_feature, options.label_feature
+    for name, data in encoded.items():
+        ndarray2ofrecords(chunk.packed, features[0], data, features[1], chunk.labels[name])
     return chunk
 
 
@@ -162,7 +131,8 @@ def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
 
     Raises InputErrors with every image that is missing or invalid, after looking at all.
     """
-    parts, problems = parts_to_make(parts, options), []
+    problems = []
+    parts = parts_to_make(parts, options)
     with (
         ConversionProgress(parts, options) as progress,
         pack_all(pack_images, parts, options) as chunks,  # in order, none across two parts
@@ -170,9 +140,7 @@ def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
         for part in parts:
             with part.write(options.skip_bad) as writer:
                 while writer.num_images < len(part):
-                    chunk = next(chunks)
-                    writer.add(chunk)
-                    progress.saved(part, chunk)
+                    writer.add(progress.shown(next(chunks)))
             problems += writer.errors(options.skip_bad)
     if problems:
         raise invalid_images(problems, options)

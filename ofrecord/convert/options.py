@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from runtime.cli import ArgumentParser, count
+from runtime.cli import ArgumentParser, count, output
 from runtime.settings import Name, given_options, parse_settings
 from runtime.workers import num_cpus
 
@@ -144,3 +144,16 @@ def parse_options() -> ConvertOptions:
     """Return the options of the command line. Raises InputErrors with every problem."""
     parser = ArgumentParser(description="Pack image files and labels into an OFRecord dataset.")
     return parse_settings(ConvertOptions, [given_options(parser, ConvertOptions)])
+
+
+def print_settings(options: ConvertOptions) -> None:
+    """Print the lines that the tutorial begins with."""
+    labels = options.image_root if options.class_folders else options.label_dir
+    output(
+        f"The image root is:  {options.image_root}",
+        f"The amount of OFRecord data part is:  {options.part_num}",
+        f"The directory of Labels is:  {labels}",
+        f"The image format is:  {options.img_format}",
+        f"The OFRecord save directory is:  {options.save_dir}",
+        "Start Processing......",
+    )

@@ -138,7 +138,7 @@ class PartWriter:
         return len(self.stamps) // STAMP.size
 
     def add(self, chunk: Chunk) -> None:
-        self._file.write(chunk.data)
+        self._file.write(chunk.packed.getbuffer())
         self.stamps += chunk.stamps
         self._digests += chunk.digests
         self._statistics.merge(chunk.statistics.state())

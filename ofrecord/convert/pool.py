@@ -1,6 +1,7 @@
 """Packing many images on several processes, and what is shown meanwhile."""
 
 import errno
+import io
 import os
 import struct
 import time
@@ -57,11 +58,15 @@ class Problem(NamedTuple):
 
 
 class Chunk:
-    """Some images of a part, packed."""
+    """Some images of a part: what is to be packed, and what came of it."""
 
-    def __init__(self, indices: range) -> None:
-        self.indices = indices  # in the part
-        self.data = b""  # their records
+    def __init__(self, part: "PlannedPart", indices: range, image_root: str):
+        names, folder = part.samples.names, os.path.join(image_root, "")  # ends in a slash
+        self.paths = {names[index]: folder + names[index] for index in indices}
+        self.labels = {names[index]: part.samples.labels[index] for index in indices}
+        # Images whose pixels are counted.
+        self.measured = {names[index] for index in indices if index % part.interval == 0}
+        self.packed = io.BytesIO()  # their records
         self.digests: list[str] = []  # of their stored bytes
         self.stamps = bytearray()  # of all files
         self.problems: list[Problem] = []
@@ -120,13 +125,13 @@ class _ProblemsOf:
 
 @contextmanager
 def pack_all(
-    pack: Callable[[ConvertOptions, "PlannedPart", range], Chunk],
+    pack: Callable[[Chunk, ConvertOptions], Chunk],
     parts: list["PlannedPart"],
     options: ConvertOptions,
 ) -> Iterator[Iterator[Chunk]]:
-    """Yield ``pack(options, part, indices)`` for chunks of images, in order, of several processes.
+    """Yield what ``pack(chunk, options)`` returns for chunks of images, in order.
 
-    These end with the block.
+    It runs in several processes, which end with the block.
     """
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     jobs = (
@@ -134,9 +139,11 @@ def pack_all(
         for number, part in enumerate(parts)
         for indices in chunks_of(part.samples.names, options.image_root)
     )
-    with closing(
-        ordered_map(lambda job: pack(options, parts[job[0]], job[1]), jobs, options.workers)
-    ) as chunks:
+
+    def run(job: tuple[int, range]) -> Chunk:
+        return pack(Chunk(parts[job[0]], job[1], options.image_root), options)
+
+    with closing(ordered_map(run, jobs, options.workers)) as chunks:
         yield chunks
 
 
@@ -201,11 +208,11 @@ class ConversionProgress:
             number = count(self._num_images, "image")
             log(f"{number} converted in {seconds:.1f} s, {rate:,.0f} images/s")
 
-    def saved(self, part: "PlannedPart", chunk: Chunk) -> None:
-        """Show that a chunk of a part is done."""
-        self._bar.update(len(chunk.indices))
+    def shown(self, chunk: Chunk) -> Chunk:
+        """Show that a chunk is done, and return it."""
+        self._bar.update(len(chunk.paths))
         if self._lines:
-            problems = {problem.name for problem in chunk.problems}
-            names = part.samples.names[chunk.indices.start : chunk.indices.stop]
-            paths = (os.path.join(self._image_root, name) for name in names if name not in problems)
+            skipped = {problem.name for problem in chunk.problems}
+            paths = [path for name, path in chunk.paths.items() if name not in skipped]
             output(*(f"{one_line(path)} feature saved" for path in paths))
+        return chunk
