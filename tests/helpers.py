@@ -55,8 +55,7 @@ class Result(NamedTuple):
 def call(module, *arguments, cwd=PROJECT):
     """Run the ``main`` of a command's module in this process, as the command itself would; return its Result."""
     main = importlib.import_module(module).main
-    cli = importlib.import_module("runtime.cli")
-    run, cli.shutdown.skipped = cli.run_main, False  # this process goes on
+    run = importlib.import_module("runtime.cli").run_main
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     before = sys.argv, os.getcwd(), signal.getsignal(signal.SIGINT)
     sys.argv = [f"{module}.py", *map(str, arguments)]
