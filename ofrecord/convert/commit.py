@@ -29,7 +29,8 @@ def commit(datasets: dict[str, PlannedDataset], options: ConvertOptions) -> None
     left without an image.
     """
     finished = {name: FinishedDataset(planned, options) for name, planned in datasets.items()}
-    new = [NewDataset(each.folder, each.write(), each.staged) for each in finished.values()]
+    channels = max(each.statistics.channels for each in finished.values())  # the same for all
+    new = [NewDataset(each.folder, each.write(channels), each.staged) for each in finished.values()]
     for each in finished.values():
         each.report()
     stored = {name: each.stored for name, each in finished.items()}
@@ -75,11 +76,11 @@ class FinishedDataset:
         fields = {"num_records": finished.num_records, "bytes": finished.bytes}
         self._parts.append(Part(file=file, sha256=finished.sha256, **fields))
 
-    def write(self) -> Manifest:
+    def write(self, channels: int) -> Manifest:
         """Write the table of images to the hidden folder, and return the manifest."""
         fields = {
             **self._options.manifest_fields,
-            **self.statistics.manifest_fields(),
+            **self.statistics.manifest_fields(channels),
             **self._label_fields(),
             "num_records": len(self.stored.names),
             # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.

@@ -103,11 +103,11 @@ class ImageStatistics:
             if row:
                 counts += row
 
-    def manifest_fields(self) -> dict[str, Any]:
-        """Return the fields of a Manifest that follow from the images."""
+    def manifest_fields(self, channels: int | None = None) -> dict[str, Any]:
+        """Return the fields of a Manifest that follow from the images, or from ``channels``."""
         self._count()
         gray, *bgr = self._counts
-        channels = self.channels
+        channels = channels or self.channels
         # A gray image is a part of each channel of a colour one: R, G, B.
         rows = [gray] if channels == 1 else [gray + row for row in reversed(bgr)]
         figures = [mean_and_std(row) for row in rows]
