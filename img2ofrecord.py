@@ -23,11 +23,13 @@ check_environment(__name__)
 from typing import BinaryIO
 
 from ofrecord import images
+from ofrecord.convert.chunk import Chunk
 from ofrecord.convert.commit import commit
 from ofrecord.convert.datasets import open_folders, plan_datasets
 from ofrecord.convert.options import ConvertOptions, parse_options, print_settings
 from ofrecord.convert.parts import PlannedPart
-from ofrecord.convert.pool import Chunk, ConversionProgress, invalid_images, pack_all
+from ofrecord.convert.pool import pack_all
+from ofrecord.convert.progress import ConversionProgress, invalid_images
 from ofrecord.convert.resume import parts_to_make, report_job
 from ofrecord.dataset.manifest import FORMATS
 from ofrecord.dataset.statistics import EncodedImage
@@ -92,9 +94,8 @@ def ndarray2ofrecords(
 ) -> int:
     """Pack one image and its label into a record, write it, and return the number of bytes.
 
-    (The names are the tutorial's: the data are an image file's bytes.) The record is an OFRecord
-    with a bytes feature (``dataname``: the encoded image) and an int32 feature (``labelname``);
-    before it comes its length, 8 bytes little-endian.
+    The record is an OFRecord with a bytes feature (``dataname``: the encoded image) and an int32
+    feature (``labelname``); before it comes its length, 8 bytes little-endian.
     """
     record = OFRecord()
     record.feature[dataname].bytes_list.value.append(encoded_data)
@@ -107,7 +108,7 @@ def ndarray2ofrecords(
 def pack_images(chunk: Chunk, options: ConvertOptions) -> Chunk:
     """Read, encode and pack some images of a part; in a worker process.
 
-    All are read, then all encoded, then all packed: so each step's code stays in the CPU's
+    First all are read, then all encoded, then all packed: so each step's code stays in the CPU's
     cache, which makes small images twice as fast.
     """
     files, encoded, image_options = {}, {}, options.image_options
@@ -120,9 +121,9 @@ def pack_images(chunk: Chunk, options: ConvertOptions) -> Chunk:
             with chunk.problems_of(name):
                 image = encode_img_file(path, options.img_format, image_options, data, reduced)
                 encoded[name] = chunk.count(image, not reduced)
-    features = options.image_feature, options.label_feature
+    dataname, labelname = options.image_feature, options.label_feature
     for name, data in encoded.items():
-        ndarray2ofrecords(chunk.packed, features[0], data, features[1], chunk.labels[name])
+        ndarray2ofrecords(chunk.packed, dataname, data, labelname, chunk.labels[name])
     return chunk
 
 
@@ -131,8 +132,7 @@ def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
 
     Raises InputErrors with every image that is missing or invalid, after looking at all.
     """
-    problems = []
-    parts = parts_to_make(parts, options)
+    parts, problems = parts_to_make(parts, options), []
     with (
         ConversionProgress(parts, options) as progress,
         pack_all(pack_images, parts, options) as chunks,  # in order, none across two parts
@@ -142,8 +142,8 @@ def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
                 while writer.num_images < len(part):
                     writer.add(progress.shown(next(chunks)))
             problems += writer.errors(options.skip_bad)
-    if problems:
-        raise invalid_images(problems, options)
+        if problems:
+            raise invalid_images(problems, options)
 
 
 if __name__ == "__main__":

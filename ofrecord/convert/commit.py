@@ -13,11 +13,12 @@ from ..dataset.commit import commit as commit_datasets
 from ..dataset.images_csv import DIGITS, Row, printable
 from ..dataset.manifest import FORMATS, Manifest, Part, part_name
 from ..dataset.statistics import ImageStatistics
+from .chunk import Problem
 from .copies import StoredImages, report_copies
 from .datasets import PlannedDataset
 from .options import ConvertOptions
 from .parts import PlannedPart
-from .pool import Problem, describe
+from .progress import describe
 
 DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
 

@@ -22,8 +22,8 @@ from ..dataset.manifest import FORMATS, digest_of, part_name
 from ..dataset.staging import DatasetFolder, NewFile
 from ..dataset.statistics import ImageStatistics
 from ..labels import Samples
+from .chunk import STAMP, Chunk, Problem
 from .options import ConvertOptions
-from .pool import STAMP, Chunk, Problem
 
 CODE = 1  # raised when a change of the code changes the bytes of parts, or their statistics
 SAMPLE = 4000  # images of a JPEG dataset that are decoded in full, about

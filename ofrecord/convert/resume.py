@@ -9,9 +9,9 @@ from runtime.cli import count, log, output
 
 from ..dataset.layout import PART_PREFIX
 from ..dataset.staging import DatasetFolder
+from .chunk import NO_FILE, STAMP, UNREADABLE, stamp_of
 from .options import ConvertOptions
 from .parts import FinishedPart, PlannedPart, load_finished
-from .pool import NO_FILE, STAMP, UNREADABLE, stamp_of
 
 # Why a finished part does not fit.
 DAMAGED = "damaged, or of an earlier version"
