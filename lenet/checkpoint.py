@@ -1,10 +1,10 @@
 """Checkpoints: one ``.npz`` file each, which NumPy reads without OneFlow and which holds no code.
 
-Entries: the model's weights under the names of its state_dict, the learner's
-state under ``training/``, and ``checkpoint``, a JSON text with what the model
-was made for and where the run stood. zipfile keeps a checksum of each. A file
-may come from a stranger: what is read is never larger than the file, and
-names, shapes and types are compared with the model's before it is made.
+Entries: the model's weights under the names of its state_dict, the learner's state under
+``training/``, the run's figures under ``history/``, and ``checkpoint``, a JSON text with what the
+model was made for and where the run stood. zipfile keeps a checksum of each. A file may come from
+a stranger: what is read is never larger than the file, and names and shapes are compared with
+the model's.
 """
 
 import os
@@ -13,62 +13,68 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ofrecord.settings import Count, Name, StrictModel, load_json, validate
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, os_errors
+from runtime.settings import Count, Name, StrictModel, load_json, validate
 
-from .engine import flow
-from .model import LeNet, ModelSpec, parameter_shapes
+from .spec import ModelSpec
 
 INFO = "checkpoint"  # the JSON entry
-TRAINING = "training/"  # prefix of the learner's state
+LAYOUT = 2
+GROUPS = TRAINING, HISTORY = "training/", "history/"  # prefixes of entries
 
 Arrays = dict[str, np.ndarray]  # by name
-Layout = dict[str, tuple[tuple[int, ...], np.dtype]]  # {name: (shape, dtype)}
 
 
 class CheckpointInfo(StrictModel):
     """What is known of a checkpoint besides its arrays."""
 
-    layout: Literal[1] = 1
+    layout: Literal[2] = LAYOUT
     spec: ModelSpec
     step: Count  # steps taken
     num_steps: Count  # of the whole run
-    eval_loss: float | None
-    eval_accuracy: float | None
     execution_mode: Name
+    world_size: Count
     dataset_digests: dict[str, str | None]
     config: dict[str, bool | int | float | str | None]
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint whose weights are those of its model."""
+    """What a checkpoint file holds."""
 
     path: str
     info: CheckpointInfo
     weights: Arrays
-    training_state: Arrays  # the learner's; see check_layout
+    training: Arrays  # the learner's state
+    history: Arrays  # the figures of the run
 
-    def load_model(self) -> LeNet:
-        """Return the trained LeNet, on the CPU, in evaluation mode."""
-        model = LeNet(self.info.spec)
-        model.load_state_dict({name: flow.tensor(w) for name, w in self.weights.items()})
-        return model.eval()
+    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Raise InputError unless names and shapes of the weights are those of a model.
+
+        (OneFlow's load_state_dict accepts missing and unknown ones in silence.)
+        """
+        refused = f"the checkpoint {self.path} cannot be used:"
+        for name in sorted({*self.weights, *shapes}):
+            array = self.weights.get(name)
+            if array is None:
+                raise InputError(f"{refused} {name} is missing")
+            if array.dtype != np.float32 or array.shape != shapes.get(name):
+                raise InputError(f"{refused} {name} does not match the model")
 
 
-def save_checkpoint(
-    path: str, info: CheckpointInfo, weights: Arrays, training_state: Arrays
-) -> None:
+def save_checkpoint(checkpoint: Checkpoint) -> None:
     """Write a checkpoint in place of the one there, whole or not at all. Raises InputError."""
-    text = np.frombuffer(info.model_dump_json().encode(), np.uint8)
-    state = {TRAINING + name: array for name, array in training_state.items()}
+    path, info, weights, *groups = checkpoint
+    entries = {INFO: np.frombuffer(info.model_dump_json().encode(), np.uint8), **weights}
+    for prefix, arrays in zip(GROUPS, groups, strict=True):
+        entries |= {prefix + name: array for name, array in arrays.items()}
     # As np.savez, which leaves its ZipFile to the garbage collector where the disk is full.
     with (
         os_errors("write", path),
         replace_file(path) as file,
         zipfile.ZipFile(file, "w") as archive,
     ):
-        for name, array in {INFO: text, **weights, **state}.items():
+        for name, array in entries.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
@@ -84,17 +90,19 @@ def add_checkpoint_option(parser: ArgumentParser) -> None:
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-    """Return the checkpoint in a file. Raises InputError where there is none or it is damaged."""
+    """Return what a file holds. Raises InputError where there is none or it is damaged."""
     if os.path.isdir(path):
         raise InputError(
             f"{path} is a folder, and a checkpoint is a file, such as last.npz or best.npz "
-            "in a run's folder (folders of earlier versions cannot be read: train again)"
+            "in a run's folder"
         )
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{path} is not a regular file")
     try:
         arrays = _read_arrays(path)
-        info = validate(CheckpointInfo, load_json(arrays.pop(INFO).tobytes()))
+        fields = load_json(arrays.pop(INFO).tobytes())
+        layout = fields.get("layout")
+        info = validate(CheckpointInfo, fields) if layout == LAYOUT else None
     except FileNotFoundError as error:
         raise InputError(f"no checkpoint: {path}: {error.strerror}") from None
     except Exception as error:  # NumPy and zipfile raise all kinds of them for a damaged file
@@ -102,11 +110,18 @@ def open_checkpoint(path: str) -> Checkpoint:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"the checkpoint {path} is damaged: {reason}") from error
-    saved = [name for name in arrays if name.startswith(TRAINING)]
-    state = {name.removeprefix(TRAINING): arrays.pop(name) for name in saved}
-    shapes = parameter_shapes(info.spec)
-    check_layout(path, arrays, {name: (shape, np.dtype("f4")) for name, shape in shapes.items()})
-    return Checkpoint(path, info, arrays, state)
+    if info is None:
+        raise InputError(f"{path} was written by another version of this project: train again")
+    weights, *groups = arrays, {}, {}
+    for prefix, group in zip(GROUPS, groups, strict=True):
+        for name in [name for name in weights if name.startswith(prefix)]:
+            group[name.removeprefix(prefix)] = weights.pop(name)
+    # A LeNet has thousands of weights for each pixel and class: one that a few bytes only
+    # claim to hold is not made.
+    spec = info.spec
+    if max(spec.width * spec.height, spec.num_classes) > sum(w.size for w in weights.values()):
+        raise InputError(f"the checkpoint {path} cannot be used: its weights are missing")
+    return Checkpoint(path, info, weights, *groups)
 
 
 def _read_arrays(path: str) -> Arrays:
@@ -124,15 +139,3 @@ def _read_arrays(path: str) -> Arrays:
     if INFO not in arrays:
         raise ValueError(f"it has no entry {INFO}")
     return arrays
-
-
-def check_layout(path: str, arrays: Arrays, expected: Layout) -> None:
-    """Raise InputError where a checkpoint's arrays are not those that are expected.
-
-    (OneFlow's load_state_dict accepts missing and unknown ones in silence.)
-    """
-    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    for name in sorted({*found, *expected}):
-        if found.get(name) != expected.get(name):
-            problem = "does not match the model" if name in found else "is missing"
-            raise InputError(f"the checkpoint {path} cannot be used: {name} {problem}")

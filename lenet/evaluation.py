@@ -1,13 +1,13 @@
-"""Accuracy, loss and confusion matrix of a model on a dataset."""
+"""Accuracy, loss and mistakes of a model on a dataset."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
-from .model import ModelSpec
+from .spec import ModelSpec
 
-TABLE_CLASSES = 20  # a table with more columns is too wide for a terminal
+SHOWN_CLASSES = 20
 MAX_SAMPLES = 40  # correct and wrong predictions each that are kept for the picture
 
 
@@ -78,42 +78,26 @@ class Evaluation:
         return self._loss / self.num_images
 
     def report(self, spec: ModelSpec) -> list[str]:
-        """Return the confusion matrix with each class's accuracy, as text.
+        """Return a line for each class: its accuracy, and what it is mistaken for most often.
 
-        For many classes: the classes of lowest accuracy, and the most frequent mistakes.
+        Of many classes those of lowest accuracy are shown.
         """
-        totals = Counter()  # images of each class
-        for (label, _), number in self.pairs.items():
+        mistakes, totals = defaultdict(Counter), Counter()  # of each class
+        for (label, predicted), number in sorted(self.pairs.items()):
             totals[label] += number
-        accuracies = {label: self.pairs[label, label] / totals[label] for label in sorted(totals)}
-        texts = {
-            label: f"{self.pairs[label, label]:,}/{totals[label]:,} ({accuracy:.2%})"
-            for label, accuracy in accuracies.items()
-        }
-        if spec.num_classes <= TABLE_CLASSES:
-            return self._table(spec, texts)
-        lowest = sorted(accuracies, key=accuracies.get)[:TABLE_CLASSES]
-        pairs = sorted(self.pairs.items())
-        mistakes = Counter({pair: number for pair, number in pairs if pair[0] != pair[1]})
-        return [
-            "classes of lowest accuracy:",
-            *(f"  {spec.class_name(label)}: {texts[label]}" for label in lowest),
-            "most frequent mistakes:",
-            *(
-                f"  {spec.class_name(label)} predicted as {spec.class_name(predicted)}: {number}"
-                for (label, predicted), number in mistakes.most_common(TABLE_CLASSES)
-            ),
-        ]
-
-    def _table(self, spec, accuracies):
-        labels, corner = range(spec.num_classes), "label \\ predicted"
-        names = [f"{n} {spec.class_name(n)}" if spec.class_names else str(n) for n in labels]
-        first_width = max(len(text) for text in [corner, *names])
-        width = max(len(str(number)) for number in [*self.pairs.values(), labels[-1]]) + 1
-        header = corner.ljust(first_width) + "".join(str(label).rjust(width) for label in labels)
-        lines = [header + "  accuracy"]
-        for label, name in zip(labels, names, strict=True):
-            numbers = (self.pairs[label, predicted] for predicted in labels)
-            cells = "".join((str(number) if number else "·").rjust(width) for number in numbers)
-            lines.append(f"{name.ljust(first_width)}{cells}  {accuracies.get(label, '0/0')}")
+            if predicted != label:
+                mistakes[label][predicted] = number
+        correct = {label: self.pairs[label, label] for label in sorted(totals)}
+        shown = list(correct)
+        lines = ["accuracy of each class:"]
+        if len(shown) > SHOWN_CLASSES:
+            shown = sorted(shown, key=lambda label: correct[label] / totals[label])[:SHOWN_CLASSES]
+            lines = [f"accuracy of the {SHOWN_CLASSES} classes where it is lowest:"]
+        for label in shown:
+            share = f"{correct[label]:,}/{totals[label]:,} ({correct[label] / totals[label]:.2%})"
+            line = f"  {spec.class_name(label)}: {share}"
+            if mistakes[label]:
+                ((predicted, number),) = mistakes[label].most_common(1)
+                line += f", most often mistaken for {spec.class_name(predicted)} ({number:,})"
+            lines.append(line)
         return lines

@@ -7,10 +7,9 @@ from 0 to 255, for any n; its outputs ``logits`` and ``probabilities`` are float
 (n, num_classes). Class names, if there are any, are in its metadata.
 """
 
-from runtime.environment import check_environment, ignore_launcher
+from runtime.environment import check_environment
 
 check_environment(__name__)
-ignore_launcher()
 
 import json
 
@@ -19,8 +18,7 @@ import numpy as np
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, os_errors, output, run_main
 
-from .checkpoint import add_checkpoint_option, open_checkpoint
-from .model import LeNet
+from .checkpoint import Checkpoint, add_checkpoint_option, open_checkpoint
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
@@ -39,7 +37,7 @@ def main() -> None:
     except ImportError as error:
         raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
     checkpoint = open_checkpoint(args.checkpoint)
-    spec, model = checkpoint.info.spec, make_onnx(checkpoint.load_model())
+    spec, model = checkpoint.info.spec, make_onnx(checkpoint)
     onnx.checker.check_model(model)
     with os_errors("write", args.output), replace_file(args.output) as file:
         file.write(model.SerializeToString())
@@ -47,12 +45,22 @@ def main() -> None:
     output(f"{args.output}: {images} -> logits, probabilities float32 (n, {spec.num_classes})")
 
 
-def make_onnx(model: LeNet):
-    """Return a LeNet, including the normalization of its pixels, as an onnx.ModelProto."""
+def make_onnx(checkpoint: Checkpoint):
+    """Return a LeNet, including the normalization of its pixels, as an onnx.ModelProto.
+
+    Raises InputError for the weights of another network than the nodes below compute.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
-    spec = model.spec
-    constants = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    spec, constants = checkpoint.info.spec, dict(checkpoint.weights)
+    shapes = {
+        "conv1": (32, spec.channels, 5, 5),
+        "conv2": (64, 32, 5, 5),
+        "dense1": (512, 64 * (spec.height // 4) * (spec.width // 4)),
+        "dense2": (spec.num_classes, 512),
+    }
+    biases = {f"{layer}.bias": shape[:1] for layer, shape in shapes.items()}
+    checkpoint.check_weights(biases | {f"{layer}.weight": shape for layer, shape in shapes.items()})
     for name, values in (("mean", spec.mean), ("std", spec.scale)):
         constants[name] = np.float32(values).reshape(1, -1, 1, 1)
 

@@ -5,21 +5,13 @@ import math
 import numpy as np
 from matplotlib import pyplot
 
-from ofrecord.sheet import (
-    Tile,
-    draw_groups,
-    first_fitting,
-    fitting_name,
-    legible,
-    save_figure,
-    shorten,
-)
+from ofrecord.commands.sheet import draw_groups, legible, save_figure, shorten
 from runtime.cli import count
 
 from .evaluation import Evaluation, Sample
-from .metrics import Metrics
-from .model import ModelSpec
+from .history import History
 from .plan import Plan
+from .spec import ModelSpec
 
 ACROSS = 10  # predictions in a row
 MAX_POINTS = 4000  # more cannot be distinguished in the picture
@@ -27,22 +19,22 @@ MAX_FIGURES = 10  # accuracies that are written beside their points
 BLUE, RED = "tab:blue", "#c02020"
 
 
-def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
+def draw_losses(path: str, title: str, plan: Plan, history: History) -> None:
     """Write a PNG: the loss of each step, with its moving mean, and each epoch's evaluation.
 
     Raises OSError.
     """
-    steps = sorted(metrics.evaluations)
-    losses = [metrics.evaluations[step][0] for step in steps]
-    percents = [100 * metrics.evaluations[step][1] for step in steps]
+    steps = sorted(history.evaluations)
+    losses = [history.evaluations[step][0] for step in steps]
+    percents = [100 * history.evaluations[step][1] for step in steps]
     each_epoch = plan.evaluates_each_epoch
     figure, axes = pyplot.subplots(
         1 + each_epoch, sharex=True, figsize=(9, 5), dpi=110, layout="constrained", squeeze=False
     )
     upper, lower = axes[0, 0], axes[-1, 0]
     title = shorten(legible(title, "run"), 60)
-    upper.set_title(f"{title}: step {metrics.step:,} of {plan.num_steps:,}", parse_math=False)
-    _plot_losses(upper, np.array(metrics.losses))
+    upper.set_title(f"{title}: step {history.step:,} of {plan.num_steps:,}", parse_math=False)
+    _plot_losses(upper, history.losses)
     if each_epoch:
         upper.plot(steps, losses, "o-", color=RED, markersize=5, label="evaluation")
         _plot_accuracies(lower, steps, percents)

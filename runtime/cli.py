@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from .environment import launched_ranks
@@ -20,8 +20,8 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 SHOWN_PROBLEMS = 20
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# After this many seconds a rank reports its own error. OneFlow's launcher checks
-# every second whether a rank has ended, so rank 0's error ends this one earlier.
+# After this many seconds a rank reports its own error: one that all find is rank 0's, and
+# OneFlow's launcher, which checks every second whether a rank has ended, ends the others.
 RANK_SECONDS = 3
 
 
@@ -35,8 +35,7 @@ class InputError(Exception):
 class InputErrors(InputError):
     """Several problems found together: the first twenty are printed, then a count.
 
-    ``problems`` are one-line strings; ``summary`` ends the list and says what
-    they mean for the command.
+    ``problems`` are one-line strings; ``summary`` ends the list and says what they mean.
     """
 
     def __init__(self, problems: Iterable[str], summary: str) -> None:
@@ -73,7 +72,7 @@ class ArgumentParser(argparse.ArgumentParser):
         raise InputError(f"{message} (--help lists the options)")
 
     def _print_message(self, message: str, file: object = None) -> None:
-        output(message.rstrip("\n"), flush=True)  # --help; a full disk is an InputError
+        output(message.rstrip("\n"))  # --help; a full disk is an InputError
 
 
 def one_line(text: object) -> str:
@@ -100,22 +99,14 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{plural}"
 
 
-def output(*lines: object, flush: bool = False) -> None:
+def output(*lines: object) -> None:
     """Print lines of results to stdout, unprintable characters escaped; on rank 0 alone.
 
     Raises InputError if they cannot be written (a full disk).
     """
-    if launched_ranks()[0]:
-        return
-    try:
-        for line in lines:
-            print(*map(one_line, str(line).split("\n")), sep="\n")
-        if flush and sys.stdout:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot write to stdout: {error.strerror}") from error
+    if lines and not launched_ranks()[0]:
+        with os_errors("write", "to stdout"):
+            print(*map(printed_lines, lines), sep="\n", flush=True)
 
 
 def log(message: object, level: str | None = None) -> None:
@@ -125,19 +116,21 @@ def log(message: object, level: str | None = None) -> None:
     their errors only.
     """
     rank, _ = launched_ranks()
-    if rank:
-        if level != "error":
-            return
-        message = f"rank {rank}: {message}"
+    if rank and level != "error":
+        return
     if level:
         folder, program = os.path.split(sys.argv[0])
         if program == "__main__.py":  # python -m of a package
             program = os.path.basename(folder)
-        message = f"{program or 'python'}: {level}: {one_line(message)}"
-    try:
-        print(*map(one_line, str(message).split("\n")), sep="\n", file=sys.stderr, flush=True)
-    except OSError:  # stderr is a file on a full disk: there is nowhere to report it
-        pass
+        who = f"rank {rank}: " if rank else ""
+        message = f"{program or 'python'}: {level}: {who}{one_line(message)}"
+    with suppress(OSError):  # stderr is a file on a full disk: there is nowhere to report it
+        print(printed_lines(message), file=sys.stderr, flush=True)
+
+
+def printed_lines(text: object) -> str:
+    """Return a text of several lines as it can be printed."""
+    return "\n".join(map(one_line, str(text).split("\n")))
 
 
 def module_command(module: str, *arguments: str) -> str:
@@ -153,19 +146,15 @@ def run_main(main: Callable[[], object]) -> NoReturn:
     0: success. 2: invalid input, one line (or twenty and a count). 130: Ctrl-C.
     141: stdout was closed. 1: an unexpected error, with its traceback, or out of memory.
 
-    With several ranks, the first that fails ends the others. An error that all
-    of them find is reported by rank 0, so the others wait before they report it.
+    With several ranks, the first that fails ends the others.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if stream:  # None if it was closed
-            # A file name may hold bytes that are not text.
-            stream.reconfigure(errors="backslashreplace")
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed
+        stream.reconfigure(errors="backslashreplace")  # a name may hold bytes that are not text
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see check_environment
         main()
-        output(flush=True)
     except BaseException as error:
         code = _report(error)
         _flush_stdout()

@@ -27,6 +27,7 @@ PACKAGES = {
     "cv2": "opencv-python-headless",
     "numpy": "numpy",
     "google.protobuf": "protobuf",
+    "PIL": "Pillow",
     "pydantic": "pydantic",
     "yaml": "PyYAML",
     "tqdm": "tqdm",

@@ -162,16 +162,12 @@ class _TextLoader(yaml.BaseLoader):
 
 def to_yaml(model: BaseModel, title: str, leave_out: tuple[str, ...] = ()) -> str:
     """Return a model's values as a YAML file, each with its help as a comment."""
-    texts = {name: _quoted(text_of(value)) for name, value in model if name not in leave_out}
-    lines = {name: f"{name}: {text}" for name, text in texts.items()}
+    lines = {
+        name: yaml.safe_dump({name: value}, width=MAX_YAML_BYTES, allow_unicode=True).strip()
+        for name, value in model
+        if name not in leave_out
+    }
     width = max(map(len, lines.values()))
     fields = type(model).model_fields
     body = [f"{line:{width}}  # {fields[name].description}" for name, line in lines.items()]
     return "\n".join([f"# {one_line(line)}" for line in title.split("\n")] + body) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """A text as it can stand in a YAML file."""
-    if re.fullmatch(r"[\w./~+-]+", text):
-        return text
-    return yaml.dump(text, default_style='"', width=10**6).strip()

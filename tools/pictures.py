@@ -18,9 +18,9 @@ from matplotlib.patches import Rectangle
 from img2ofrecord import ndarray2ofrecords
 from lenet.augment import augment
 from lenet.config import TrainConfig
-from lenet.model import ModelSpec
+from lenet.spec import ModelSpec
 from lenet_train import ImageReader
-from ofrecord.dataset import open_dataset
+from ofrecord.dataset.open_dataset import open_dataset
 from ofrecord.label_file import read_label_file
 from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, read_part, read_record
 
