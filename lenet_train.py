@@ -152,8 +152,8 @@ def evaluate(model: LeNet, dataset: Dataset, device: str, batch_size: int) -> Ev
     those are not counted. Each rank evaluates its parts.
     """
     reader = ImageReader(dataset, model.spec, batch_size)
-    evaluation = Evaluation()
-    num_records = dataset.records_per_rank(WORLD_SIZE)[RANK]
+    records = dataset.records_per_rank(WORLD_SIZE)
+    evaluation, num_records = Evaluation(first=sum(records[:RANK])), records[RANK]
     with flow.no_grad():
         for first in range(0, num_records, batch_size):
             pixels, labels = reader.next_pixels()

@@ -1,6 +1,6 @@
 """Accuracy, loss and mistakes of a model on a dataset."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -8,30 +8,35 @@ import numpy as np
 from .spec import ModelSpec
 
 SHOWN_CLASSES = 20
-MAX_SAMPLES = 40  # correct and wrong predictions each that are kept for the picture
+MAX_SAMPLES = 40  # images, and mistakes, whose pixels are kept for the picture
 
 
-class Sample(NamedTuple):
-    """One image with the model's prediction."""
+class Prediction(NamedTuple):
+    """What a model says of one image."""
 
-    pixels: np.ndarray  # uint8 (height, width, channels)
+    index: int  # of the image in the dataset, from 0
     label: int
     predicted: int  # the most probable class
     probability: float  # of the predicted class
 
 
-class Evaluation:
-    """Predictions of a model, added batch by batch.
+Sample = tuple[Prediction, np.ndarray]  # with the image's pixels, uint8 (height, width, channels)
 
-    ``pairs`` counts each (label, predicted class); ``samples`` are the first
-    images and ``mistakes`` the misclassified ones of highest probability,
-    at most MAX_SAMPLES of each.
+
+class Evaluation:
+    """Predictions of a model, added batch by batch; ``first`` is the first image's index.
+
+    ``pairs`` counts each (label, predicted class), ``mistakes`` are all wrong predictions.
+    ``samples`` are the first images, and ``worst`` the misclassified ones of highest
+    probability, at most MAX_SAMPLES of each.
     """
 
-    def __init__(self) -> None:
-        self.pairs = Counter()
-        self.samples, self.mistakes = [], []
-        self._loss = 0.0
+    def __init__(self, first: int = 0) -> None:
+        self.pairs: Counter[tuple[int, int]] = Counter()
+        self.mistakes: list[Prediction] = []
+        self.samples: list[Sample] = []
+        self.worst: list[Sample] = []
+        self._first, self._loss = first, 0.0
 
     def add(self, pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
         """Add a batch: uint8 (n, height, width, channels), int (n,), float (n, num_classes)."""
@@ -41,32 +46,34 @@ class Evaluation:
         self._loss -= log_probabilities[np.arange(len(labels)), labels].sum()
         predicted = log_probabilities.argmax(axis=1).tolist()
         probabilities = np.exp(log_probabilities.max(axis=1)).tolist()
+        indices = range(self._first + self.num_images, self._first + self.num_images + len(labels))
+        predictions = list(map(Prediction, indices, labels.tolist(), predicted, probabilities))
         # Copies, so that those that are kept do not hold the memory of their whole batches.
-        columns = map(np.copy, pixels), labels.tolist(), predicted, probabilities
-        samples = list(map(Sample, *columns))
-        self.pairs.update((sample.label, sample.predicted) for sample in samples)
-        self._keep(samples, [sample for sample in samples if sample.label != sample.predicted])
+        samples = list(zip(predictions, map(np.copy, pixels), strict=True))
+        wrong = [sample for sample in samples if sample[0].label != sample[0].predicted]
+        self.pairs.update((each.label, each.predicted) for each in predictions)
+        self.mistakes += (prediction for prediction, _ in wrong)
+        self._keep(samples, wrong)
 
     def merge(self, other: "Evaluation") -> None:
         """Add the predictions of another Evaluation, which are for other images."""
         self.pairs.update(other.pairs)
-        self._keep(other.samples, other.mistakes)
+        self.mistakes += other.mistakes
+        self._keep(other.samples, other.worst)
         self._loss += other._loss
 
-    def _keep(self, samples, mistakes):
+    def _keep(self, samples: list[Sample], wrong: list[Sample]) -> None:
         self.samples = (self.samples + samples)[:MAX_SAMPLES]
-        by_probability = sorted(self.mistakes + mistakes, key=lambda sample: -sample.probability)
-        self.mistakes = by_probability[:MAX_SAMPLES]
+        by_probability = sorted(self.worst + wrong, key=lambda sample: -sample[0].probability)
+        self.worst = by_probability[:MAX_SAMPLES]
 
     @property
     def num_images(self) -> int:
-        return sum(self.pairs.values())
+        return self.pairs.total()
 
     @property
     def num_correct(self) -> int:
-        return sum(
-            number for (label, predicted), number in self.pairs.items() if label == predicted
-        )
+        return self.num_images - len(self.mistakes)
 
     @property
     def accuracy(self) -> float:
@@ -82,22 +89,22 @@ class Evaluation:
 
         Of many classes those of lowest accuracy are shown.
         """
-        mistakes, totals = defaultdict(Counter), Counter()  # of each class
-        for (label, predicted), number in sorted(self.pairs.items()):
+        totals = Counter(dict.fromkeys(sorted({label for label, _ in self.pairs}), 0))
+        mistakes = {label: Counter() for label in totals}
+        for (label, predicted), number in self.pairs.items():
             totals[label] += number
-            if predicted != label:
+            if label != predicted:
                 mistakes[label][predicted] = number
-        correct = {label: self.pairs[label, label] for label in sorted(totals)}
-        shown = list(correct)
-        lines = ["accuracy of each class:"]
+        accuracy = {n: 1 - mistakes[n].total() / total for n, total in totals.items()}
+        lines, shown = ["accuracy of each class:"], list(totals)
         if len(shown) > SHOWN_CLASSES:
-            shown = sorted(shown, key=lambda label: correct[label] / totals[label])[:SHOWN_CLASSES]
+            shown = sorted(shown, key=accuracy.get)[:SHOWN_CLASSES]
             lines = [f"accuracy of the {SHOWN_CLASSES} classes where it is lowest:"]
         for label in shown:
-            share = f"{correct[label]:,}/{totals[label]:,} ({correct[label] / totals[label]:.2%})"
-            line = f"  {spec.class_name(label)}: {share}"
+            correct = f"{self.pairs[label, label]:,}/{totals[label]:,} ({accuracy[label]:.2%})"
+            lines.append(f"  {spec.class_name(label)}: {correct}")
             if mistakes[label]:
-                ((predicted, number),) = mistakes[label].most_common(1)
-                line += f", most often mistaken for {spec.class_name(predicted)} ({number:,})"
-            lines.append(line)
+                predicted = min(mistakes[label], key=lambda n: (-mistakes[label][n], n))
+                number = f"({mistakes[label][predicted]:,})"
+                lines[-1] += f", most often mistaken for {spec.class_name(predicted)} {number}"
         return lines

@@ -6,6 +6,7 @@ Its folder holds
     last.npz               where to resume: weights, optimizer, history
     best.npz               the most accurate model
     metrics.csv            a row for each step and for each evaluation
+    mistakes.csv           the images that the last evaluation got wrong
     loss.png, predictions.png
     events.out.tfevents.…  for TensorBoard, where tensorboardX is installed
 
@@ -30,6 +31,7 @@ from .checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from .config import DATASETS, TrainConfig
 from .evaluation import Evaluation
 from .history import History
+from .mistakes import write_mistakes
 from .plan import Plan
 from .progress import Progress
 from .ranks import RANK, WORLD_SIZE, check_all_ranks_agree, launcher, mean_over_ranks
@@ -80,7 +82,7 @@ class Run:
             "dataset": train_set.manifest.digest,
             "eval_dataset": eval_set.manifest.digest if eval_set else None,
         }
-        self.plan = Plan(config, train_set)
+        self.plan, self.eval_set = Plan(config, train_set), eval_set or train_set
         self.history = History(self.plan)
         self.checkpoint: Checkpoint | None = None  # to resume from
         self.saved = 0  # the step of the last checkpoint
@@ -163,6 +165,8 @@ class Run:
         history.add_evaluation(evaluation.loss, evaluation.accuracy)
         if history.best_step == step:
             self._write(BEST, learner, {})
+        if self.writes:
+            write_mistakes(f"{self.path}/mistakes.csv", evaluation, self.eval_set, model.spec)
         self.save(learner)
         picture = f"{self.path}/predictions.png"
         if self.writes and self.progress.draw(picture, model.spec, evaluation):
