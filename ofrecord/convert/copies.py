@@ -56,7 +56,7 @@ def report_copies(sets: dict[str, StoredImages], samples: Samples, image_root: s
                 leaks += (f"the same image in the {two}: {first.path} and {i.path}" for i in images)
     log_some(copies)
     for which, number in (+num_copies).items():
-        log(f"{count(number, 'copy')} of other images in the {which}")
+        log(f"{count(number, 'image')} in the {which} that are copies of others")
     log_some(conflicts, "warning")
     if conflicts:
         log(f"{count(len(conflicts), 'image')} with different labels: one must be wrong", "warning")

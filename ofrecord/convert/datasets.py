@@ -53,8 +53,8 @@ def split(samples: Samples, options: ConvertOptions) -> dict[str, Samples]:
 def draw(samples: Samples, fractions: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Return the indices of the training set's images and of those that are held out from it.
 
-    Of each class, round(n * fraction) of its n images are drawn for a set, at least one; the
-    training set gets at least one before that. The order of the images does not matter.
+    Of each class, round(n * fraction) of its n images are drawn for a set. As far as there are
+    images each set gets one, the training set first. The order of the images does not matter.
     """
     by_class = defaultdict(list)
     for index, label in enumerate(samples.labels):
@@ -64,8 +64,10 @@ def draw(samples: Samples, fractions: dict[str, float], seed: int) -> dict[str, 
         drawn = sorted(indices, key=samples.names.__getitem__)
         rng.shuffle(drawn)
         sets["train"].append(drawn.pop())
+        others = len(fractions)
         for name, fraction in fractions.items():
-            number = max(round(len(indices) * fraction), 1)
+            others -= 1
+            number = max(min(round(len(indices) * fraction), len(drawn) - others), 1)
             sets[name] += drawn[:number]
             drawn = drawn[number:]
         sets["train"] += drawn

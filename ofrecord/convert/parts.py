@@ -142,7 +142,8 @@ class PartWriter:
         self.stamps += chunk.stamps
         self._digests += chunk.digests
         self._statistics.merge(chunk.statistics.state())
-        self.problems += chunk.problems
+        by_name = {problem.name: problem for problem in chunk.problems}
+        self.problems += [by_name[name] for name in chunk.paths if name in by_name]
 
     def errors(self, skip_bad: bool) -> list[Problem]:
         """Return the problems for which the part cannot be kept."""

@@ -144,8 +144,11 @@ def check_mount_point(disk, scratch):
 ENDS = {"train": "", "val": "_val", "test": "_test"}
 
 
-@pytest.mark.parametrize("over_old", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_commit_of_a_split_killed_at_each_step(own, tmp_path, over_old):
+@pytest.mark.parametrize(
+    "over_old, every",
+    [(True, 2), *(pytest.param(over_old, 1, marks=pytest.mark.slow) for over_old in (True, False))],
+)
+def test_the_commit_of_a_split_killed_at_each_step(own, tmp_path, over_old, every):
     """All three datasets are those of one split after the next run, which makes parts again only if it must."""
     folders = [tmp_path / f"d{end}" for end in ENDS.values()]
     more = ["--val_fraction", 0.2, "--test_fraction", 0.2, "--part_num", 2]
@@ -171,7 +174,7 @@ def test_the_commit_of_a_split_killed_at_each_step(own, tmp_path, over_old):
     prepare()
     assert action() == 0
     new, states = [snapshot(folder) for folder in folders], []
-    for code in stop_at_each_step(prepare, action, every=1):
+    for code in stop_at_each_step(prepare, action, every=every):
         assert code == KILLED
         found = [state(folder, *files) for folder, *files in zip(folders, old, new, strict=True)]
         marks = [is_marked(folder) for folder in folders]
@@ -179,10 +182,10 @@ def test_the_commit_of_a_split_killed_at_each_step(own, tmp_path, over_old):
         committed = marks[0] or found[0] == "new"
         if not committed:  # no folder was touched
             assert found == (["old"] * 3 if over_old else ["none"] * 3)
-        # A mistyped command, without the split, leaves three datasets that belong together.
-        assert convert(*own, "--part_num", 99).code == 2
-        found = [state(folder, *files) for folder, *files in zip(folders, old, new, strict=True)]
-        assert found == (["new"] * 3 if committed else ["old" if over_old else "none"] * 3)
+        for mistyped in ([], more):  # without the split, and with it
+            assert convert(*own, *mistyped, "--part_num", 99).code == 2
+            found = [state(each, *files) for each, *files in zip(folders, old, new, strict=True)]
+            assert found == (["new"] * 3 if committed else ["old" if over_old else "none"] * 3)
         result = convert(*own, *more)
         assert result.code == 0 and [snapshot(folder) for folder in folders] == new, result
     assert len(set(states)) >= 4
