@@ -4,6 +4,9 @@ from runtime.environment import check_environment
 
 check_environment(__name__)
 
+import os
+from contextlib import suppress
+
 from runtime.cli import ArgumentParser, InputError, run_main
 
 from .commands import check, export, index, merge, show
@@ -19,12 +22,22 @@ def main() -> None:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args()
-    if "" in (*vars(args).values(), *getattr(args, "sources", ())):
+    folders = getattr(args, "sources", None) or [args.folder]
+    if "" in (*vars(args).values(), *folders):
         parser.error("an argument is empty, such as a variable that is not set")
-    try:
-        args.run(args)
-    except (PermissionError, NotADirectoryError) as error:  # wherever it comes up first
-        raise InputError(f"cannot use {error.filename}: {error.strerror}") from error
+    for folder in folders:
+        check_rights(folder)
+    args.run(args)
+
+
+def check_rights(folder: str) -> None:
+    """Raise InputError for a folder that may not be looked into; others are the command's business."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        try:
+            os.stat(os.path.join(folder, "."))
+            os.listdir(folder)
+        except PermissionError as error:
+            raise InputError(f"cannot read {folder}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

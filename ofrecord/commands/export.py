@@ -99,7 +99,8 @@ def write_files(dataset: Dataset, target: str) -> None:
         open(os.path.join(target, TABLE_NAME), "x", encoding="utf-8", newline="") as file,
         tqdm(total=manifest.num_records, unit="image", disable=None) as bar,
     ):
-        table = csv.writer(file, lineterminator="\n")
+        # All text in quotes, as the csv module else forgets those around "\\r".
+        table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(("image", "label"))
         for path, record, image, label in read_records(folder, manifest):
             row = next(rows, None)
@@ -139,7 +140,7 @@ def create_file(target: str, row: Row, ext: str) -> tuple[str, IO]:
 
 def safe_name(name: str, ext: str) -> str:
     """Return an image's name as one that is inside of any folder and ends as its format does."""
-    words = [word for word in name.replace("\0", "_").split("/") if word not in ("", ".")]
+    words = [word for word in name.split("/") if word not in ("", ".")]
     words = ["__" if word == ".." else shorten(word) for word in words]
     if words and FORMATS.get(os.path.splitext(words[-1])[1].lower()) != FORMATS.get(ext):
         words[-1] += ext

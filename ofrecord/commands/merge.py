@@ -27,17 +27,7 @@ from .copying import Source, copy_records, find_records
 HELP = "Copy the records of datasets into a new one: to join, append, reshard or shuffle"
 
 # Fields of the manifests that must be the same in all.
-ALIKE = {
-    "image_feature": "image features are named",
-    "label_feature": "label features are named",
-    "label_type": "labels are",
-    "image_format": "images are",
-    "color_name": "images are",
-    "width": "widths are",
-    "height": "heights are",
-    "fit": "images were fitted by",
-    "background": "backgrounds of transparent images are",
-}
+ALIKE = "image_feature label_feature label_type image_format color_name width height fit background"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,10 +71,10 @@ def check_fit(datasets: list[Dataset]) -> None:
     owners: dict[str, str] = {}
     for folder, manifest in datasets:
         both = f"{first.folder} and {folder} do not fit together"
-        for name, what in ALIKE.items():
+        for name in ALIKE.split():
             one, two = getattr(first.manifest, name), getattr(manifest, name)
             if one != two:
-                raise InputError(f"{both}: their {what} {one} and {two}")
+                raise InputError(f"{both}: their {name} is {one} and {two}")
         if (first.manifest.class_names is None) != (manifest.class_names is None):
             raise InputError(
                 f"{both}: only one of them has names for its classes; convert both with the same "

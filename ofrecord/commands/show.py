@@ -15,7 +15,7 @@ from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset, read_r
 from ..images import BadImage, decode, decoder_messages, read_header
 
 HELP = "Print what is in a dataset and draw a contact sheet of sample images"
-BAR, MOST_CLASSES = 40, 50
+BAR, MOST_CLASSES, COLUMNS = 40, 50, 12
 TILES, TILES_OF_CLASS = 144, 12  # of the contact sheet, at most
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from .sheet import draw_sheet  # matplotlib takes a second to import
+    from .sheet import Tile, draw_groups, legible  # matplotlib takes a second to import
 
     folder, sheet = args.folder, args.sheet or f"{os.path.abspath(args.folder)}_sheet.png"
     if not sheet.lower().endswith(".png"):
@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
         output(f"skipped: {count(len(manifest.skipped), 'image')}, listed in {MANIFEST_NAME}")
     print_histogram(manifest)
     with os_errors("write the contact sheet", sheet):
-        draw_sheet(sheet, manifest.summary, samples)
+        tiles = [Tile(legible(name, str(label)), pixels) for name, label, pixels in samples]
+        draw_groups(sheet, [(manifest.summary, tiles)], COLUMNS)
     output(f"contact sheet: {sheet if args.sheet else os.path.relpath(sheet)}")
 
 
@@ -50,8 +51,8 @@ def class_name(manifest: Manifest, label: int) -> str:
     return one_line(manifest.class_names[label] if manifest.class_names else label)
 
 
-def read_samples(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
-    """Return (class, pixels) of some images of each class, drawn at random: gray or RGB."""
+def read_samples(dataset: Dataset) -> list[tuple[str, int, np.ndarray]]:
+    """Return (class, label, pixels) of some images of each class, drawn at random: gray or RGB."""
     folder, manifest = dataset
     rows = defaultdict(list)
     for row in read_rows(folder):
@@ -71,9 +72,8 @@ def read_samples(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
                     check = module_command("ofrecord check", folder)
                     reason = f"invalid image: {error}; {check} lists all problems"
                     raise InputError(f"{path}, record {record}: {reason}") from None
-                samples.append((label, name, pixels if pixels.ndim == 2 else pixels[:, :, ::-1]))
-    samples.sort(key=lambda sample: sample[0])
-    return [sample[1:] for sample in samples]
+                samples.append((name, label, pixels if pixels.ndim == 2 else pixels[:, :, ::-1]))
+    return sorted(samples, key=lambda sample: sample[1])
 
 
 def print_histogram(manifest: Manifest) -> None:
