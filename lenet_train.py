@@ -25,10 +25,11 @@ from lenet.engine import flow
 from lenet.evaluation import Evaluation
 from lenet.learner import make_learner
 from lenet.ranks import RANK, WORLD_SIZE, merge_over_ranks
-from lenet.run import Run, open_run
+from lenet.resume import open_run
+from lenet.run import Run
 from lenet.spec import ModelSpec, init_weights, make_dropout_mask
 from ofrecord.dataset.open_dataset import Dataset
-from runtime.cli import run_main
+from runtime.cli import log, run_main
 
 nn = flow.nn
 relu, max_pool2d = nn.functional.relu, nn.functional.max_pool2d
@@ -168,7 +169,7 @@ def main() -> None:
     with open_datasets(config) as (train_set, eval_set):
         with open_run(config, train_set, eval_set, resume) as run:
             if run.finished:
-                run.log_outcome()
+                log(f"{config.run_dir} is finished: {run.history.step:,} steps")
             else:
                 train(config, train_set, eval_set, run)
 

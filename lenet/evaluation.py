@@ -84,6 +84,9 @@ class Evaluation:
         """The mean cross entropy over the images."""
         return self._loss / self.num_images
 
+    def __str__(self) -> str:
+        return f"{self.num_correct:,}/{self.num_images:,} ({self.accuracy:.2%})"
+
     def report(self, spec: ModelSpec) -> list[str]:
         """Return a line for each class: its accuracy, and what it is mistaken for most often.
 

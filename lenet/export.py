@@ -22,6 +22,24 @@ from .checkpoint import Checkpoint, add_checkpoint_option, open_checkpoint
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
+CONVOLUTION = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}
+POOLING = {"kernel_shape": [2, 2], "strides": [2, 2]}
+NODES = (  # LeNet.forward() in lenet_train.py: (operator, inputs, output, attributes)
+    ("Sub", "images mean", "centered", {}),
+    ("Div", "centered std", "normalized", {}),
+    ("Conv", "normalized conv1.weight conv1.bias", "convolved1", CONVOLUTION),
+    ("Relu", "convolved1", "active1", {}),
+    ("MaxPool", "active1", "pooled1", POOLING),
+    ("Conv", "pooled1 conv2.weight conv2.bias", "convolved2", CONVOLUTION),
+    ("Relu", "convolved2", "active2", {}),
+    ("MaxPool", "active2", "pooled2", POOLING),
+    ("Flatten", "pooled2", "flat", {}),
+    ("Gemm", "flat dense1.weight dense1.bias", "dense", {"transB": 1}),
+    ("Relu", "dense", "features", {}),
+    ("Gemm", "features dense2.weight dense2.bias", "logits", {"transB": 1}),
+    ("Softmax", "logits", "probabilities", {"axis": 1}),
+)
+
 
 def main() -> None:
     parser = ArgumentParser(
@@ -48,11 +66,11 @@ def main() -> None:
 def make_onnx(checkpoint: Checkpoint):
     """Return a LeNet, including the normalization of its pixels, as an onnx.ModelProto.
 
-    Raises InputError for the weights of another network than the nodes below compute.
+    Raises InputError for the weights of another network than NODES compute.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    spec, constants = checkpoint.info.spec, dict(checkpoint.weights)
+    spec = checkpoint.info.spec
     shapes = {
         "conv1": (32, spec.channels, 5, 5),
         "conv2": (64, 32, 5, 5),
@@ -61,37 +79,23 @@ def make_onnx(checkpoint: Checkpoint):
     }
     biases = {f"{layer}.bias": shape[:1] for layer, shape in shapes.items()}
     checkpoint.check_weights(biases | {f"{layer}.weight": shape for layer, shape in shapes.items()})
-    for name, values in (("mean", spec.mean), ("std", spec.scale)):
-        constants[name] = np.float32(values).reshape(1, -1, 1, 1)
-
-    def node(kind, inputs, result, **attributes):
-        return helper.make_node(kind, inputs.split(), [result], name=result, **attributes)
-
-    convolution = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}
-    pooling = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    nodes = [
-        node("Sub", "images mean", "centered"),
-        node("Div", "centered std", "normalized"),
-        node("Conv", "normalized conv1.weight conv1.bias", "convolved1", **convolution),
-        node("Relu", "convolved1", "active1"),
-        node("MaxPool", "active1", "pooled1", **pooling),
-        node("Conv", "pooled1 conv2.weight conv2.bias", "convolved2", **convolution),
-        node("Relu", "convolved2", "active2"),
-        node("MaxPool", "active2", "pooled2", **pooling),
-        node("Flatten", "pooled2", "flat"),
-        node("Gemm", "flat dense1.weight dense1.bias", "dense", transB=1),
-        node("Relu", "dense", "features"),
-        node("Gemm", "features dense2.weight dense2.bias", "logits", transB=1),
-        node("Softmax", "logits", "probabilities", axis=1),
-    ]
+    figures = {"mean": spec.mean, "std": spec.scale}
+    constants = {name: np.float32(each).reshape(1, -1, 1, 1) for name, each in figures.items()}
+    constants |= checkpoint.weights
 
     def tensor(name, *shape):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
 
-    inputs = [tensor("images", spec.channels, spec.height, spec.width)]
-    outputs = [tensor(name, spec.num_classes) for name in ("logits", "probabilities")]
-    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = helper.make_graph(nodes, "LeNet", inputs, outputs, weights)
+    graph = helper.make_graph(
+        [
+            helper.make_node(kind, inputs.split(), [name], **more)
+            for kind, inputs, name, more in NODES
+        ],
+        "LeNet",
+        [tensor("images", spec.channels, spec.height, spec.width)],
+        [tensor(name, spec.num_classes) for name in ("logits", "probabilities")],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=opset, producer_name="lenet.export")
     model.ir_version = IR_VERSION

@@ -10,69 +10,36 @@ Its folder holds
     loss.png, predictions.png
     events.out.tfevents.…  for TensorBoard, where tensorboardX is installed
 
-It is resumed from config.yaml and last.npz alone, wherever the folder lies. Nothing in it is
-ever removed.
+It is resumed from config.yaml and last.npz alone, wherever the folder lies.
 """
 
 import math
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 from ofrecord.dataset.open_dataset import Dataset
-from runtime.atomic import folder_lock
-from runtime.cli import InputError, count, log
+from runtime.atomic import replace_file
+from runtime.cli import InputError, count, log, os_errors
+from runtime.settings import to_yaml
 
 from .checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
-from .config import DATASETS, TrainConfig
+from .config import CONFIG, DATASETS, TrainConfig
 from .evaluation import Evaluation
 from .history import History
 from .mistakes import write_mistakes
 from .plan import Plan
 from .progress import Progress
-from .ranks import RANK, WORLD_SIZE, check_all_ranks_agree, launcher, mean_over_ranks
-from .run_folder import BEST, LAST, create_folder, open_last, write_config
+from .ranks import RANK, WORLD_SIZE, launcher, mean_over_ranks
 
+LAST, BEST = "last.npz", "best.npz"
 RECENT_STEPS = 50  # whose mean loss is shown
 
 
-@contextmanager
-def open_run(
-    config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, resume: bool
-) -> Iterator["Run"]:
-    """Create a run or take it up again, hold its folder, and close it in the end.
-
-    Raises InputError where the folder is in use or holds something else, where a
-    run cannot be resumed as asked, and unless all ranks train the same.
-    """
-    run = Run(config, train_set, eval_set)
-    check_all_ranks_agree({**config.model_dump(exclude=set(DATASETS)), **run.digests})
-    if run.writes and not resume:
-        create_folder(run.path)
-    with folder_lock(run.path if run.writes else None, "another training is using"):
-        if resume:
-            run.load(open_last(run.path, config, run.plan, run.digests))
-        check_all_ranks_agree({"checkpoint in run_dir": f"of step {run.saved}"})
-        try:
-            yield run
-        except KeyboardInterrupt:
-            if not (run.path and run.progress):  # nothing is kept, or it has not started
-                raise
-            what = f"step {run.saved:,} of {run.plan.num_steps:,}" if run.saved else "nothing yet"
-            raise KeyboardInterrupt(f"saved: {what}; resume with: {run.command}") from None
-        finally:
-            run.close()
-
-
 class Run:
-    """Where a training is, and what is kept of it; without ``config.run_dir`` nothing is.
-
-    All ranks have one. Rank 0 writes the files; the others only read the checkpoint.
-    """
+    """Where a training is, and what rank 0 keeps of it; nothing without ``config.run_dir``."""
 
     def __init__(self, config: TrainConfig, train_set: Dataset, eval_set: Dataset | None):
         self.config = config
@@ -94,12 +61,6 @@ class Run:
         """What to type to resume the run."""
         script, folder = shlex.quote(sys.argv[0]), shlex.quote(self.path)
         return f"python {launcher()}{script} --run_dir {folder} --resume"
-
-    def load(self, checkpoint: Checkpoint | None) -> None:
-        """Take up the run after its last checkpoint."""
-        if checkpoint:
-            self.checkpoint, self.saved = checkpoint, checkpoint.info.step
-            self.history.load_arrays(checkpoint.history)
 
     def start(self, learner) -> None:
         """Log what is trained, write config.yaml and open the files, before the next step."""
@@ -171,14 +132,14 @@ class Run:
         picture = f"{self.path}/predictions.png"
         if self.writes and self.progress.draw(picture, model.spec, evaluation):
             history.events.add_picture(step, picture)
-        correct = f"{evaluation.num_correct:,}/{evaluation.num_images:,}"
-        lines = [f"training accuracy: {correct} ({evaluation.accuracy:.2%})"]
         if self.plan.evaluates_each_epoch:
             epoch = f"epoch {self.plan.epoch_of(step)}/{self.plan.num_epochs}"
             losses = f"loss {evaluation.loss:.4f}, training loss {history.epoch_loss():.4f}"
-            lines = [f"{epoch}: accuracy {correct} ({evaluation.accuracy:.2%}), {losses}"]
-            lines += evaluation.report(model.spec) if step == self.plan.num_steps else []
-        self.progress.log("\n".join(lines))
+            self.progress.log(f"{epoch}: accuracy {evaluation}, {losses}")
+            if step == self.plan.num_steps:
+                self.progress.log("\n".join(evaluation.report(model.spec)))
+        else:
+            self.progress.log(f"training accuracy: {evaluation}")
         self.progress.skip_time()
 
     def save(self, learner) -> None:
@@ -211,13 +172,6 @@ class Run:
 
     # -- the end --
 
-    def log_outcome(self) -> None:
-        """Log the last and the best evaluation of a finished run."""
-        step, best = self.history.step, self.history.best_step
-        accuracy, highest = (self.history.evaluations[n][1] for n in (step, best))
-        text = f"{self.path} is finished: {count(step, 'step')}, accuracy {accuracy:.2%}"
-        log(text if best == step else f"{text} (best: {highest:.2%} after step {best:,})")
-
     def close(self) -> None:
         """Close the files and the bar, and log how fast a finished training was."""
         self.history.close()
@@ -233,3 +187,13 @@ class Run:
 def _check_finite(name: str, value: float, step: int) -> None:
     if not math.isfinite(value):
         raise InputError(f"the {name} is {value} at step {step}: reduce --learning_rate")
+
+
+def write_config(folder: str, config: TrainConfig, title: str) -> None:
+    """Write the settings that a run is resumed with, datasets by absolute paths."""
+    paths = {name: getattr(config, name) for name in DATASETS}
+    absolute = {name: path and os.path.abspath(path) for name, path in paths.items()}
+    text = to_yaml(config.model_copy(update=absolute), title, leave_out=("run_dir",))
+    path = os.path.join(folder, CONFIG)
+    with os_errors("write", path), replace_file(path, "w") as file:
+        file.write(text)

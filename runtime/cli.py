@@ -110,10 +110,9 @@ def output(*lines: object) -> None:
 
 
 def log(message: object, level: str | None = None) -> None:
-    """Print a message for the user to stderr, never to stdout.
+    """Print a message to stderr; other ranks than 0 print errors only.
 
-    ``level`` is ``"error"``, ``"warning"`` or None for information. Other ranks than 0 print
-    their errors only.
+    ``level`` is ``"error"``, ``"warning"`` or None for information.
     """
     rank, _ = launched_ranks()
     if rank and level != "error":

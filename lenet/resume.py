@@ -1,18 +1,49 @@
-"""The folder of a run: whether it is free, and whether the run in it may be resumed as asked."""
+"""How a run begins: in a new folder, or after its last checkpoint."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from runtime.atomic import replace_file
+from ofrecord.dataset.open_dataset import Dataset
+from runtime.atomic import folder_lock
 from runtime.cli import InputError, count, first_few, log, os_errors
-from runtime.settings import text_of, to_yaml
+from runtime.settings import text_of
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import CONFIG, DATASETS, LENGTH, MAY_CHANGE_ON_RESUME, TrainConfig
 from .plan import Plan
-from .ranks import WORLD_SIZE
+from .ranks import WORLD_SIZE, check_all_ranks_agree
+from .run import LAST, Run
 
-LAST, BEST = "last.npz", "best.npz"
+
+@contextmanager
+def open_run(
+    config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, resume: bool
+) -> Iterator[Run]:
+    """Create a run or take it up again, hold its folder, and close it in the end.
+
+    Raises InputError where the folder is in use or holds something else, where a
+    run cannot be resumed as asked, and unless all ranks train the same.
+    """
+    run = Run(config, train_set, eval_set)
+    check_all_ranks_agree({**config.model_dump(exclude=set(DATASETS)), **run.digests})
+    if run.writes and not resume:
+        create_folder(run.path)
+    with folder_lock(run.path if run.writes else None, "another training is using"):
+        if resume and (last := open_last(run.path, config, run.plan, run.digests)):
+            run.checkpoint, run.saved = last, last.info.step
+            run.history.load_arrays(last.history)
+        check_all_ranks_agree({"checkpoint in run_dir": f"of step {run.saved}"})
+        try:
+            yield run
+        except KeyboardInterrupt:
+            if not (run.path and run.progress):  # nothing is kept, or it has not started
+                raise
+            what = f"step {run.saved:,} of {run.plan.num_steps:,}" if run.saved else "nothing yet"
+            raise KeyboardInterrupt(f"saved: {what}; resume with: {run.command}") from None
+        finally:
+            run.close()
 
 
 def create_folder(path: str) -> None:
@@ -29,16 +60,6 @@ def create_folder(path: str) -> None:
             f"run_dir {path} is not empty and contains no run ({first_few(names)}): "
             "name another folder"
         )
-
-
-def write_config(folder: str, config: TrainConfig, title: str) -> None:
-    """Write the settings that a run is resumed with, datasets by absolute paths."""
-    paths = {name: getattr(config, name) for name in DATASETS}
-    absolute = {name: path and os.path.abspath(path) for name, path in paths.items()}
-    text = to_yaml(config.model_copy(update=absolute), title, leave_out=("run_dir",))
-    path = os.path.join(folder, CONFIG)
-    with os_errors("write", path), replace_file(path, "w") as file:
-        file.write(text)
 
 
 def open_last(
