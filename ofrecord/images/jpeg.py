@@ -1,4 +1,4 @@
-"""The markers of a JPEG: what its header tells, and what its decoder's messages mean."""
+"""The markers of a JPEG: what they tell before decoding, and what libjpeg's messages mean."""
 
 import re
 import struct
@@ -7,56 +7,51 @@ from .formats import BadImage, Header
 
 # Markers of a frame; up to C2: baseline, extended and progressive Huffman.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE, _SCAN, _EXIF, _START = 0xC2, 0xDA, 0xE1, b"\xff\xd8\xff"
-_END = b"\xff\xd9"
+_PROGRESSIVE, _SCAN, _EXIF, _MPF = 0xC2, 0xDA, 0xE1, 0xE2
+# Segments of an image: frame, tables, scan, number of lines, restart interval; and what stands
+# before the first scan only: application data and comment.
+_SEGMENTS = {*_FRAMES, 0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD}
+_MISCELLANEOUS = {*range(0xE0, 0xF0), 0xFE}
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in a scan: no stuffing, no restart
-# Segments between scans: tables, scan, number of lines, restart interval, application, comment.
-_SEGMENTS = {0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE} | _FRAMES
-_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+END_MARKER = b"\xff\xd9"
 
 
 def jpeg_header(data: bytes) -> Header:
     """Find the frame and look for the end marker; the decoder warns of damage in between."""
+    position, rotated, several = 2, None, False
     try:
-        return _find_frame(data)
+        while True:
+            if data[position] != 0xFF:
+                raise BadImage("the JPEG markers are damaged")
+            marker = data[position + 1]
+            if marker == 0xFF:  # a fill byte
+                position += 1
+                continue
+            (length,) = struct.unpack_from(">H", data, position + 2)
+            body, position = position + 4, position + 2 + length
+            if marker == _EXIF and data.startswith(b"Exif\0\0", body) and rotated is None:
+                rotated = _is_rotated(data[body:position])  # of several the first counts
+            elif marker == _MPF and data.startswith(b"MPF\0", body):
+                several = True  # but for a phone's table of gains, see below
+            elif marker in _FRAMES:
+                break
+            elif marker == _SCAN:
+                raise BadImage("the JPEG frame header is missing")
+        precision, height, width, components = struct.unpack_from(">BHHB", data, body)
     except (struct.error, IndexError):
         raise BadImage("the JPEG is truncated") from None
-
-
-def _find_frame(data: bytes) -> Header:
-    position, rotated = 2, None
-    while True:
-        if data[position] != 0xFF:
-            raise BadImage("the JPEG markers are damaged")
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        body, end = position + 4, position + 2 + length
-        if marker == _EXIF and data[body : body + 6] == b"Exif\0\0" and rotated is None:
-            rotated = _is_rotated(data[body:end])  # of several the first counts
-        elif marker in _FRAMES:
-            precision, height, width, components = struct.unpack_from(">BHHB", data, body)
-            is_ended = data.rfind(_END, end) >= 0  # before it, a thumbnail may have one
-            reason = None
-            if marker > _PROGRESSIVE or precision != 8:
-                reason = "rare JPEG coding"
-            elif components not in (1, 3):
-                reason = "CMYK"
-            elif rotated:
-                reason = "EXIF rotation"
-            elif not is_ended:
-                reason = "no end marker"
-            elif marker == _PROGRESSIVE and _lacks_scans(data):
-                reason = "scans are missing"
-            several = data.find(_END + _START, end) >= 0
-            return Header(
-                "JPEG", components == 1, reason, (width, height), several, is_ended=is_ended
-            )
-        elif marker == _SCAN:
-            raise BadImage("the JPEG frame header is missing")
-        position = end
+    is_ended = data.rfind(END_MARKER, position) >= 0  # before it, a thumbnail may have one
+    reasons = {
+        "rare JPEG coding": marker > _PROGRESSIVE or precision != 8,
+        "CMYK": components not in (1, 3),
+        "EXIF rotation": rotated,
+        "no end marker": not is_ended,
+        "missing scans": marker == _PROGRESSIVE and _lacks_scans(data),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    several = several and b"hdrgm:" not in data[:position]
+    return Header("JPEG", components == 1, reason, (width, height), several, is_ended=is_ended)
 
 
 def _is_rotated(exif: bytes) -> bool:
@@ -73,21 +68,20 @@ def _is_rotated(exif: bytes) -> bool:
 
 def _walk(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
     """Return (marker, body) of all segments of the image, and the position of what ends it."""
-    position, segments = 2, []
+    position, segments, allowed = 2, [], _SEGMENTS | _MISCELLANEOUS
     while found := _NEXT_MARKER.search(data, position):
-        marker, body = found[1][0], found.end()
-        if marker not in _SEGMENTS:
+        marker, start = found[1][0], found.end()
+        if marker not in allowed:
             return segments, found.start()
-        position = body + int.from_bytes(data[body : body + 2], "big")
-        segments.append((marker, data[body + 2 : position]))
+        if marker == _SCAN:
+            allowed = _SEGMENTS
+        position = start + max(2, int.from_bytes(data[start : start + 2], "big"))
+        segments.append((marker, data[start + 2 : position]))
     return segments, len(data)
 
 
 def _lacks_scans(data: bytes) -> bool:
-    """Whether bits of coefficients of a progressive JPEG are missing, so that decoders guess.
-
-    OneFlow's and OpenCV's do so differently.
-    """
+    """Whether a progressive JPEG lacks bits, which OneFlow's and OpenCV's decoders guess otherwise."""
     lowest = {}  # by component: the lowest bit that is there of each of its coefficients
     try:
         for marker, body in _walk(data)[0]:
@@ -103,25 +97,24 @@ def _lacks_scans(data: bytes) -> bool:
 
 
 def with_end_marker(data: bytes) -> bytes:
-    """Return a JPEG that has none with an end marker: before a trailer if that has markers."""
-    return data[: _walk(data)[1]] + _END
+    """Return a JPEG without end marker with one: behind its trailer, or where that has markers."""
+    return data[: _walk(data)[1]] + END_MARKER
 
 
-def is_padding(message: str, data: bytes) -> bool:
-    """Whether a message of libjpeg is about nothing but padding before the end marker."""
-    match = _EXTRANEOUS.search(message)
-    if not match:
-        return False
-    number, before = int(match[1]), data[: _walk(data)[1]]
-    return before.rstrip(b"\xff").endswith(bytes(number)) or before.endswith(b"\xff" * number)
+def damage_of_jpeg(messages: list[str], data: bytes, is_ended: bool) -> str | None:
+    """Return what messages of decoding a JPEG, with an end marker, tell of damage; or None.
 
-
-def is_trailer(messages: list[str], data: bytes) -> bool:
-    """Whether all pixels are there in a JPEG without end marker, and then something else.
-
-    ``messages`` are those of decoding it with one. Zeros are no trailer: the file is cut off.
+    Bytes before the marker are harmless padding where all are 00 or FF. Where the file has no
+    marker, any others are a trailer, and all pixels are there; with padding it is cut off.
     """
-    if not messages:
-        return _walk(data)[1] < len(data)
-    only = len(messages) == 1 and _EXTRANEOUS.search(messages[0])
-    return bool(only) and not is_padding(messages[0], data)
+    if is_ended and not messages:
+        return None
+    end = _walk(data)[1]
+    match = _EXTRANEOUS.search(messages[0]) if len(messages) == 1 else None
+    number = int(match[1]) if match else 0
+    is_padding = data[:end].rstrip(b"\xff").endswith(bytes(number))
+    is_padding = is_padding or data[:end].endswith(b"\xff" * number)
+    if is_ended:
+        return None if match and is_padding else messages[0]
+    has_trailer = not is_padding if match else not messages and end < len(data)
+    return None if has_trailer else "the JPEG is truncated (no end marker)"

@@ -6,8 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import cv2
+import numpy as np
 
 LOG_LEVEL_DEBUG = 5  # of cv2.setLogLevel
+ENOUGH_MEMORY = 2**30  # bytes
+
+
+def check_memory() -> None:
+    """Raise MemoryError where a decoder may have failed for lack of memory: many do not tell."""
+    np.empty(ENOUGH_MEMORY, np.uint8)
 
 
 class DecoderMessages:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .formats import MAX_PIXELS, NO_HEIF, BadImage, Header
+from .messages import check_memory
 from .tiff import ADVICE, BITS, COLOR_MAP, PHOTOMETRIC, tiff_header
 
 if TYPE_CHECKING:  # Pillow takes 0.05 s to import, and most datasets do not need it
@@ -89,12 +90,11 @@ def _open(data: bytes, kind: str) -> Iterator["Image.Image"]:
                 yield image
     except (BadImage, MemoryError):
         raise
-    except UnidentifiedImageError:  # its message names an object in memory
-        raise BadImage(f"Pillow cannot read it as {kind}: save it as PNG") from None
     except Exception as error:
-        if "memory" in str(error):
-            raise MemoryError from None
-        reason = error or type(error).__name__
+        check_memory()
+        # The message of an UnidentifiedImageError names an object in memory.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "save it as PNG" if unknown else str(error) or type(error).__name__
         raise BadImage(f"Pillow cannot read it as {kind}: {reason}") from None
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..dataset.manifest import FORMATS
 from .formats import BadImage, Header, ImageOptions
-from .jpeg import is_padding, is_trailer, with_end_marker
-from .messages import decoder_messages, libtiff_messages
+from .jpeg import damage_of_jpeg, with_end_marker
+from .messages import check_memory, decoder_messages, libtiff_messages
 from .others import decode_with_pillow
 
 _FLAGS = {True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR}
@@ -34,13 +34,13 @@ def decode(
     decoder_messages.take()  # what was printed before is not of this image
     options = options or ImageOptions()
     gray = header.gray if options.color == "auto" else options.color == "gray"
-    if header.uses_pillow:
-        if header.is_unchecked:
-            _check_tiff(data)
-        return decode_with_pillow(data, header.kind, gray, options.background)
     if header.kind == "JPEG":
         return _decode_jpeg(data, header, (_REDUCED_FLAGS if reduced else _FLAGS)[gray])
-    return _decode_png(data, header, gray, options.background)
+    if not header.uses_pillow:
+        return _decode_png(data, header, gray, options.background)
+    if header.is_unchecked:
+        _check_tiff(data)
+    return decode_with_pillow(data, header.kind, gray, options.background)
 
 
 def may_be_reduced(header: Header, size: tuple[int, int] | None) -> bool:
@@ -52,7 +52,7 @@ def may_be_reduced(header: Header, size: tuple[int, int] | None) -> bool:
 
 @contextmanager
 def _opencv_errors(action: str) -> Iterator[None]:
-    """Turn OpenCV's errors into MemoryError, or BadImage that names the action."""
+    """Turn OpenCV's errors into MemoryError, or into BadImage that names the action."""
     try:
         yield
     except cv2.error as error:
@@ -65,29 +65,15 @@ def _imdecode(data: bytes, flag: int) -> np.ndarray:
     with _opencv_errors("read"):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if pixels is None:
-        if any("memory" in message for message in decoder_messages.take()):
-            raise MemoryError
+        check_memory()
         raise BadImage("OpenCV cannot read it as an image")
     return pixels
 
 
-def _check_tiff(data: bytes) -> None:
-    """Raise BadImage where libtiff's messages, which Pillow drops, tell of damage."""
-    with libtiff_messages():
-        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if messages := decoder_messages.take():
-        raise BadImage(messages[0])
-
-
 def _decode_jpeg(data: bytes, header: Header, flag: int) -> np.ndarray:
-    """Decode a JPEG. Raises BadImage where libjpeg's messages tell of damage."""
     pixels = _imdecode(data if header.is_ended else with_end_marker(data), flag)
-    messages = decoder_messages.take()
-    if not header.is_ended and not is_trailer(messages, data):
-        raise BadImage("the JPEG is truncated (no end marker)")
-    for message in messages if header.is_ended else ():
-        if not is_padding(message, data):
-            raise BadImage(message)
+    if damage := damage_of_jpeg(decoder_messages.take(), data, header.is_ended):
+        raise BadImage(damage)
     return pixels
 
 
@@ -109,6 +95,14 @@ def _decode_png(data: bytes, header: Header, gray: bool, background: str) -> np.
         pixels = (pixels >> 8).astype(np.uint8)
     pixels[hidden] = ImageColor.getcolor(background, "RGB")[::-1]
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY) if gray else pixels
+
+
+def _check_tiff(data: bytes) -> None:
+    """Raise BadImage where libtiff's messages, which Pillow drops, tell of damage."""
+    with libtiff_messages(), _opencv_errors("read"):
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if messages := decoder_messages.take():
+        raise BadImage(messages[0])
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], fit: str, background: str) -> np.ndarray:

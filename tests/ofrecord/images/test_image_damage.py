@@ -1,0 +1,245 @@
+"""Files that are cut off or damaged, and a lack of memory: never other pixels without a word."""
+
+import itertools
+import os
+import re
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from drawn import END, FILES, NOISE, RGB, exif, pillow, png, tiff, transparent_value
+from helpers import PROJECT, run_python
+
+from ofrecord.images import BadImage, decode, decoder_messages, read_header
+
+
+def outcome(data, reduced=False):
+    """The pixels of a file, or why it is refused."""
+    try:
+        return decode(data, read_header(data), reduced=reduced)
+    except BadImage as error:
+        return str(error)
+
+
+def changed(data, rng, kind):
+    """A copy in which a bit is flipped, or up to 100 bytes are zeros or noise."""
+    copy, start = bytearray(data), int(rng.integers(len(data)))
+    if kind == "bit":
+        copy[start] ^= 1 << int(rng.integers(8))
+    else:
+        size = min(100, len(data) - start)
+        copy[start : start + size] = bytes(size) if kind == "zeros" else rng.bytes(size)
+    return bytes(copy)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("turn")])
+def test_a_file_that_is_cut_off_is_refused(name):
+    """Or its pixels are all there: what is lost is padding, a closing mark, or later pictures."""
+    data = FILES[name].data
+    whole = outcome(data)
+    for size in {*np.linspace(0, len(data) - 1, 25).astype(int), *range(len(data) - 5, len(data))}:
+        pixels = outcome(data[:size])
+        if isinstance(pixels, str):
+            continue
+        assert size > len(data) * 0.4, size  # several pictures
+        if name[:2] in ("P2", "P3"):  # the last number may be cut off: 255 becomes 25
+            whole[-1, -1], pixels[-1, -1] = 0, 0
+        assert (pixels == whole).all(), size
+
+
+@pytest.mark.parametrize("kind", ["bit", "zeros", "noise"])
+def test_damage_anywhere_raises_nothing_else(kind):
+    rng = np.random.default_rng(0)
+    for name, file in FILES.items():
+        for _ in range(3):
+            pixels = outcome(changed(file.data, rng, kind))
+            assert isinstance(pixels, str) or pixels.dtype == np.uint8, name
+
+
+PNGS = ["rgb.png", "palette4.png", "gray16-key.png", "rgba.png", "text-and-gamma.png"]
+FOUND = {  # what is damaged, and how many of 40 (bits, runs of zeros, of noise) are found at least
+    "png": (png(NOISE, 2), 40, 40, 40),
+    "png with alpha": (pillow(np.dstack([NOISE, NOISE[..., 0]]), "PNG"), 40, 40, 40),
+    "png with a key": (png(NOISE, 2, 8, transparent_value(1, 2, 3)), 40, 40, 40),
+    "tiff lzw": (pillow(NOISE, "TIFF", compression="tiff_lzw"), 1, 38, 38),
+    "tiff deflate": (tiff(NOISE, 2, deflate=True), 39, 39, 39),
+    "tiff tiles": (tiff(NOISE, 2, deflate=True, tile=32), 38, 38, 38),
+    "tiff packbits": (pillow(NOISE, "TIFF", compression="packbits"), 0, 25, 25),
+    "tiff jpeg": (pillow(NOISE, "TIFF", compression="jpeg"), 1, 15, 20),
+    "tiff fax": (pillow(NOISE[..., 0] > 99, "TIFF", compression="group4"), 30, 38, 38),
+    "jpeg": (pillow(NOISE, "JPEG"), 4, 30, 34),
+    "jpeg progressive": (pillow(NOISE, "JPEG", progressive=True), 4, 32, 32),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_how_much_damage_is_found(name):
+    """JPEG and TIFF have no checksums of most of their data: what is found is what can be seen."""
+    data, *expected = FOUND[name]
+    rng = np.random.default_rng(1)
+    for kind, least in zip(("bit", "zeros", "noise"), expected, strict=True):
+        found = sum(isinstance(outcome(changed(data, rng, kind)), str) for _ in range(40))
+        assert found >= least, (kind, found)
+
+
+# -- JPEG -------------------------------------------------------------------------------
+
+JPEG = pillow(NOISE, "JPEG")
+SCANS = [
+    found.start() for found in re.finditer(b"\xff\xda", pillow(NOISE, "JPEG", progressive=True))
+]
+
+
+def test_bytes_before_the_end_marker_are_harmless_where_they_are_padding():
+    whole = outcome(JPEG)
+    for padding in (bytes(20), bytes(1), b"\xff" * 20, bytes(20) + b"\xff" * 9):
+        assert (outcome(JPEG[:-2] + padding + END) == whole).all(), padding
+        assert (outcome(JPEG[:-2] + padding + END + JPEG) == whole).all(), padding
+    for padding in (b"\1" * 20, bytes(range(20)), bytes(19) + b"\1"):
+        assert "extraneous bytes" in outcome(JPEG[:-2] + padding + END), padding
+
+
+def test_an_extraneous_end_is_damage():
+    """The one sign of damage in the middle may be what is left over at the end."""
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(400):
+        why = outcome(changed(JPEG, rng, "bit"))
+        found += isinstance(why, str) and "extraneous bytes" in why
+    assert found > 20
+
+
+@pytest.mark.parametrize(
+    "trailer", [b"a vendor's trailer", b"SEFT\xff\xe1\0\4with marker\xff\0" * 9]
+)
+def test_a_trailer_instead_of_the_end_marker(trailer):
+    data = JPEG[:-2] + trailer
+    assert read_header(data).reencode_reason == "no end marker"  # OneFlow would read zeros
+    assert (outcome(data) == outcome(JPEG)).all()
+    for cut in (JPEG[:-2], JPEG[:-2] + bytes(50), JPEG[: len(JPEG) // 2] + bytes(len(JPEG) // 2)):
+        assert "truncated (no end marker)" in outcome(cut)
+
+
+def test_the_end_of_a_thumbnail_is_none_of_the_image():
+    thumbnail = pillow(RGB, "JPEG")
+    segment = b"\xff\xe2" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    data = JPEG[:2] + segment + JPEG[2:]
+    assert (outcome(data) == outcome(JPEG)).all()
+    assert "truncated" in outcome(data[: len(data) // 2] + bytes(len(data) // 2))
+
+
+def test_of_two_orientations_the_first_counts():
+    segments = [b"\xff\xe1" + (len(exif(n)) + 2).to_bytes(2, "big") + exif(n) for n in (6, 1)]
+    data = JPEG[:2] + b"".join(segments) + JPEG[2:]
+    assert read_header(data).reencode_reason == "EXIF rotation"
+    assert outcome(data).shape == NOISE.swapaxes(0, 1).shape
+
+
+def test_a_progressive_jpeg_that_lacks_scans_is_not_stored_unchanged():
+    data = pillow(NOISE, "JPEG", progressive=True)
+    for start in SCANS[1:]:
+        assert read_header(data[:start] + END).reencode_reason == "missing scans"
+    assert read_header(data).reencode_reason is None
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".jpg")])
+def test_a_jpeg_at_an_eighth_shows_what_it_shows_in_full(name):
+    rng, data = np.random.default_rng(0), FILES[name].data
+    assert outcome(data, reduced=True).shape[:2] == tuple(
+        -(-n // 8) for n in outcome(data).shape[:2]
+    )
+    for _ in range(20):
+        damaged = changed(data, rng, "bit" if rng.random() < 0.5 else "zeros")
+        full, eighth = outcome(damaged), outcome(damaged, reduced=True)
+        assert full == eighth if isinstance(full, str) else not isinstance(eighth, str)
+
+
+# -- memory, and stderr -----------------------------------------------------------------
+
+HUNGRY = """
+import resource, sys
+from ofrecord.images import BadImage, decode, read_header
+from PIL import Image; Image.init()
+data = open(sys.argv[1], "rb").read()
+for free in (2**20, 2**21, 2**22):
+    used = int(open("/proc/self/statm").read().split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
+    try:
+        decode(data, read_header(data))
+    except MemoryError:
+        print("MemoryError")
+    except BadImage as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    "PNG palette alpha 16-bit JPEG progressive CMYK BMP WEBP TIFF "
+    "tiff_lzw jpeg tiff_adobe_deflate GIF PPM JPEG2000 AVIF".split(),
+)
+def test_a_lack_of_memory_is_no_bad_image(tmp_path, kind):
+    gray = np.zeros((1800, 1800), np.uint8)
+    color = np.dstack([gray] * 3)
+    special = {
+        "palette": lambda: pillow(gray, "PNG", "P"),
+        "alpha": lambda: pillow(np.dstack([gray, gray]), "PNG"),
+        "16-bit": lambda: cv2.imencode(".png", color.astype(np.uint16))[1].tobytes(),
+        "progressive": lambda: pillow(color, "JPEG", progressive=True),
+        "CMYK": lambda: pillow(color, "JPEG", "CMYK"),
+        "AVIF": lambda: pillow(color, "AVIF", speed=10),
+        "WEBP": lambda: pillow(color, "WEBP", method=0),
+        **dict.fromkeys(
+            ["tiff_lzw", "jpeg", "tiff_adobe_deflate"],
+            lambda: pillow(color, "TIFF", compression=kind),
+        ),
+    }
+    (tmp_path / "image").write_bytes(special.get(kind, lambda: pillow(color, kind))())
+    result = run_python("-c", HUNGRY, tmp_path / "image", env={"PYTHONPATH": str(PROJECT)})
+    assert result.code == 0 and set(result.out.split("\n")) == {"MemoryError", ""}, result
+
+
+def test_pillow_is_imported_only_where_it_is_needed(tmp_path):
+    code = """if True:
+        import sys
+        from ofrecord.images import decode, read_header
+        for path in sys.argv[1:]:
+            data = open(path, "rb").read()
+            decode(data, read_header(data))
+            print("PIL" in sys.modules)
+        """
+    for name in ("rgb.png", "palette8.png", "gray16.png", "plain.jpg", "gray.jpg", "rgb-0.tiff"):
+        (tmp_path / name).write_bytes(FILES[name].data)
+    paths = [tmp_path / name for name in sorted(os.listdir(tmp_path), key="rgb-0.tiff".__eq__)]
+    result = run_python("-c", code, *paths, env={"PYTHONPATH": str(PROJECT)})
+    assert result.out.split() == ["False"] * 5 + ["True"], result
+
+
+def raise_at_line(number):
+    """A trace function that raises KeyboardInterrupt at the line of this number, from 0."""
+    lines = itertools.count()
+
+    def trace(frame, event, argument):
+        if event == "line" and next(lines) == number:
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_an_interrupt_at_any_line_of_decoding_leaves_stderr_where_it_was():
+    """Else the one line about it is lost."""
+    data, stderr = FILES["gray8.png"].data, os.fstat(2)
+    header = read_header(data)
+    for number in itertools.count():
+        try:
+            with decoder_messages:
+                sys.settrace(raise_at_line(number))
+                try:
+                    decode(data, header)
+                finally:
+                    sys.settrace(None)
+            break  # it ended before that line
+        except KeyboardInterrupt:
+            assert os.path.samestat(os.fstat(2), stderr), number
+    assert number > 10
