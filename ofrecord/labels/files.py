@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 
-from runtime.cli import first_few, os_errors
+from runtime.atomic import read_small_file
+from runtime.cli import InputError, first_few, os_errors
 
 from ..images import IMAGE_EXTENSIONS
 
@@ -16,6 +17,7 @@ SYSTEM_FOLDERS = {
     *("__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"),
     *("@eaDir", "#recycle", "@Recycle"),
 }
+MAX_TEXT = 2**32  # bytes of a text file
 ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}$")
 ZEROS = re.compile("(?<![0-9])0+(?=[0-9])")
 
@@ -40,6 +42,15 @@ def kinds_of(names: Iterable[str]) -> str:
     counts = Counter(sorted(os.path.splitext(name)[1].lower() for name in names))
     most = counts.most_common(10)  # of those of one number, the first in the alphabet
     return ", ".join(f"{number:,} {end or 'without extension'}" for end, number in most)
+
+
+def read_text(path: str, what: str, hint: str) -> str:
+    """Return a text file's contents. Raises InputError, which calls the file ``what``."""
+    try:
+        with os_errors(f"read the {what}", path, hint):
+            return read_small_file(path, MAX_TEXT).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"the {what} {path} is not UTF-8 text: save it as UTF-8") from None
 
 
 def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:
@@ -71,6 +82,14 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
     return images, others
 
 
+def is_possible(name: str) -> bool:
+    """Whether a file can have this name: not with half of a surrogate pair, as JSON may write."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
 class ImageFiles:
     """The images below a folder, and the names that a label file may have for them."""
 
@@ -87,21 +106,18 @@ class ImageFiles:
         """
         if name in self.names:
             return name
-        try:
-            is_valid = "\0" not in name and os.fsencode(name)
-        except UnicodeEncodeError:  # half of a surrogate pair, or a locale without Unicode
-            is_valid = False
-        if not is_valid:
-            raise ValueError(
-                f"{name!r} is not a valid file name" if name else "the image's name is empty"
-            )
+        if not name:
+            raise ValueError("the image's name is empty")
+        if not is_possible(name):
+            raise ValueError(f"{name!r} is not a valid file name")
         if "\\" in name and not self._is_file(name):
             name = name.replace("\\", "/")
         name = os.path.normpath(name)
         for root in self._roots:
             name = name.removeprefix(root)
         if name.startswith(("/", "../")) or name in (".", ".."):
-            hint = did_you_mean(self.similar(name))
+            near = self.similar(name)
+            hint = f"; did you mean {near}?" if near else ""
             raise ValueError(f"{name!r} is outside of the image root{hint}")
         if name in self.names or self._is_file(name):
             return name
@@ -148,7 +164,3 @@ def similar_names(root: str, missing: list[str]) -> dict[str, str | None]:
     """Return, for each image that is missing below a folder, the one that it may be, or None."""
     files = ImageFiles(root) if missing else None
     return {name: files.similar(name) for name in missing}
-
-
-def did_you_mean(name: str | None) -> str:
-    return f"; did you mean {name}?" if name else ""

@@ -1,25 +1,25 @@
 """Label files: the tutorial's JSON lines, HuggingFace's metadata.jsonl, tables, names and labels."""
 
 import csv
+import io
 import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.atomic import open_regular_file
-from runtime.cli import InputError, InputErrors, count, log, os_errors
+from runtime.cli import InputError, InputErrors, count, log
 
-from .files import ImageFiles, fold, is_image
+from .files import ImageFiles, fold, is_image, read_text
 from .names import number_labels
 from .samples import SPLITS, Samples
-from .table import Columns, Row, Table, find_columns
+from .table import DELIMITERS, Columns, Row, Table, find_columns
 
 EXAMPLE = '{"00000030_3.png": 3}'
 NOT_JSON = f"not a JSON object of image name and label, such as {EXAMPLE}"
 SPREAD = f"the JSON goes over several lines: write one object a line, such as {EXAMPLE}"
 NOT_TWO = "not an image name and a label, with a space or a tab between them"
-LABEL_FIRST = "{!r} stands where the label should be: the image's name comes first, then the label"
+LABEL_FIRST = "stands where the label should be: the image's name comes first, then the label"
 
 
 def read_label_file(
@@ -30,8 +30,13 @@ def read_label_file(
     Raises InputErrors with every line that has a syntax error, a duplicate name, one outside of
     the image root, or a label that is no int32 or class of ``class_file``.
     """
-    rows, files = read_rows(path, columns), ImageFiles(image_root)
-    counts = Counter(row.label for row in rows if not row.problem)
+    try:
+        rows = list(parse(path, columns))
+    except csv.Error as error:
+        raise InputError(f"{path}, line 1: invalid CSV: {error}") from None
+    if rows and is_image(rows[0].label) and not is_image(rows[0].image):
+        raise InputError(f"{path}, line {rows[0].line}: {rows[0].label!r} {LABEL_FIRST}")
+    files, counts = ImageFiles(image_root), Counter(row.label for row in rows if not row.problem)
     numbers, wrong, class_names = number_labels(counts, class_file)
     lines, labels, splits, problems = {}, array("i"), [], []
     for row in rows:
@@ -45,8 +50,7 @@ def read_label_file(
         except ValueError as error:
             problems.append(f"{path}, line {row.line}: {error}")
     if problems:
-        found = count(len(problems), "problem")
-        raise InputErrors(problems, f"{found} in {path}; nothing was written")
+        raise InputErrors(problems, f"{count(len(problems), 'problem')} in {path}")
     if not labels:
         raise InputError(f"the label file {path} lists no images")
     samples = Samples(list(lines), labels, class_names, splits if all(splits) else None)
@@ -65,49 +69,61 @@ def check_row(row: Row, files: ImageFiles, wrong: dict[str, str]) -> tuple[str, 
     return files.resolve(row.image), split
 
 
-def read_rows(path: str, columns: Columns) -> list[Row]:
-    """Return the rows of a label file. Raises InputError where it cannot be read at all."""
-    try:
-        with (
-            os_errors("read the label file", path, "specify it with --label_dir"),
-            open_regular_file(path, "r") as file,
-        ):
-            rows = list(parse(Table(file, path), columns))
-    except UnicodeDecodeError:
-        raise InputError(f"the label file {path} is not UTF-8 text: save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path}, line 1: invalid CSV: {error}") from None
-    if rows and is_image(rows[0].label) and not is_image(rows[0].image):
-        raise InputError(f"{path}, line {rows[0].line}: {LABEL_FIRST.format(rows[0].label)}")
-    return rows
-
-
-def parse(table: Table, columns: Columns) -> Iterator[Row]:
-    """Find out which form a label file has, from its name and its first line; yield its rows."""
-    is_table, text = table.path.lower().endswith((".csv", ".tsv")), table.first_text
-    if not is_table and text[:1] in ("{", "["):
-        if text[-1] in "{[,":
-            raise InputError(f"{table.path}, line {table.line}: {SPREAD}")
-        keys = [key for key, _ in json_pairs(text)]
+def parse(path: str, columns: Columns) -> Iterator[Row]:
+    """Return the rows of a label file, whose form is found from its name and its first line."""
+    text = read_text(path, "label file", "specify it with --label_dir")
+    table = Table(list(io.StringIO(text, newline="")))
+    is_table = path.lower().endswith((".csv", ".tsv"))
+    first = table.lines[0].strip() if table.lines else ""
+    place = f"{path}, line {table.start + 1}"
+    if first[:1] in ("{", "[") and not is_table:
+        if first[-1] in "{[,":
+            raise InputError(f"{place}: {SPREAD}")
+        keys = [key for key, _ in json_pairs(first)]
         if any(columns) or "file_name" in keys:
-            return record_rows(
-                table, find_columns(keys, columns, f"{table.path}, line {table.line}")
-            )
+            return record_rows(table, find_columns(keys, columns, place))
         return json_rows(table)
     if is_table or any(columns) or table.is_declared or table.has_usual_columns:
-        return table.rows(columns)
-    log(f"{table.path}: lines of an image name and a label")
+        names = find_columns(table.header, columns, place)
+        found = ", ".join(f"{what}s in {name!r}" for what, name in names.items())
+        delimiter = DELIMITERS.get(table.delimiter, repr(table.delimiter))
+        log(f"{path}: a table with {delimiter} between its columns; {found}")
+        return table.rows(names)
+    log(f"{path}: lines of an image name and a label")
     return plain_rows(table)
 
 
 def plain_rows(table: Table) -> Iterator[Row]:
     """Yield the rows of lines of a name, a space or a tab, and a label."""
-    for line, text in table.lines():
+    for line, text in table.texts():
         cells = text.rsplit("\t" if "\t" in text else None, 1)
-        if len(cells) == 2 and cells[0][-1] not in ",;":
-            yield Row(line, cells[0].strip(), cells[1])
+        is_right = len(cells) == 2 and cells[0][-1] not in ",;"
+        yield Row(line, cells[0].strip(), cells[1]) if is_right else Row(line, problem=NOT_TWO)
+
+
+def json_rows(table: Table) -> Iterator[Row]:
+    """Yield the rows of objects ``{"image name": label, …}``, one a line."""
+    for line, text in table.texts():
+        pairs = json_pairs(text)
+        for name, value in pairs:
+            if isinstance(value, str) or (label := label_text(value)) is None:
+                yield Row(line, problem=f"the label of {name!r} is not an integer")
+            else:
+                yield Row(line, name, label)
+        if not pairs:
+            yield Row(line, problem=NOT_JSON)
+
+
+def record_rows(table: Table, keys: dict[str, str]) -> Iterator[Row]:
+    """Yield the rows of objects ``{"file_name": image name, "label": label}``, one a line."""
+    for line, text in table.texts():
+        values = dict(json_pairs(text))
+        image, label = values.get(keys["image"]), label_text(values.get(keys["label"]))
+        split = str(values.get(keys["split"])) if "split" in keys else None
+        if isinstance(image, str) and label is not None:
+            yield Row(line, image, label, split)
         else:
-            yield Row(line, problem=NOT_TWO)
+            yield Row(line, problem=f"not an object with {' and '.join(map(repr, keys.values()))}")
 
 
 def json_pairs(text: str) -> tuple[tuple[str, Any], ...]:
@@ -117,31 +133,6 @@ def json_pairs(text: str) -> tuple[tuple[str, Any], ...]:
     except (ValueError, RecursionError):
         return ()
     return pairs if isinstance(pairs, tuple) else ()
-
-
-def json_rows(table: Table) -> Iterator[Row]:
-    """Yield the rows of objects ``{"image name": label, …}``, one a line."""
-    for line, text in table.lines():
-        pairs = json_pairs(text)
-        for name, label in pairs:
-            if isinstance(label, str) or (text := label_text(label)) is None:
-                yield Row(line, problem=f"the label of {name!r} is not an integer")
-            else:
-                yield Row(line, name, text)
-        if not pairs:
-            yield Row(line, problem=NOT_JSON)
-
-
-def record_rows(table: Table, keys: dict[str, str]) -> Iterator[Row]:
-    """Yield the rows of objects ``{"file_name": image name, "label": label}``, one a line."""
-    for line, text in table.lines():
-        values = dict(json_pairs(text))
-        image, label = values.get(keys["image"]), label_text(values.get(keys["label"]))
-        split = str(values.get(keys["split"])) if "split" in keys else None
-        if not isinstance(image, str) or label is None:
-            yield Row(line, problem=f"not an object with {keys['image']!r} and {keys['label']!r}")
-        else:
-            yield Row(line, image, label, split)
 
 
 def label_text(label: Any) -> str | None:

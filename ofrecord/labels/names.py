@@ -4,11 +4,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 
-from runtime.atomic import read_small_file
-from runtime.cli import InputError, InputErrors, count, os_errors
+from runtime.cli import InputError, InputErrors, count
 
 from ..record import INT32_MAX, INT32_MIN
+from .files import read_text
 
 INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
 QUOTED = re.compile('^"|[\r\n\ufeff]|^\\s|\\s$')  # a name that a line cannot have as it is
@@ -27,19 +28,13 @@ def class_file_text(names: Iterable[str]) -> str:
 
 def read_class_file(path: str) -> list[str]:
     """Return the names in a class file. Raises InputError."""
-    try:
-        with os_errors("read the class file", path):
-            lines = re.split("\r\n|\r|\n", read_small_file(path).decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise InputError(f"the class file {path} is not UTF-8 text: save it as UTF-8") from None
+    text = read_text(path, "class file", "--classes names it")
     first: dict[str, int] = {}
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        name = line
-        if line[:1] == '"':
-            try:
-                name = str(json.loads(line))
-            except ValueError:  # it only begins like a JSON string
-                pass
+    for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1):
+        name = line.strip()
+        if name[:1] == '"':
+            with suppress(ValueError):  # it only begins like a JSON string
+                name = str(json.loads(name))
         if name and first.setdefault(name, number) != number:
             raise InputError(f"{path}, line {number}: {name!r} again, first in line {first[name]}")
     if not first:
@@ -71,7 +66,8 @@ def number_labels(
     they are class names. Integers are lines of ``class_file``, from 0, unless it has their names.
     """
     listed = read_class_file(class_file) if class_file else []
-    texts = {label: label if label in listed else label.strip() for label in counts}
+    known = set(listed)
+    texts = {label: label if label in known else label.strip() for label in counts}
     wrong = {label: "is empty" for label, text in texts.items() if not text}
     texts = {label: text for label, text in texts.items() if text}
     # What is longer than 20 digits does not fit in int32 either.
@@ -79,7 +75,7 @@ def number_labels(
     integers = {label: int(match[1][:20]) for label, match in matches if match}
     num_integers = sum(counts[label] for label in integers)
     names = set(texts.values())
-    if 2 * num_integers <= sum(counts[label] for label in texts) or names.intersection(listed):
+    if 2 * num_integers <= sum(counts[label] for label in texts) or names & known:
         numbers = number_classes(names, class_file)
         return {label: numbers[text] for label, text in texts.items()}, wrong, list(numbers)
     for label in texts:

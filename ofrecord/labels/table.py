@@ -1,15 +1,14 @@
-"""Tables of labels: which columns are needed, and the rows below the header."""
+"""Tables of labels: where a header has the columns that are needed, and the rows below it."""
 
 import csv
 import re
 from collections.abc import Iterator
-from itertools import islice
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
-from runtime.cli import InputError, count, log
+from runtime.cli import InputError, count
 
-DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 SEPARATOR = re.compile('"?sep=(.)"?')  # a first line with which Excel says what the delimiter is
+DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 HEADER_LINES = 100  # at most: a quoted name of a column may have line breaks
 
 # Usual names of a table's columns: the first of each that are there.
@@ -49,10 +48,10 @@ def find_columns(header: list[str], columns: Columns, place: str) -> dict[str, s
         matches = ([name for name in header if name.lower() in each] for each in wanted)
         names = next(filter(None, matches), [])
         if len(names) > 1:
-            two, advice = " and ".join(map(repr, names[:2])), f"choose one with --{what}_column"
-            if names[0].lower() == names[1].lower():
-                advice = "give one another name"
-            raise InputError(f"{place}: {what}s may be in the columns {two}: {advice}")
+            is_twice = names[0].lower() == names[1].lower()
+            hint = "give one another name" if is_twice else f"choose one with --{what}_column"
+            two = " and ".join(map(repr, names[:2]))
+            raise InputError(f"{place}: {what}s may be in the columns {two}: {hint}")
         if names:
             found[what] = names[0]
         elif what != "split":
@@ -67,37 +66,29 @@ def find_columns(header: list[str], columns: Columns, place: str) -> dict[str, s
 
 
 class Table:
-    """A label file as a table: its first line that is not empty, its header, its rows."""
+    """The lines of a label file as a table: its delimiter, its header, its rows."""
 
-    def __init__(self, file: TextIO, path: str):
-        self.path, self.line, self._file, declared = path, 0, file, None
-        if file.read(1) != "\ufeff":
-            file.seek(0)
-        self.first_text = ""
-        while not self.first_text:
-            self._start, self.line = file.tell(), self.line + 1
-            text = file.readline()
-            self.first_text = text.strip()
-            if match := SEPARATOR.fullmatch(text.strip(" \r\n")):
-                self.first_text, declared = "", match[1]
-            if not text:
+    def __init__(self, lines: list[str]):
+        declared, self.start = None, 0  # of the header
+        while self.start < len(lines):
+            text = lines[self.start].strip(" \r\n")
+            match = SEPARATOR.fullmatch(text)
+            if text.strip() and not match:
                 break
-        self.is_declared = declared is not None
-        headers = {each: self._read_header(each) for each in declared or DELIMITERS}
+            declared = match[1] if match else declared
+            self.start += 1
+        self.lines, self.is_declared = lines[self.start :], declared is not None
+        headers = {
+            each: next(csv.reader(self.lines[:HEADER_LINES], delimiter=each), [])
+            for each in declared or DELIMITERS
+        }
         self.delimiter = max(headers, key=lambda each: len(headers[each]))
-        self.header = headers[self.delimiter]
+        self.header = [cell.strip() for cell in headers[self.delimiter]]
 
-    def _read_header(self, delimiter: str) -> list[str]:
-        self._file.seek(self._start)
-        rows = csv.reader(islice(self._file, HEADER_LINES), delimiter=delimiter)
-        return [cell.strip() for cell in next(rows, [])]
-
-    def lines(self) -> Iterator[tuple[int, str]]:
+    def texts(self) -> Iterator[tuple[int, str]]:
         """Yield the number and the text of each line that is not empty."""
-        self._file.seek(self._start)
-        for line, text in enumerate(map(str.strip, self._file), start=self.line):
-            if text:
-                yield line, text
+        texts = enumerate(map(str.strip, self.lines), self.start + 1)
+        return ((line, text) for line, text in texts if text)
 
     @property
     def has_usual_columns(self) -> bool:
@@ -105,26 +96,19 @@ class Table:
         names = {name.lower() for name in self.header}
         return all(names.intersection(sum(USUAL_COLUMNS[what], ())) for what in ("image", "label"))
 
-    def rows(self, columns: Columns) -> Iterator[Row]:
-        """Yield a Row for each row that is not empty. Logs which columns are read."""
-        names = find_columns(self.header, columns, f"{self.path}, line {self.line}")
-        found = ", ".join(f"{what}s in {name!r}" for what, name in names.items())
-        delimiter = DELIMITERS.get(self.delimiter, repr(self.delimiter))
-        log(f"{self.path}: a table with {delimiter} between its columns; {found}")
+    def rows(self, names: dict[str, str]) -> Iterator[Row]:
+        """Yield a Row for each row that is not empty; ``names`` are find_columns()'s."""
         indices = {what: self.header.index(name) for what, name in names.items()}
-        self._file.seek(self._start)
-        rows, width = (
-            csv.reader(self._file, delimiter=self.delimiter, strict=True),
-            len(self.header),
-        )
+        rows = csv.reader(self.lines, delimiter=self.delimiter, strict=True)
         try:
-            next(rows, None)  # the header
-            for cells in rows:
-                line = self.line - 1 + rows.line_num
-                if len(cells) == width and any(map(str.strip, cells)):
+            for number, cells in enumerate(rows):
+                line = self.start + rows.line_num
+                if not number or not any(map(str.strip, cells)):
+                    continue  # the header, or one that spreadsheets leave at the end
+                if len(cells) == len(self.header):
                     yield Row(line, **{what: cells[index] for what, index in indices.items()})
-                elif any(map(str.strip, cells)):  # not one that spreadsheets leave at the end
-                    what = f"{count(len(cells), 'column')}, but the header has {width}"
-                    yield Row(line, problem=what)
+                else:
+                    width = f"{count(len(cells), 'column')}, but the header has {len(self.header)}"
+                    yield Row(line, problem=width)
         except csv.Error as error:
-            yield Row(self.line - 1 + rows.line_num, problem=f"invalid CSV: {error}")
+            yield Row(self.start + rows.line_num, problem=f"invalid CSV: {error}")
