@@ -27,9 +27,8 @@ from ofrecord.convert.chunk import Chunk
 from ofrecord.convert.commit import commit
 from ofrecord.convert.datasets import open_folders, plan_datasets
 from ofrecord.convert.options import ConvertOptions, parse_options, print_settings
+from ofrecord.convert.packing import ConversionProgress, invalid_images, pack_all
 from ofrecord.convert.parts import PlannedPart
-from ofrecord.convert.pool import pack_all
-from ofrecord.convert.progress import ConversionProgress, invalid_images
 from ofrecord.convert.resume import parts_to_make, report_job
 from ofrecord.dataset.manifest import FORMATS
 from ofrecord.dataset.statistics import EncodedImage

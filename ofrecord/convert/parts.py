@@ -8,7 +8,6 @@ that was interrupted is continued, and jobs on several machines share one, by lo
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -63,14 +62,9 @@ class FinishedPart(NamedTuple):
     stamps: str  # of each image's file, as hexadecimal digits
     bytes: int
     sha256: str
-    label_counts: dict[str, int]
-    digests: str  # those of images.csv, one after the other
+    digests: list[str]  # those of images.csv
     statistics: dict[str, Any]
     skipped: list[tuple[str, str]]  # (name, reason)
-
-    @property
-    def num_records(self) -> int:
-        return self.statistics["num_images"]
 
 
 class PlannedPart:
@@ -80,12 +74,14 @@ class PlannedPart:
         self, folder: DatasetFolder, number: int, samples: Samples, recipe: dict[str, Any]
     ):
         self.folder, self.number, self.samples, self.recipe = folder, number, samples, recipe
-        self.interval = recipe[INTERVAL]
         self.key: str | None = None
-        self.stamps: bytes | None = None  # of the images' files, if they were looked at
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def interval(self) -> int:
+        return self.recipe[INTERVAL]
 
     @property
     def images(self) -> str:
@@ -94,16 +90,14 @@ class PlannedPart:
         digest.update(self.samples.labels.tobytes())
         return digest.hexdigest()
 
-    def key_of(self, stamps: bytes | bytearray) -> str:
-        """Return the key for images whose files have these stamps."""
-        return digest_of([self.recipe, self.images, stamps.hex()])
+    def key_of(self, stamps: str) -> str:
+        """Return the key for images whose files have these stamps, as hexadecimal digits."""
+        return digest_of([self.recipe, self.images, stamps])
 
-    def name_of(self, key: str) -> str:
-        return f"{part_name(self.number)}.{key}"
-
-    def load(self) -> FinishedPart:
-        """Return what is kept beside the part, which is there. Raises OSError."""
-        return load_finished(self.folder, self.name_of(self.key))
+    @property
+    def file(self) -> str:
+        """The name of its file in the hidden folder, when it is there."""
+        return f"{part_name(self.number)}.{self.key}"
 
     @contextmanager
     def write(self, skip_bad: bool) -> Iterator["PartWriter"]:
@@ -112,26 +106,35 @@ class PlannedPart:
         It is not where it has problems, unless ``skip_bad`` and they may be skipped.
         """
         with self.folder.new_file() as file:
-            writer = PartWriter(self, file)
+            writer = PartWriter(file)
             yield writer
-            key = self.key_of(writer.stamps)
             if not writer.errors(skip_bad):
-                file.name = self.name_of(key)
-        if file.name:
-            with self.folder.new_file(f"{file.name}.json") as beside:
-                beside.write(json.dumps(writer.finished()._asdict()).encode())
-            self.key = key
+                self.key = self.key_of(writer.stamps.hex())
+                file.name = self.file
+        if self.key:
+            finished = FinishedPart(
+                recipe=self.recipe,
+                images=self.images,
+                stamps=writer.stamps.hex(),
+                bytes=file.num_bytes,
+                sha256=file.sha256,
+                digests=writer.digests,
+                statistics=writer.statistics.state(),
+                skipped=[(problem.name, problem.reason) for problem in writer.problems],
+            )
+            with self.folder.new_file(f"{self.file}.json") as beside:
+                beside.write(json.dumps(finished._asdict()).encode())
 
 
 class PartWriter:
     """Adds chunks of packed images to a part, in order."""
 
-    def __init__(self, part: PlannedPart, file: NewFile):
+    def __init__(self, file: NewFile):
         self.problems: list[Problem] = []
         self.stamps = bytearray()
-        self._part, self._file = part, file
-        self._digests: list[str] = []
-        self._statistics = ImageStatistics()
+        self.digests: list[str] = []
+        self.statistics = ImageStatistics()
+        self._file = file
 
     @property
     def num_images(self) -> int:
@@ -140,31 +143,14 @@ class PartWriter:
     def add(self, chunk: Chunk) -> None:
         self._file.write(chunk.packed.getbuffer())
         self.stamps += chunk.stamps
-        self._digests += chunk.digests
-        self._statistics.merge(chunk.statistics.state())
+        self.digests += chunk.digests
+        self.statistics.merge(chunk.statistics.state())
         by_name = {problem.name: problem for problem in chunk.problems}
         self.problems += [by_name[name] for name in chunk.paths if name in by_name]
 
     def errors(self, skip_bad: bool) -> list[Problem]:
         """Return the problems for which the part cannot be kept."""
         return [each for each in self.problems if not (skip_bad and each.may_be_skipped)]
-
-    def finished(self) -> FinishedPart:
-        samples = self._part.samples
-        skipped = {problem.name: problem.reason for problem in self.problems}
-        labels = zip(samples.names, samples.labels, strict=True)
-        counts = Counter(label for name, label in labels if name not in skipped)
-        return FinishedPart(
-            recipe=self._part.recipe,
-            images=self._part.images,
-            stamps=self.stamps.hex(),
-            bytes=self._file.num_bytes,
-            sha256=self._file.sha256,
-            label_counts={str(label): number for label, number in counts.items()},
-            digests="".join(self._digests),
-            statistics=self._statistics.state(),
-            skipped=list(skipped.items()),
-        )
 
 
 def load_finished(folder: DatasetFolder, name: str) -> FinishedPart:

@@ -14,8 +14,8 @@ from runtime.atomic import folder_lock, read_small_file, why_no_folder
 from runtime.cli import InputError, first_few, log, os_errors
 
 from .commit import move_marked
-from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
 from .manifest import is_marked, listed_files, load_manifest, parse_manifest
+from .model import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
 from .staging import STAGED_PATTERN, DatasetFolder
 
 BUSY = "another converter, or a training, is using"

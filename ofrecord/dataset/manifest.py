@@ -12,7 +12,8 @@ from runtime.atomic import read_small_file, why_no_folder
 from runtime.cli import InputError, module_command, os_errors
 from runtime.settings import load_json, validate
 
-from .layout import (
+from .model import (
+    DEFAULT_BACKGROUND,
     FORMATS,
     LAYOUT,
     MANIFEST_NAME,
@@ -21,9 +22,12 @@ from .layout import (
     PART_PREFIX,
     STAGING_NAME,
     TABLE_NAME,
+    Manifest,
+    Part,
+    SkippedImage,
+    digest_of,
     part_name,
 )
-from .model import DEFAULT_BACKGROUND, Manifest, Part, SkippedImage, digest_of
 
 __all__ = [
     "DEFAULT_BACKGROUND",
@@ -32,16 +36,9 @@ __all__ = [
     "MANIFEST_NAME",
     "PART_PATTERN",
     "PART_PREFIX",
-    "STAGING_NAME",
-    "TABLE_NAME",
-    "Manifest",
-    "Part",
-    "SkippedImage",
-    "digest_of",
-    "load_manifest",
-    "part_name",
-    "part_sizes",
 ]
+__all__ += ["STAGING_NAME", "TABLE_NAME", "Manifest", "Part", "SkippedImage", "digest_of"]
+__all__ += ["load_manifest", "part_name", "part_sizes"]
 
 CONVERT = "convert the images again with img2ofrecord.py"
 

@@ -23,9 +23,8 @@ from runtime.cli import InputError, module_command, os_errors
 from runtime.workers import num_cpus
 
 from ..record import BadRecord, read_part
-from .layout import MANIFEST_NAME, PART_PATTERN, TABLE_NAME
 from .manifest import CONVERT, load_manifest
-from .model import Manifest, Part
+from .model import MANIFEST_NAME, PART_PATTERN, TABLE_NAME, Manifest, Part
 
 BAR_SECONDS = 2  # hashing that takes longer has a bar
 BLOCK = 2**20  # bytes that are hashed at once

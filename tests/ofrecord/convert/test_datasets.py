@@ -208,21 +208,22 @@ def test_copies_contradictions_and_leaks_are_named(tmp_path):
     (tmp_path / "labels.csv").write_text("image,label,split\n" + "".join(rows))
     result = convert_in(tmp_path, "--label_dir", tmp_path / "labels.csv")
     assert result.code == 0, result
-    path = f"{tmp_path}/in/"
-    for copy in (10, 11):
-        assert f"\nthe same image twice: {path}00.png and {path}{copy}.png\n" in result.err, result
-    assert "\n3 images in the training set that are copies of others\n" in result.err, result
+    where = {  # of each image, in one part a dataset
+        n: f"{tmp_path}/d{end}/part-0, record {record} ({n:02}.png), label {labels.get(n, 0)}"
+        for end, numbers in (("", [*range(8), 10, 11, 12]), ("_val", [9, 13]), ("_test", [8, 14]))
+        for record, n in enumerate(numbers)
+    }
+    for one, two in (0, 10), (0, 11), (1, 12):
+        assert f"\nthe same image: {where[one]} and {where[two]}\n" in result.err, result
+    assert f"\n{tmp_path}/d: 3 images are copies of others\n" in result.err, result
     assert [line for line in warnings(result) if "classes without" not in line] == [
-        f"the same image with different labels: {path}01.png (label 0) and {path}12.png (label 1)",
-        "1 image with different labels: one must be wrong",
-        f"the same image in the training set and the validation set: {path}02.png and {path}13.png",
-        f"the same image in the training set and the test set: {path}03.png and {path}14.png",
-        *(
-            f"1 image in both the training set and the {name}: what is measured on them looks better "
-            "than it is; remove them from one, or keep them together by a column `split` of a table"
-            for name in ("validation set", "test set")
-        ),
+        f"the same image: {where[2]} and {where[13]}",
+        f"the same image: {where[3]} and {where[14]}",
+        f"the same image with different labels: {where[1]} and {where[12]}",
     ]
+    for end in "_val", "_test":
+        leak = f"{tmp_path}/d{end}/: 1 image is a copy of another in {tmp_path}/d: results on them"
+        assert leak in result.err and "remove them from one of the two" in result.err, result
 
 
 def test_ten_copies_are_named_and_all_are_counted(tmp_path):
@@ -230,8 +231,8 @@ def test_ten_copies_are_named_and_all_are_counted(tmp_path):
     for number in range(1, 31):
         shutil.copy(root / "a/0.png", root / f"a/{number}.png")
     result = convert_in(tmp_path)
-    assert result.code == 0 and result.err.count("the same image twice") == 10, result
-    assert "\n30 images in the training set that are copies of others\n" in result.err, result
+    assert result.code == 0 and result.err.count("\nthe same image: ") == 10, result
+    assert f"\n{tmp_path}/d: 30 images are copies of others\n" in result.err, result
     shutil.rmtree(root / "b")
     result = convert_in(tmp_path)
     assert f"{tmp_path / 'd'}: all images are the same" in warnings(result), result

@@ -1,0 +1,66 @@
+"""Copies of images, found in the tables of datasets: within one, in two, and with other labels."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from runtime.cli import count, log, output
+
+from .images_csv import Row
+
+SHOWN = 10  # lines of a kind
+LEAK = (
+    ": results on them look better than they are; remove them from one of the two, or keep them "
+    "together by a label table's column `split`"
+)
+
+
+class ImageTable(NamedTuple):
+    """The rows of a dataset's images.csv, or what it would have."""
+
+    folder: str
+    rows: list[Row]
+    class_names: list[str] | None
+
+    def describe(self, row: Row) -> str:
+        """Return where an image is, its file's name, if it is known, and its class."""
+        name = f"{self.folder}/{row.part}, record {row.record}"
+        if row.image:
+            name += f" ({row.image})"
+        is_named = self.class_names and 0 <= row.label < len(self.class_names)
+        return f"{name}, label {self.class_names[row.label] if is_named else row.label}"
+
+
+def report_copies(tables: list[ImageTable], say: Callable[[str], object] = output) -> None:
+    """Say how many images of each dataset are copies of others in it, and of one before it.
+
+    Logs which they are. Labels are compared where they stand for the same classes.
+    """
+    first: dict[str, tuple[ImageTable, Row]] = {}  # by digest
+    found: dict[tuple[str, str], list[str]] = {
+        (one.folder, two.folder): []
+        for index, two in enumerate(tables)
+        for one in tables[: index + 1]
+    }
+    conflicts = []
+    for table in tables:
+        for row in table.rows:
+            owner, other = first.setdefault(row.sha256, (table, row))
+            if other is not row:
+                pair = f"{owner.describe(other)} and {table.describe(row)}"
+                found[owner.folder, table.folder].append(pair)
+                if row.label != other.label and owner.class_names == table.class_names:
+                    conflicts.append(pair)
+    for (one, two), pairs in found.items():
+        log_few("the same image", pairs, None if one == two else "warning")
+        if pairs or one != two:
+            copies = "is a copy of another" if len(pairs) == 1 else "are copies of others"
+            text = f"{two}: {count(len(pairs), 'image')} {copies}"
+            say(text if one == two else f"{text} in {one}{LEAK if pairs else ''}")
+    log_few("the same image with different labels", conflicts, "warning")
+
+
+def log_few(what: str, pairs: list[str], level: str | None) -> None:
+    for pair in pairs[:SHOWN]:
+        log(f"{what}: {pair}", level)
+    if len(pairs) > SHOWN:
+        log(f"… and {len(pairs) - SHOWN:,} more: {what}", level)
