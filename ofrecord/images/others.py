@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,31 +45,24 @@ def other_header(data: bytes) -> Header:
         return tiff_header(data)
     if kind == "JPEG 2000":
         return _jpeg_2000_header(data)
-    several = False
-    if kind in _MAY_MOVE:
-        with _open(data, kind) as image:
-            several = image.is_animated
-    return Header(kind, several=several, uses_pillow=True)
+    if kind not in _MAY_MOVE:
+        return Header(kind, uses_pillow=True)
+    with _open(data, kind) as image:
+        return Header(kind, several=image.is_animated, uses_pillow=True)
 
 
 def _jpeg_2000_header(data: bytes) -> Header:
     """Look at the depth of the values: Pillow turns the largest of 16-bit colors into 0."""
-    sizes = data.find(b"\xff\x4f\xff\x51")  # start of the codestream, and of its segment of sizes
-    try:
-        (count,) = struct.unpack_from(">H", data, sizes + 40)
-        depths = data[sizes + 42 : sizes + 42 + 3 * count : 3]  # less 1, and a bit for the sign
-        is_deep, is_signed = max(depths) & 127 > 7, max(depths) > 127
-    except (struct.error, ValueError):
-        raise BadImage("the JPEG 2000 is truncated") from None
-    if is_signed or is_deep and count not in (1, 3):
+    start = data.find(b"\xff\x4f\xff\x51")  # of the codestream, and in it of the sizes
+    count = int.from_bytes(data[start + 40 : start + 42], "big")
+    depths = data[start + 42 : start + 42 + 3 * count : 3]  # less 1; the upper bit: signed
+    if start < 0 or not depths:
+        raise BadImage("the JPEG 2000 is truncated")
+    if max(depths) < 8:
+        return Header("JPEG 2000", uses_pillow=True)
+    if max(depths) > 127 or count not in (1, 3):
         raise BadImage(f"its values are signed, or transparent with over 8 bits: {ADVICE}")
-    uses_opencv = is_deep and count == 3
-    return Header(
-        "JPEG 2000",
-        False if uses_opencv else None,
-        "16-bit" if is_deep else None,
-        uses_pillow=not uses_opencv,
-    )
+    return Header("JPEG 2000", count == 1, "16-bit", uses_pillow=count == 1)
 
 
 @contextmanager
@@ -123,7 +115,10 @@ def decode_with_pillow(data: bytes, kind: str, gray: bool | None, background: st
             for key in ("Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
                 image.info.pop(key, None)
         if gray is None:
-            gray = image.mode in _GRAY_MODES or kind == "BMP" and _has_gray_palette(image)
+            gray = image.mode in _GRAY_MODES
+            if kind == "BMP" and image.mode == "P":
+                colors = np.reshape(image.getpalette(), (-1, 3))
+                gray = bool((colors == colors[:, :1]).all())
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):
             image = Image.fromarray(_upper_bits(image, tags))
@@ -145,8 +140,3 @@ def _upper_bits(image: "Image.Image", tags: Mapping) -> np.ndarray:
     if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds for fewer bits only
         values = 65535 - values
     return (values >> (4 if tags.get(BITS) == (12,) else 8)).astype(np.uint8)
-
-
-def _has_gray_palette(image: "Image.Image") -> bool:
-    colors = np.reshape(image.getpalette() or (0, 0, 1), (-1, 3))
-    return bool((colors == colors[:, :1]).all())

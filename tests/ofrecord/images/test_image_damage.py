@@ -66,7 +66,7 @@ FOUND = {  # what is damaged, and how many of 40 (bits, runs of zeros, of noise)
     "tiff deflate": (tiff(NOISE, 2, deflate=True), 39, 39, 39),
     "tiff tiles": (tiff(NOISE, 2, deflate=True, tile=32), 38, 38, 38),
     "tiff packbits": (pillow(NOISE, "TIFF", compression="packbits"), 0, 25, 25),
-    "tiff jpeg": (pillow(NOISE, "TIFF", compression="jpeg"), 1, 15, 20),
+    "tiff jpeg": (pillow(NOISE, "TIFF", compression="jpeg"), 1, 10, 10),
     "tiff fax": (pillow(NOISE[..., 0] > 99, "TIFF", compression="group4"), 30, 38, 38),
     "jpeg": (pillow(NOISE, "JPEG"), 4, 30, 34),
     "jpeg progressive": (pillow(NOISE, "JPEG", progressive=True), 4, 32, 32),

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from decode import Dataset, decode_with_oneflow
-from drawn import ALPHA, DEEP_GRAY, FILES, GRAY, RGB, bmp, chunk, pillow, png, tiff
+from drawn import DEEP_GRAY, FILES, GRAY, LA, RGB, bmp, chunk, pillow, png, tiff
 
 from ofrecord.images import BadImage, ImageOptions, decode, read_header
 
@@ -30,7 +30,7 @@ UNCHANGED = {
     ".png": "rgb rgb-interlaced gray8 gray8-interlaced text-and-gamma bad-profile",
     ".jpg": "plain progressive 422 rgb optimized restarts gray motion mpo turn1-x",
 }
-SEVERAL = "animated.png pages.tiff animated.webp animated.gif mpo.jpg".split()
+SEVERAL = "animated.png pages.tiff animated.gif animated.webp mpo.jpg".split()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ REFUSED = {
     "signed16.tiff": (tiff(DEEP_GRAY, 1, 16, tags=SIGNED), "signed integers: scale them"),
     "signed rgb.tiff": (tiff(RGB, 2, tags={339: (3, [2] * 3)}), "signed integers: scale them"),
     "big values.tiff": (tiff(DEEP_GRAY + 1000, 1, 32), "not all within 0 to 65,535: scale them"),
-    "deep alpha.tiff": (tiff(np.dstack([GRAY, ALPHA]), 1, 16), "as TIFF: save it as PNG"),
+    "deep alpha.tiff": (tiff(LA, 1, 16), "as TIFF: save it as PNG"),
     "pam": (b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 1\nENDHDR\n\0", "none of PNG, JPEG"),
     "pfm": (b"Pf\n1 1\n1.0\n\0\0\0\0", "none of PNG, JPEG, TIFF"),
     "hdr": (cv2.imencode(".hdr", RGB.astype(np.float32))[1].tobytes(), "none of PNG, JPEG"),
