@@ -13,7 +13,8 @@ from typing import NamedTuple
 from runtime.atomic import commit_folder, flush_folder
 from runtime.cli import os_errors
 
-from .model import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME, Manifest
+from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
+from .model import Manifest
 from .staging import UNMARKED_NAME, DatasetFolder
 
 

@@ -1,5 +1,6 @@
 """Copies of images, found in the tables of datasets: within one, in two, and with other labels."""
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class ImageTable(NamedTuple):
 
     def describe(self, row: Row) -> str:
         """Return where an image is, its file's name, if it is known, and its class."""
-        name = f"{self.folder}/{row.part}, record {row.record}"
+        name = f"{os.path.join(self.folder, row.part)}, record {row.record}"
         if row.image:
             name += f" ({row.image})"
         is_named = self.class_names and 0 <= row.label < len(self.class_names)

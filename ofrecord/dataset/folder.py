@@ -14,8 +14,8 @@ from runtime.atomic import folder_lock, read_small_file, why_no_folder
 from runtime.cli import InputError, first_few, log, os_errors
 
 from .commit import move_marked
+from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
 from .manifest import is_marked, listed_files, load_manifest, parse_manifest
-from .model import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
 from .staging import STAGED_PATTERN, DatasetFolder
 
 BUSY = "another converter, or a training, is using"
@@ -128,8 +128,10 @@ def _check_target(folder: str) -> None:
     strangers = _strangers_in(os.path.join(folder, STAGING_NAME))
     ours = []
     if MANIFEST_NAME in names:
+        path = os.path.join(folder, MANIFEST_NAME)
         try:
-            ours = listed_files(read_small_file(os.path.join(folder, MANIFEST_NAME)))
+            with os_errors("read", path):
+                ours = listed_files(read_small_file(path))
         except ValueError:
             load_manifest(folder)  # which says why
     elif is_marked(folder):  # by a commit that was killed: old parts may still be there

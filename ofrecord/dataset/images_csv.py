@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple
 from runtime.atomic import open_regular_file
 from runtime.cli import InputError, os_errors
 
-from .model import TABLE_NAME
+from .layout import TABLE_NAME
 
 COLUMNS = ["part", "record", "image", "label", "sha256"]
 DIGITS = (

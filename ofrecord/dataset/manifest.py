@@ -12,8 +12,7 @@ from runtime.atomic import read_small_file, why_no_folder
 from runtime.cli import InputError, module_command, os_errors
 from runtime.settings import load_json, validate
 
-from .model import (
-    DEFAULT_BACKGROUND,
+from .layout import (
     FORMATS,
     LAYOUT,
     MANIFEST_NAME,
@@ -22,12 +21,9 @@ from .model import (
     PART_PREFIX,
     STAGING_NAME,
     TABLE_NAME,
-    Manifest,
-    Part,
-    SkippedImage,
-    digest_of,
     part_name,
 )
+from .model import DEFAULT_BACKGROUND, Manifest, Part, SkippedImage, digest_of
 
 __all__ = [
     "DEFAULT_BACKGROUND",

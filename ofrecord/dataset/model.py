@@ -1,4 +1,4 @@
-"""What a dataset consists of: the names of its files, and its manifest as a model."""
+"""What a manifest says of a dataset, as a model that checks it as a whole."""
 
 import hashlib
 import json
@@ -11,31 +11,7 @@ from runtime.cli import count
 from runtime.settings import Count, Name, StrictModel
 
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
-
-MANIFEST_NAME = "dataset.json"
-TABLE_NAME = "images.csv"
-STAGING_NAME = ".img2ofrecord"  # where a dataset is written, inside its folder
-LAYOUT = 3  # raised when a reader of the old layout would misread the new one
-OLD_LAYOUT = 2  # without images.csv
-
-PART_PREFIX = "part-"
-PART_PATTERN = re.compile(re.escape(PART_PREFIX) + r"[0-9]{1,9}")
-
-# What images can be encoded as in a record, by file extension. Each was seen to
-# come out of OneFlow's decoder as it went in. OpenCV writes more (.hdr, .pfm,
-# .jp2), but OneFlow aborts on those or changes them.
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".tiff": "TIFF",
-    ".tif": "TIFF",
-    ".bmp": "BMP",
-    ".dib": "BMP",
-    ".webp": "WebP",
-    ".pnm": "PNM",
-}
+from .layout import FORMATS, LAYOUT, PART_PATTERN, PART_PREFIX, part_name
 
 DEFAULT_BACKGROUND = "white"  # behind transparent images
 
@@ -156,8 +132,3 @@ def digest_of(fields: Any) -> str:
     """Return the SHA-256 of a value, the same however JSON lays it out."""
     text = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def part_name(index: int, digits: int = 1) -> str:
-    """Return ``part-7``, or ``part-00007`` with five ``digits``."""
-    return f"{PART_PREFIX}{index:0{digits}d}"

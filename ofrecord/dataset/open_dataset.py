@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -23,20 +23,25 @@ from runtime.cli import InputError, module_command, os_errors
 from runtime.workers import num_cpus
 
 from ..record import BadRecord, read_part
+from .layout import MANIFEST_NAME, PART_PATTERN, TABLE_NAME
 from .manifest import CONVERT, load_manifest
-from .model import MANIFEST_NAME, PART_PATTERN, TABLE_NAME, Manifest, Part
+from .model import Manifest, Part
 
 BAR_SECONDS = 2  # hashing that takes longer has a bar
 BLOCK = 2**20  # bytes that are hashed at once
 
 
-def dataset_in_use(folder: str | None) -> AbstractContextManager[None]:
-    """Return a context in which no converter replaces the dataset in a folder; None: no dataset.
+@contextmanager
+def dataset_in_use(folder: str | None) -> Iterator[None]:
+    """Hold a block in which no converter replaces the dataset in a folder; None: no dataset.
 
     Any number of readers may be in it at once. Raises InputError if a conversion is
-    writing to the folder.
+    writing to the folder, or it may not be read.
     """
-    return folder_lock(folder, "a conversion is writing to", shared=True)
+    with ExitStack() as stack:
+        with os_errors("read", folder):
+            stack.enter_context(folder_lock(folder, "a conversion is writing to", shared=True))
+        yield
 
 
 class Dataset(NamedTuple):

@@ -12,7 +12,7 @@ from runtime.atomic import flush_file
 from runtime.cli import os_errors
 
 from .images_csv import Row, write_rows
-from .model import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
+from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
 
 UNMARKED_NAME = f"{MANIFEST_NAME}.new"
 OLD_PLAN = "plan.json"  # with part-0 and part-0.json, an unfinished conversion of layout 2
