@@ -2,25 +2,19 @@
 
 import argparse
 import os
-from collections import Counter
 
 from runtime.cli import InputError, InputErrors, count, os_errors, output
 
+from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, read_rows
-from ..dataset.manifest import (
-    MANIFEST_NAME,
-    PART_PREFIX,
-    TABLE_NAME,
-    Manifest,
-    load_manifest,
-    part_name,
-)
+from ..dataset.layout import MANIFEST_NAME, PART_PREFIX, TABLE_NAME, part_name
+from ..dataset.manifest import Manifest, load_manifest
 from ..dataset.open_dataset import dataset_in_use, open_dataset, sha256_of
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
-from .copies import ImageTable, report_copies
-from .scan import PartReport, scan_parts
+from .scan import PartReport, found_fields, scan_parts
 
 HELP = "Read every byte again and name what is wrong by part, record and file"
+OTHER_BYTES = "its bytes are not those that were written (SHA-256 differs)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,32 +31,30 @@ def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    with dataset_in_use(args.folder), dataset_in_use(args.other):
+    folder, features = args.folder, (args.image_feature, args.label_feature)
+    with dataset_in_use(folder), dataset_in_use(args.other):
         if args.other:
-            report_copies([read_table(folder) for folder in (args.folder, args.other)])
-            return
-        manifest = None
-        if os.path.lexists(os.path.join(args.folder, MANIFEST_NAME)):
-            manifest = load_manifest(args.folder)
-        reports = check(args.folder, (args.image_feature, args.label_feature), manifest)
-        if manifest:
-            report_copies([read_table(args.folder)])
-        else:
+            return report_copies([open_table(each) for each in (folder, args.other)])
+        if not os.path.lexists(os.path.join(folder, MANIFEST_NAME)):
+            reports = check(folder, features)
             output(f"(there is no {MANIFEST_NAME}, which would tell how many there should be)")
             rows = [row for report in reports for row in report.rows]
-            report_copies([ImageTable(args.folder, rows, None)])
+            return report_copies([ImageTable(folder, rows, None)])
+        manifest = load_manifest(folder)
+        check(folder, (manifest.image_feature, manifest.label_feature), manifest)
+        report_copies([ImageTable(folder, list(read_rows(folder)), manifest.class_names)])
 
 
-def read_table(folder: str) -> ImageTable:
+def open_table(folder: str) -> ImageTable:
     """Return the images of a dataset as its table has them; no image is read."""
     manifest = open_dataset(folder, check_hashes=False).manifest
-    rows, problems = read_rows_of(folder, manifest)
+    rows, problems = read_table(folder, manifest)
     if problems:
         raise InputErrors(problems, "")
     return ImageTable(folder, rows, manifest.class_names)
 
 
-def read_rows_of(folder: str, manifest: Manifest) -> tuple[list[Row], list[str]]:
+def read_table(folder: str, manifest: Manifest) -> tuple[list[Row], list[str]]:
     """Return the rows of images.csv, and what is wrong with the file."""
     path = os.path.join(folder, TABLE_NAME)
     try:
@@ -71,31 +63,28 @@ def read_rows_of(folder: str, manifest: Manifest) -> tuple[list[Row], list[str]]
             is_same = sha256_of(path) == manifest.images_csv
     except InputError as error:
         return [], [str(error)]
-    problem = f"{path}: its bytes are not those that were written (SHA-256 differs)"
-    return rows, [] if is_same else [problem]
+    return rows, [] if is_same else [f"{path}: {OTHER_BYTES}"]
 
 
-def check(folder: str, features: tuple[str, str], manifest: Manifest | None) -> list[PartReport]:
+def check(
+    folder: str, features: tuple[str, str], manifest: Manifest | None = None
+) -> list[PartReport]:
     """Print a line for each part and one for the whole, and return what is in the parts.
 
     Raises InputErrors with all that is wrong.
     """
-    rows, problems, reports = [], [], []
-    if manifest:
-        features = manifest.image_feature, manifest.label_feature
-        rows, problems = read_rows_of(folder, manifest)
-    names = {row[:2]: row.image for row in rows}
-    for report in scan_parts(folder, features, manifest):
+    rows, problems = read_table(folder, manifest) if manifest else ([], [])
+    names, reports = {row[:2]: f" ({row.image})" for row in rows if row.image}, []
+    for report in scan_parts(folder, features):
         reports.append(report)
-        found = part_problems(folder, report, manifest, names)
-        problems += found
-        records = count(report.num_records, "record")
+        found = part_problems(os.path.join(folder, report.file), report, manifest, names)
         state = count(len(found), "problem") if found else "valid"
+        records = count(report.num_records, "record")
         output(f"{report.file}: {records}, {report.num_bytes:,} bytes, {state}")
-    problems += folder_problems(folder, [report.file for report in reports], manifest)
-    problems += label_problems(folder, reports, manifest)
-    whole = [report for report in reports if not report.problems]
-    problems += table_problems(folder, rows, whole) if manifest else []
+        problems += found
+    problems += misplaced_parts(folder, [report.file for report in reports], manifest)
+    problems += field_problems(folder, reports, manifest)
+    problems += table_problems(folder, rows, reports) if manifest else []
     if problems:
         raise InputErrors(problems, f"{count(len(problems), 'problem')} in {folder}")
     records = count(sum(report.num_records for report in reports), "record")
@@ -105,68 +94,75 @@ def check(folder: str, features: tuple[str, str], manifest: Manifest | None) -> 
 
 
 def part_problems(
-    folder: str, report: PartReport, manifest: Manifest | None, names: dict[tuple[str, int], str]
+    path: str, report: PartReport, manifest: Manifest | None, names: dict[tuple[str, int], str]
 ) -> list[str]:
     """Return a line for each problem of a part, with the record and its file's name."""
-    path, lines = os.path.join(folder, report.file), []
+    lines = []
     for record, reason in report.problems:
-        name = names.get((report.file, record))
-        where = "" if record is None else f", record {record}{f' ({name})' if name else ''}"
-        lines.append(f"{path}{where}: {reason}")
+        name = names.get((report.file, record), "")
+        where = path if record is None else f"{path}, record {record}{name}"
+        lines.append(f"{where}: {reason}")
     for part in manifest.parts if manifest else ():
         if part.file == report.file and part.sha256 != report.sha256:
-            lines.append(f"{path}: its bytes are not those that were written (SHA-256 differs)")
-        elif part.file == report.file and (
-            (part.num_records, part.bytes) != (report.num_records, report.num_bytes)
-        ):
+            lines.append(f"{path}: {OTHER_BYTES}")
+        elif part.file == report.file and part != report.part:
             found = f"{report.num_records:,} records and {report.num_bytes:,} bytes"
             says = f"{part.num_records:,} records and {part.bytes:,} bytes"
             lines.append(f"{path} has {found}, and {MANIFEST_NAME} says {says}")
     return lines
 
 
-def folder_problems(folder: str, found: list[str], manifest: Manifest | None) -> list[str]:
+def misplaced_parts(folder: str, found: list[str], manifest: Manifest | None) -> list[str]:
     """Return a line for each part file that is missing, or belongs to another dataset."""
-    digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
-    # From part-0 to the last, unless most are missing.
-    names = [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
-    names = manifest.part_names if manifest else names
-    missing = sorted(set(names) - set(found), key=names.index)[:3]
-    strangers = [name for name in found if name not in set(names)]
-    problems = [f"{os.path.join(folder, name)} is missing" for name in missing]
-    return problems + [
-        f"{os.path.join(folder, name)} does not belong to this dataset" for name in strangers
-    ]
+    if manifest:
+        names = manifest.part_names
+    else:  # from part-0 to the last, unless most are missing
+        digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
+        names = [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
+    paths, there = [os.path.join(folder, name) for name in names], set(found)
+    missing = [path for path, name in zip(paths, names, strict=True) if name not in there][:3]
+    strangers = [os.path.join(folder, name) for name in found if name not in set(names)]
+    lines = [f"{path} is missing" for path in missing]
+    return lines + [f"{path} does not belong to this dataset" for path in strangers]
 
 
-def label_problems(folder: str, reports: list[PartReport], manifest: Manifest | None) -> list[str]:
-    """Return what is wrong with the labels as a whole, a line each."""
-    types = sorted(set().union(*(report.label_types for report in reports)))
-    problems = [f"{folder}: some labels are {' and some '.join(types)}"] if len(types) > 1 else []
-    labels = sum((report.labels for report in reports), Counter())
-    listed = {int(label): n for label, n in manifest.label_counts.items()} if manifest else labels
-    for label in sorted({*labels, *listed}):
-        records = count(labels[label], "record")
-        if label < 0:
-            problems.append(f"{folder}: invalid label {label}: labels start at 0")
-        elif labels[label] != listed.get(label, 0):
+def field_problems(folder: str, reports: list[PartReport], manifest: Manifest | None) -> list[str]:
+    """Return what cannot be in a dataset, or is not as the manifest says, a line each."""
+    found, lines = found_fields(reports), []
+    labels = found["label_counts"]
+    listed = manifest.label_counts if manifest else labels
+    for label in sorted({*labels, *listed}, key=int):
+        if label.startswith("-"):
+            lines.append(f"{folder}: invalid label {label}: labels start at 0")
+        elif labels.get(label, 0) != listed.get(label, 0):
+            records = count(labels.get(label, 0), "record")
             listing = f"{MANIFEST_NAME} lists {listed.get(label, 0)}"
-            problems.append(f"{folder}: label {label} has {records}, but {listing}")
-    return problems
+            lines.append(f"{folder}: label {label} has {records}, but {listing}")
+    if " and " in found["label_type"]:
+        lines.append(f"{folder}: some labels are {found['label_type']}")
+    if manifest is None:
+        return lines
+    found["channels"] = max(found["channels"], manifest.channels)  # gray may be stored as colour
+    found["plain_jpeg"] |= {kind for each in reports for kind in each.kinds} == {("JPEG", False)}
+    for name in ("channels", "image_format", "width", "height", "plain_jpeg", "label_type"):
+        says, there = getattr(manifest, name), found[name]
+        if says and says != there:
+            there = "mixed" if there is None else there
+            lines.append(f"{folder}: {MANIFEST_NAME} says {name} {says}, and the parts say {there}")
+    return lines
 
 
-def table_problems(folder: str, rows: list[Row], whole: list[PartReport]) -> list[str]:
+def table_problems(folder: str, rows: list[Row], reports: list[PartReport]) -> list[str]:
     """Return where images.csv and the part files that are whole disagree, a line each."""
-    path, files = os.path.join(folder, TABLE_NAME), {report.file for report in whole}
-    listed = [row._replace(image="") for row in rows if row.part in files]
-    found = [row for report in whole for row in report.rows]
-    if listed == found:
+    path, whole = os.path.join(folder, TABLE_NAME), [each for each in reports if not each.problems]
+    files, found = {each.file for each in whole}, [row for each in whole for row in each.rows]
+    listed = {row._replace(image=""): row.image for row in rows if row.part in files}
+    if list(listed) == found:
         return []
-    there, names = set(found), {row[:2]: row.image for row in rows}
     lines = [
-        f"{path}: {row.part}, record {row.record} ({names[row[:2]]}): its label or its SHA-256 "
-        "is not that of the record"
-        for row in listed
-        if row not in there
+        f"{path}: {row.part}, record {row.record} ({image}): its label or its SHA-256 is not that "
+        "of the record"
+        for row, image in listed.items()
+        if row not in set(found)
     ]
     return lines or [f"{path}: its rows are not the records in order"]

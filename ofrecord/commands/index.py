@@ -15,7 +15,6 @@ from runtime.settings import load_json, validate
 from ..dataset.folder import BUSY
 from ..dataset.images_csv import read_rows, write_rows
 from ..dataset.manifest import (
-    FORMATS,
     MANIFEST_NAME,
     TABLE_NAME,
     Manifest,
@@ -23,9 +22,8 @@ from ..dataset.manifest import (
     load_manifest,
 )
 from ..dataset.open_dataset import sha256_of
-from ..dataset.statistics import ImageStatistics
 from .check import add_feature_arguments, check
-from .scan import PartReport
+from .scan import PartReport, found_fields
 
 HELP = "Write the manifest of part files that another converter wrote"
 KEPT = "class_names", "background", "fit", "split_id", "skipped"  # of a manifest that is there
@@ -46,10 +44,13 @@ def run(args: argparse.Namespace) -> None:
     with folder_lock(folder, BUSY):
         if is_indexed(folder):
             raise InputError(f"{folder} has its {MANIFEST_NAME} already")
-        reports = check(folder, (args.image_feature, args.label_feature), None)
-        table = make_table(folder, reports)
-        fields = make_fields(folder, reports)
-        fields |= {"image_feature": args.image_feature, "label_feature": args.label_feature}
+        reports = check(folder, (args.image_feature, args.label_feature))
+        table, kept = make_table(folder, reports), kept_fields(folder)
+        fields = {**kept, **found_fields(reports), "class_names": kept.get("class_names")}
+        num_classes = max(fields["num_classes"], len(fields["class_names"] or ()))
+        features = {"image_feature": args.image_feature, "label_feature": args.label_feature}
+        fields |= {**features, "num_classes": num_classes}
+        log_reasons(folder, reports)
         try:
             fields["images_csv"] = hashlib.sha256(table).hexdigest()
             manifest = validate(Manifest, fields)
@@ -93,28 +94,10 @@ def kept_fields(folder: str) -> dict[str, Any]:
     return {}  # there is none, or it is another program's
 
 
-def make_fields(folder: str, reports: list[PartReport]) -> dict[str, Any]:
-    """Return the fields of a Manifest of what is in the part files, but the features' names."""
-    statistics, kept = ImageStatistics(), kept_fields(folder)
-    for report in reports:
-        statistics.merge(report.statistics.state())
-    if reasons := statistics.reencode_reasons:
-        numbers = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-        what = "OneFlow may decode some images slightly differently from other programs"
+def log_reasons(folder: str, reports: list[PartReport]) -> None:
+    """Warn of images that OneFlow may decode to other pixels than other programs."""
+    reasons = sum((report.statistics.reencode_reasons for report in reports), Counter())
+    numbers = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    what = "OneFlow may decode some images slightly differently from other programs"
+    if reasons:
         log(f"{folder}: {what}: {numbers}", "warning")
-    labels = sum((report.labels for report in reports), Counter())
-    kinds = set().union(*(report.kinds for report in reports))
-    extensions = {kind: ext for ext, kind in reversed(FORMATS.items())}
-    formats = {kind for kind, _ in kinds}
-    return {
-        **kept,
-        **statistics.manifest_fields(),
-        "num_records": statistics.num_images,
-        "num_classes": max(max(labels) + 1, len(kept.get("class_names") or ())),
-        "class_names": kept.get("class_names"),
-        "label_counts": {str(label): labels[label] for label in sorted(labels)},
-        "label_type": next(iter(reports[0].label_types)),
-        "image_format": extensions[formats.pop()] if len(formats) == 1 else None,
-        "plain_jpeg": kinds == {("JPEG", False)} and statistics.channels == 3 and not reasons,
-        "parts": [report.part for report in reports],
-    }

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import cv2
 
@@ -13,19 +14,10 @@ from runtime.cli import InputError, first_few
 from runtime.workers import num_cpus, ordered_map
 
 from ..dataset.images_csv import Row, image_digest
-from ..dataset.manifest import (
-    CONVERT,
-    FORMATS,
-    MANIFEST_NAME,
-    PART_PATTERN,
-    PART_PREFIX,
-    STAGING_NAME,
-    Manifest,
-    Part,
-    load_manifest,
-)
+from ..dataset.layout import FORMATS, PART_PATTERN, PART_PREFIX, STAGING_NAME
+from ..dataset.manifest import CONVERT, Part, load_manifest
 from ..dataset.statistics import EncodedImage, ImageStatistics
-from ..images import BadImage, Header, decode, decoder_messages, read_header
+from ..images import BadImage, decode, decoder_messages, read_header
 from ..record import LENGTH, BadRecord, read_record, split_part
 
 # Why OneFlow turns an image into other pixels than we do without a word. (Of others, such as a
@@ -47,40 +39,31 @@ class PartReport:
 
     @property
     def part(self) -> Part:
-        """The part as a manifest has it."""
-        fields = {"num_records": self.num_records, "bytes": self.num_bytes}
+        """The part as a manifest has it; one without records counts as one."""
+        fields = {"num_records": max(self.num_records, 1), "bytes": self.num_bytes}
         return Part(file=self.file, sha256=self.sha256, **fields)
 
-    @property
-    def labels(self) -> Counter[int]:
-        return Counter(row.label for row in self.rows)
 
-
-def scan_parts(
-    folder: str, features: tuple[str, str], manifest: Manifest | None
-) -> Iterator[PartReport]:
+def scan_parts(folder: str, features: tuple[str, str]) -> Iterator[PartReport]:
     """Yield a PartReport for each part file of a folder, in order.
 
-    ``features`` are the names of the image's and the label's. Raises InputError where there is
-    no part file.
+    ``features`` are the names of the image's and the label's. Raises InputError for no parts.
     """
     if reason := why_no_folder(folder):
         raise InputError(f"no dataset: {folder} {reason}")
     found = os.listdir(folder)
     names = [name for name in found if PART_PATTERN.fullmatch(name)]
-    if manifest is None and STAGING_NAME in found:  # old and new parts may be mixed
+    if STAGING_NAME in found:  # old and new parts may be mixed
         load_manifest(folder)  # says that it is unfinished
     if not names:
         others = f", but {first_few(found)}" if found else ""
         raise InputError(f"no dataset: there are no part files in {folder}{others}")
     names.sort(key=lambda name: (int(name[len(PART_PREFIX) :]), name))
-    return ordered_map(partial(scan_part, folder, features, manifest), names, num_cpus())
+    return ordered_map(partial(scan_part, folder, features), names, num_cpus())
 
 
-def scan_part(
-    folder: str, features: tuple[str, str], manifest: Manifest | None, file: str
-) -> PartReport:
-    """Read a part file: framing, SHA-256, records and images, against the manifest if any."""
+def scan_part(folder: str, features: tuple[str, str], file: str) -> PartReport:
+    """Read a part file: framing, SHA-256, records and images."""
     report, digest = PartReport(file), hashlib.sha256()
     cv2.setNumThreads(1)  # the worker processes are the parallelism
     try:
@@ -93,7 +76,7 @@ def scan_part(
                     data, label, kind = read_record(serialized, index, *features)
                     report.rows.append(Row(file, index, "", label, image_digest(data)))
                     report.label_types.add(kind)
-                    compare(*scan_image(data, report), manifest)
+                    scan_image(data, report)
                 except BadRecord as error:
                     report.problems.append((index, error.reason))
                 except BadImage as error:
@@ -108,31 +91,35 @@ def scan_part(
     return report
 
 
-def scan_image(data: bytes, report: PartReport) -> tuple[Header, EncodedImage]:
-    """Decode an image and count it in the report. Raises BadImage."""
+def scan_image(data: bytes, report: PartReport) -> None:
+    """Decode an image and count it. Raises BadImage, also where OneFlow would misread it."""
     header = read_header(data)
-    pixels = decode(data, header)
+    pixels, reason = decode(data, header), header.reencode_reason
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():  # gray that is stored as colour
         pixels = pixels[:, :, 0]
-    image = EncodedImage(data, pixels.shape[1::-1], pixels, header.reencode_reason)
     report.kinds.add((header.kind, bool(header.gray)))
-    report.statistics.add(image)
-    return header, image
+    report.statistics.add(EncodedImage(data, pixels.shape[1::-1], pixels, reason))
+    if header.kind not in FORMATS.values() or reason in MISREAD:
+        raise BadImage(f"OneFlow would misread it ({reason or header.kind}); {CONVERT}")
 
 
-def compare(header: Header, image: EncodedImage, manifest: Manifest | None) -> None:
-    """Raise BadImage where OneFlow misreads an image, or it is not as the manifest says."""
-    if header.kind not in FORMATS.values() or image.reencode_reason in MISREAD:
-        reason = image.reencode_reason or header.kind
-        raise BadImage(f"OneFlow would misread it ({reason}); {CONVERT}")
-    if manifest is None:
-        return
-    is_gray, size = image.pixels.ndim == 2, (manifest.width, manifest.height)
-    if (
-        header.kind != FORMATS.get(manifest.image_format, header.kind)
-        or not (is_gray or manifest.channels == 3)
-        or size not in ((None, None), image.size)
-        or (manifest.plain_jpeg and header.gray)
-    ):
-        found = f"{'gray' if is_gray else 'colour'} {header.kind} {'x'.join(map(str, image.size))}"
-        raise BadImage(f"it is {found}, and {MANIFEST_NAME} says {manifest.summary}")
+def found_fields(reports: list[PartReport]) -> dict[str, Any]:
+    """Return the fields of a Manifest of what is in part files, but names of any kind."""
+    statistics, labels = ImageStatistics(), Counter()
+    for report in reports:
+        statistics.merge(report.statistics.state())
+        labels.update(row.label for row in report.rows)
+    kinds = set().union(*(report.kinds for report in reports))
+    formats = sorted({kind for kind, _ in kinds})
+    extensions = {kind: ext for ext, kind in reversed(FORMATS.items())}  # PNG: .png, JPEG: .jpg
+    is_plain = statistics.channels == 3 and not statistics.reencode_reasons
+    return {
+        **statistics.manifest_fields(),
+        "num_records": sum(report.num_records for report in reports),
+        "num_classes": max(labels, default=-1) + 1,
+        "label_counts": {str(label): labels[label] for label in sorted(labels)},
+        "label_type": " and ".join(sorted(set().union(*(each.label_types for each in reports)))),
+        "image_format": extensions.get(formats[0]) if len(formats) == 1 else None,
+        "plain_jpeg": is_plain and kinds == {("JPEG", False)},
+        "parts": [report.part for report in reports],
+    }

@@ -126,7 +126,7 @@ def test_parts_that_are_no_dataset(tmp_path, case):
     assert snapshot(folder) == before and "Traceback" not in result.err
 
 
-@pytest.mark.parametrize("kind, text", [("float", "one label"), ("bytes", "one label"), ("int64", "some labels are int32 and some int64")])  # fmt: skip
+@pytest.mark.parametrize("kind, text", [("float", "one label"), ("bytes", "one label"), ("int64", "some labels are int32 and int64")])  # fmt: skip
 def test_labels_of_another_type(tmp_path, kind, text):
     folder = foreign(tmp_path / "d")
     with (folder / "part-7").open("ab") as file:
