@@ -1,5 +1,6 @@
 """Parts by their keys: what is continued, what is made again, what is said of others."""
 
+import errno
 import os
 import shutil
 
@@ -274,3 +275,28 @@ def test_parts_of_the_version_before(own, tmp_path, whole):
     result = convert(*own)
     assert result.code == 0 and "1 damaged, or of an earlier version" in result.err, result
     assert snapshot(tmp_path / "d") == whole(*own)
+
+
+def test_a_job_leaves_a_commit_that_was_killed_to_a_run_without_a_job(own, tmp_path, whole):
+    assert convert(*own).code == 0
+    (tmp_path / "d" / HIDDEN).mkdir()
+    (tmp_path / "d" / "dataset.json").rename(tmp_path / "d" / HIDDEN / "dataset.json")
+    before = snapshot(tmp_path / "d")
+    result = convert(*own, "--job", "1/2")
+    assert_one_error(result, "the same command without --job finishes it", started=True)
+    assert snapshot(tmp_path / "d") == before
+    result = convert(*own)
+    assert "very end is finished" in result.err and snapshot(tmp_path / "d") == whole(*own), result
+
+
+def test_folders_that_cannot_be_flushed(own, tmp_path, whole, monkeypatch):
+    """As on SMB, FUSE and WSL's drives."""
+    whole, flush = whole(*own), os.fsync
+
+    def refuse(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert convert(*own).code == 0 and snapshot(tmp_path / "d") == whole
