@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from runtime.atomic import open_regular_file
 from runtime.cli import InputError, count, os_errors
 
 from ..dataset.images_csv import Row, read_rows
@@ -28,12 +29,12 @@ class Source(NamedTuple):
     features: tuple[str, str]
     new_labels: dict[int, int]  # {label: new label} where they change
 
-    def read(self, file: int, index: int) -> bytes:
+    def read(self, file: BinaryIO, index: int) -> bytes:
         """Return a record with its length, and its new label. Raises InputError."""
-        start, end = self.starts[index], self.starts[index + 1]
         with os_errors("read", self.path):
-            data = os.pread(file, end - start, start)
-        if len(data) < end - start:
+            file.seek(self.starts[index])
+            data = file.read(self.starts[index + 1] - self.starts[index])
+        if len(data) < self.starts[index + 1] - self.starts[index]:
             raise InputError(f"{self.path} became shorter while it was read")
         return self._relabeled(data, index) if self.new_labels else data
 
@@ -63,8 +64,8 @@ def find_records(dataset: Dataset, new_labels: dict[int, int]) -> list[Source]:
         found = len(starts) - 1
         for file, number in ((MANIFEST_NAME, part.num_records), (TABLE_NAME, len(rows[part.file]))):
             if number != found:
-                text = f"{path} has {found:,}, and {file} says {count(number, 'record')}"
-                raise InputError(text)
+                records = count(number, "record")
+                raise InputError(f"{path} has {found:,}, and {file} says {records}")
         features = manifest.image_feature, manifest.label_feature
         sources.append(Source(path, rows[part.file], starts, features, new_labels))
     return sources
@@ -73,13 +74,13 @@ def find_records(dataset: Dataset, new_labels: dict[int, int]) -> list[Source]:
 def copy_records(sources: list[Source], order: Sequence[int]) -> Iterator[tuple[bytes, Row]]:
     """Yield records with their lengths, and their rows; ``order`` are their numbers over all."""
     ends = list(accumulate((len(source.rows) for source in sources), initial=0))
-    opened = lru_cache(OPEN_FILES)(lambda path: open(path, "rb", buffering=0))
+    opened = lru_cache(OPEN_FILES)(open_regular_file)
     for index in order:
         number = bisect(ends, index) - 1
         source, record = sources[number], index - ends[number]
         row = source.rows[record]
         with os_errors("read", source.path):
-            file = opened(source.path).fileno()
+            file = opened(source.path)
         yield (
             source.read(file, record),
             row._replace(label=source.new_labels.get(row.label, row.label)),

@@ -102,7 +102,7 @@ def write_files(dataset: Dataset, target: str) -> None:
             row, where = next(rows, None), f"{path}, record {record}"
             if row is None or row[:2] != (os.path.basename(path), record):
                 raise InputError(f"{where} is not the next one in {TABLE_NAME}; {hint}")
-            if names and label >= len(names):
+            if names and not 0 <= label < len(names):
                 raise InputError(f"{where}: there is no class {label}; {hint}")
             try:
                 ext = EXTENSIONS.get(read_header(image).kind, ".bin")

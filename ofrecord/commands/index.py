@@ -10,20 +10,14 @@ from typing import Any
 
 from runtime.atomic import folder_lock, read_small_file, replace_file
 from runtime.cli import InputError, log, os_errors, output
-from runtime.settings import load_json, validate
+from runtime.settings import load_json
 
 from ..dataset.folder import BUSY
 from ..dataset.images_csv import read_rows, write_rows
-from ..dataset.manifest import (
-    MANIFEST_NAME,
-    TABLE_NAME,
-    Manifest,
-    digest_of,
-    load_manifest,
-)
+from ..dataset.manifest import MANIFEST_NAME, TABLE_NAME, digest_of, load_manifest
 from ..dataset.open_dataset import sha256_of
 from .check import add_feature_arguments, check
-from .scan import PartReport, found_fields
+from .scan import PartReport, found_fields, manifest_of
 
 HELP = "Write the manifest of part files that another converter wrote"
 KEPT = "class_names", "background", "fit", "split_id", "skipped"  # of a manifest that is there
@@ -47,15 +41,14 @@ def run(args: argparse.Namespace) -> None:
         reports = check(folder, (args.image_feature, args.label_feature))
         table, kept = make_table(folder, reports), kept_fields(folder)
         fields = {**kept, **found_fields(reports), "class_names": kept.get("class_names")}
-        num_classes = max(fields["num_classes"], len(fields["class_names"] or ()))
-        features = {"image_feature": args.image_feature, "label_feature": args.label_feature}
-        fields |= {**features, "num_classes": num_classes}
+        fields |= {
+            "num_classes": max(fields["num_classes"], len(fields["class_names"] or ())),
+            "image_feature": args.image_feature,
+            "label_feature": args.label_feature,
+            "images_csv": hashlib.sha256(table).hexdigest(),
+        }
         log_reasons(folder, reports)
-        try:
-            fields["images_csv"] = hashlib.sha256(table).hexdigest()
-            manifest = validate(Manifest, fields)
-        except ValueError as error:
-            raise InputError(f"{folder} cannot be a dataset: {error}") from None
+        manifest = manifest_of(fields, f"{folder} cannot be a dataset")
         with os_errors("write to", folder):
             for name, data in ((TABLE_NAME, table), (MANIFEST_NAME, manifest.to_json().encode())):
                 with replace_file(os.path.join(folder, name)) as file:
@@ -74,14 +67,12 @@ def is_indexed(folder: str) -> bool:
 
 def make_table(folder: str, reports: list[PartReport]) -> bytes:
     """Return images.csv, with the names that an earlier one has for the same images."""
-    names: dict[tuple[str, int, str], str] = {}
+    names, file = {}, io.BytesIO()
     with suppress(InputError):
         names = {(row.part, row.record, row.sha256): row.image for row in read_rows(folder)}
-    file, rows = io.BytesIO(), (row for report in reports for row in report.rows)
-    write_rows(
-        file,
-        (row._replace(image=names.get((row.part, row.record, row.sha256), "")) for row in rows),
-    )
+    rows = (row for report in reports for row in report.rows)
+    keyed = (((row.part, row.record, row.sha256), row) for row in rows)
+    write_rows(file, (row._replace(image=names.get(key, "")) for key, row in keyed))
     return file.getvalue()
 
 

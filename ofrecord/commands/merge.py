@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from runtime.cli import InputError, count, first_few, log, one_line, output
-from runtime.settings import validate
+from runtime.cli import InputError, first_few, log, one_line, output
 
 from ..dataset.commit import NewDataset, commit
 from ..dataset.folder import open_folders
@@ -23,6 +22,7 @@ from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
 from ..dataset.statistics import mean_and_std
 from ..labels import natural_key
 from .copying import Source, copy_records, find_records
+from .scan import manifest_of
 
 HELP = "Copy the records of datasets into a new one: to join, append, reshard or shuffle"
 
@@ -40,29 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.part_num is not None and not 1 <= args.part_num <= 10**6:
-        raise InputError(f"--part_num {args.part_num}: it should be from 1 to 1,000,000")
     if args.seed is not None and not args.shuffle:
         raise InputError("--seed is for --shuffle, which is not given")
     seed = (args.seed or 0) if args.shuffle else None
-    check_folders(args.sources, args.target)
+    sources, target = args.sources, os.path.realpath(args.target)
+    real = [os.path.realpath(folder) for folder in sources]
+    if len({*real, target}) <= len(real):
+        raise InputError("merge: a dataset is named twice; the new one needs a folder of its own")
+    for folder in real:
+        if target.startswith(os.path.join(folder, "")):
+            raise InputError(f"{args.target} is inside of {folder}: choose another folder")
+    if os.path.lexists(os.path.join(target, MANIFEST_NAME)):
+        raise InputError(f"{args.target} is a dataset already: name a new folder, or remove it")
     with ExitStack() as stack:
-        for folder in args.sources:
+        for folder in sources:
             stack.enter_context(dataset_in_use(folder))
-        datasets = [open_dataset(folder) for folder in args.sources]
+        datasets = [open_dataset(folder) for folder in sources]
         check_fit(datasets)
         output(f"{args.target}: {merge(datasets, args.target, args.part_num, seed).summary}")
-
-
-def check_folders(sources: list[str], target: str) -> None:
-    real = [os.path.realpath(folder) for folder in (*sources, target)]
-    if len(set(real)) < len(real):
-        raise InputError("merge: a dataset is named twice; the new one needs a folder of its own")
-    for folder in real[:-1]:
-        if real[-1].startswith(os.path.join(folder, "")):
-            raise InputError(f"{target} is inside of {folder}: choose another folder")
-    if os.path.lexists(os.path.join(target, MANIFEST_NAME)):
-        raise InputError(f"{target} is a dataset already: name a new folder last, or remove it")
 
 
 def check_fit(datasets: list[Dataset]) -> None:
@@ -92,36 +87,30 @@ def merge(datasets: list[Dataset], target: str, part_num: int | None, seed: int 
     drawn by ``seed``. Raises InputError where one is not as it says; nothing is written then.
     """
     class_names, new_labels = join_classes(datasets)
-    pairs = zip(datasets, new_labels, strict=True)
-    found = [find_records(dataset, labels) for dataset, labels in pairs]
-    tell_names_apart(datasets, found)
+    found = [find_records(*each) for each in zip(datasets, new_labels, strict=True)]
+    tell_names_apart([each.folder for each in datasets], found)
     sources = sum(found, [])
     order = array("q", range(sum(len(source.rows) for source in sources)))
-    if (part_num or 0) > len(order):
-        raise InputError(f"--part_num {part_num}: there are only {count(len(order), 'record')}")
+    part_num = len(sources) if part_num is None else part_num
+    if not 1 <= part_num <= len(order):
+        raise InputError(f"--part_num {part_num}: it should be from 1 to {len(order):,}")
     if seed is not None:
         random.Random(seed).shuffle(order)
     records, rows, parts = copy_records(sources, order), [], []
-    digits = datasets[0].manifest.digits
-    with (
-        open_folders([target]) as [folder],
-        tqdm(total=len(order), unit="record", disable=None) as bar,
-    ):
-        for number, size in enumerate(part_sizes(len(order), part_num or len(sources))):
-            name = part_name(number, digits)
+    bar = tqdm(total=len(order), unit="record", disable=None)
+    with open_folders([target]) as [folder], bar:
+        for number, size in enumerate(part_sizes(len(order), part_num)):
+            name = part_name(number, datasets[0].manifest.digits)
             with folder.new_file(name) as file:
                 for index, (data, row) in enumerate(islice(records, size)):
                     file.write(data)
                     rows.append(row._replace(part=name, record=index))
-            part = {"num_records": size, "bytes": file.num_bytes, "sha256": file.sha256}
-            parts.append(Part(file=name, **part))
+            fields = {"num_records": size, "bytes": file.num_bytes, "sha256": file.sha256}
+            parts.append(Part(file=name, **fields))
             bar.update(size)
-        fields = {"parts": parts, "images_csv": folder.write_table(rows)}
-        fields |= manifest_fields([each.manifest for each in datasets], class_names, rows)
-        try:
-            manifest = validate(Manifest, fields)
-        except ValueError as error:
-            raise InputError(f"the datasets' manifests do not fit together: {error}") from None
+        fields = merged_fields([each.manifest for each in datasets], class_names, rows)
+        fields |= {"parts": parts, "images_csv": folder.write_table(rows)}
+        manifest = manifest_of(fields, f"{target} cannot be a dataset")
         commit([NewDataset(folder, manifest, manifest.part_names)])
     return manifest
 
@@ -147,24 +136,22 @@ def join_classes(datasets: list[Dataset]) -> tuple[list[str] | None, list[dict[i
     return names, changed
 
 
-def tell_names_apart(datasets: list[Dataset], sources: list[list[Source]]) -> None:
+def tell_names_apart(folders: list[str], sources: list[list[Source]]) -> None:
     """Put the dataset's name before the images' names that another one has, too."""
-    number = Counter(
-        name
-        for of_dataset in sources
-        for name in {row.image for source in of_dataset for row in source.rows if row.image}
-    )
-    folders = [os.path.basename(os.path.realpath(dataset.folder)) for dataset in datasets]
-    for index, (folder, of_dataset) in enumerate(zip(folders, sources, strict=True)):
-        if folders.count(folder) > 1:
-            folder = f"{folder}_{index}"
-        for source in of_dataset:
-            for place, row in enumerate(source.rows):
-                if number[row.image] > 1:
-                    source.rows[place] = row._replace(image=f"{folder}/{row.image}")
+    of_datasets = [[source.rows for source in of_dataset] for of_dataset in sources]
+    names = [{row.image for rows in each for row in rows if row.image} for each in of_datasets]
+    number = Counter(name for each in names for name in each)
+    titles = [os.path.basename(os.path.realpath(folder)) for folder in folders]
+    for index, each in enumerate(of_datasets):
+        title = titles[index] if titles.count(titles[index]) == 1 else f"{titles[index]}_{index}"
+        for rows in each:
+            rows[:] = [
+                row._replace(image=f"{title}/{row.image}") if number[row.image] > 1 else row
+                for row in rows
+            ]
 
 
-def manifest_fields(
+def merged_fields(
     manifests: list[Manifest], class_names: list[str] | None, rows: list[Row]
 ) -> dict[str, Any]:
     """Return the fields of the new manifest but its files."""
@@ -172,14 +159,13 @@ def manifest_fields(
     if len(set(split_ids)) < len(split_ids):
         log("two sides of a split are merged: do not evaluate on either of them", "warning")
     labels = Counter(row.label for row in rows)
+    sums = ("num_records", "num_gray", "num_measured")
     return {
-        **manifests[0].model_dump(exclude={"parts", "images_csv"}),
-        "num_records": len(rows),
+        **manifests[0].model_dump(),
+        **{name: sum(getattr(each, name) for each in manifests) for name in sums},
         "num_classes": len(class_names or ()) or max(each.num_classes for each in manifests),
         "class_names": class_names,
         "label_counts": {str(label): labels[label] for label in sorted(labels)},
-        "num_gray": sum(manifest.num_gray for manifest in manifests),
-        "num_measured": sum(manifest.num_measured for manifest in manifests),
         "plain_jpeg": all(manifest.plain_jpeg for manifest in manifests),
         "skipped": [image for manifest in manifests for image in manifest.skipped],
         "split_id": split_ids[0] if len(split_ids) == 1 else None,
@@ -189,15 +175,9 @@ def manifest_fields(
 
 def statistics_of(manifests: list[Manifest]) -> dict[str, Any]:
     """Return histogram, mean and std of all images; one that was sampled counts for all of its."""
-    histograms = [np.array(manifest.histogram) for manifest in manifests]
-    weights = [
-        1 if each.num_measured == each.num_records else each.num_records / max(each.num_measured, 1)
-        for each in manifests
-    ]
-    weighted = sum(counts * weight for counts, weight in zip(histograms, weights, strict=True))
-    figures = [mean_and_std(row) for row in weighted]
-    return {
-        "histogram": sum(histograms).tolist(),
-        "mean": [mean for mean, _ in figures],
-        "std": [std for _, std in figures],
-    }
+    histograms, weighted = [np.array(each.histogram) for each in manifests], 0
+    for each, histogram in zip(manifests, histograms, strict=True):
+        is_sampled = each.num_measured != each.num_records
+        weighted += histogram * (each.num_records / each.num_measured if is_sampled else 1)
+    mean, std = zip(*map(mean_and_std, weighted), strict=True)
+    return {"histogram": sum(histograms).tolist(), "mean": list(mean), "std": list(std)}

@@ -11,11 +11,12 @@ import cv2
 
 from runtime.atomic import why_no_folder
 from runtime.cli import InputError, first_few
+from runtime.settings import validate
 from runtime.workers import num_cpus, ordered_map
 
 from ..dataset.images_csv import Row, image_digest
 from ..dataset.layout import FORMATS, PART_PATTERN, PART_PREFIX, STAGING_NAME
-from ..dataset.manifest import CONVERT, Part, load_manifest
+from ..dataset.manifest import CONVERT, Manifest, Part, load_manifest
 from ..dataset.statistics import EncodedImage, ImageStatistics
 from ..images import BadImage, decode, decoder_messages, read_header
 from ..record import LENGTH, BadRecord, read_record, split_part
@@ -123,3 +124,11 @@ def found_fields(reports: list[PartReport]) -> dict[str, Any]:
         "plain_jpeg": is_plain and kinds == {("JPEG", False)},
         "parts": [report.part for report in reports],
     }
+
+
+def manifest_of(fields: dict[str, Any], problem: str) -> Manifest:
+    """Return a Manifest. Raises InputError, which begins with ``problem``, where it is none."""
+    try:
+        return validate(Manifest, fields)
+    except ValueError as error:
+        raise InputError(f"{problem}: {error}") from None

@@ -56,8 +56,9 @@ def read_samples(dataset: Dataset) -> list[tuple[str, int, np.ndarray]]:
     folder, manifest = dataset
     rows = defaultdict(list)
     for row in read_rows(folder):
-        rows[row.label].append(row[:2])
-    number = max(1, min(TILES_OF_CLASS, TILES // len(rows)))
+        if str(row.label) in manifest.label_counts:  # else the table is not this dataset's
+            rows[row.label].append(row[:2])
+    number = min(TILES_OF_CLASS, max(1, TILES // max(1, len(rows))))
     rng, chosen = random.Random(0), {}
     for label, places in sorted(rows.items())[:TILES]:
         for place in rng.sample(places, min(number, len(places))):

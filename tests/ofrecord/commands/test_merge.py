@@ -165,7 +165,7 @@ def test_names_for_the_classes_of_one_only(converted, dataset, tmp_path):
 def test_bad_options(converted, tmp_path):
     copy = shutil.copytree(converted, tmp_path / "copy")
     for arguments, text in (
-        ([converted, tmp_path / "x", "--part_num", 51], "there are only 50 records"),
+        ([converted, tmp_path / "x", "--part_num", 51], "it should be from 1 to 50"),
         ([converted, tmp_path / "x", "--part_num", 0], "--part_num 0"),
         ([converted, tmp_path / "x", "--seed", 1], "--seed is for --shuffle"),
         ([converted, copy, tmp_path / "x"], "are the same dataset"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from damage import change_record, cut, ofrecord, rewrite_manifest, set_image
 from helpers import assert_one_error, call, convert
+from test_check import change_table
 
 
 def test_counts_and_a_sheet(converted, tmp_path):
@@ -80,6 +81,13 @@ def test_a_damaged_dataset_points_to_check(dataset):
     assert_one_error(ofrecord("show", dataset), "part-0, record 0: invalid image", "ofrecord check")
     cut(dataset / "part-2", -5)
     assert_one_error(ofrecord("show", dataset), "part-2 has 2,963 bytes and should have 2,968")
+
+
+def test_a_table_of_another_dataset(dataset):
+    change_table(dataset, lambda rows: [row._replace(label=77) for row in rows])
+    rewrite_manifest(dataset, class_names=list("abcdefghij"))
+    assert ofrecord("show", dataset).code == 0
+    assert "its label or its SHA-256 is not that" in ofrecord("check", dataset).err
 
 
 def test_where_the_sheet_is_written(dataset):
