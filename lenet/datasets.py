@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
 
+from ofrecord.dataset.images_csv import read_rows
 from ofrecord.dataset.open_dataset import Dataset, dataset_in_use, open_dataset
 from runtime.cli import InputError, count, log, module_command
 
@@ -30,6 +31,8 @@ def open_datasets(config: TrainConfig) -> Iterator[tuple[Dataset, Dataset | None
         describe("dataset", train_set)
         if eval_set:
             describe("evaluation dataset", eval_set)
+        if eval_set and RANK == 0:
+            warn_of_leaks(train_set, eval_set)
         yield train_set, eval_set
 
 
@@ -40,6 +43,20 @@ def describe(name: str, dataset: Dataset) -> None:
     images = count(manifest.num_records, f"{manifest.color_name} image")
     parts, classes = count(len(manifest.parts), "part"), f"{manifest.num_classes:,} classes"
     log(f"{name}: {images} ({size}) in {parts}, {classes}")
+
+
+def warn_of_leaks(train_set: Dataset, eval_set: Dataset) -> None:
+    """Log how many images of the evaluation dataset are trained on: their stored bytes agree."""
+    trained = {row.sha256 for row in read_rows(train_set.folder)}
+    leaks = [row for row in read_rows(eval_set.folder) if row.sha256 in trained]
+    if leaks:
+        check = module_command("ofrecord", "check", train_set.folder, eval_set.folder)
+        log(
+            f"{count(len(leaks), 'image')} of {eval_set.folder} are in {train_set.folder} too "
+            f"(such as {leaks[0].image or leaks[0].part}): the accuracy looks better than it is; "
+            f"`{check}` names them",
+            "warning",
+        )
 
 
 def check_batches(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None) -> None:
