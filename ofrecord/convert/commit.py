@@ -1,7 +1,6 @@
 """The end of a conversion: the manifest and the table of each dataset, and what is said of them."""
 
 from collections import Counter
-from typing import Any
 
 from runtime.cli import SHOWN_PROBLEMS, InputError, count, log, os_errors
 from runtime.settings import validate
@@ -74,13 +73,16 @@ class FinishedDataset:
     def write(self, channels: int) -> Manifest:
         """Write the table of images to the hidden folder, and return the manifest."""
         is_jpeg = FORMATS[self._options.img_format] == "JPEG"
+        names, counts = self._planned.samples.class_names, Counter(row.label for row in self.rows)
         anonymous = self._options.anonymous
         rows = (row._replace(image="") for row in self.rows) if anonymous else self.rows
         fields = {
             **self._options.manifest_fields,
             **self.statistics.manifest_fields(channels),
-            **self._label_fields(),
             "num_records": len(self.rows),
+            "num_classes": len(names or ()) or max(max(counts) + 1, 0),
+            "class_names": names,
+            "label_counts": {str(label): counts[label] for label in sorted(counts)},
             # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
             "plain_jpeg": is_jpeg and not self.statistics.num_gray,
             "split_id": self._planned.split_id,
@@ -96,14 +98,6 @@ class FinishedDataset:
         except ValueError as error:
             reason = f"its parts do not fit together ({error}): remove it and convert again"
             raise InputError(f"{self.folder.staging}: {reason}") from None
-
-    def _label_fields(self) -> dict[str, Any]:
-        names, counts = self._planned.samples.class_names, Counter(row.label for row in self.rows)
-        return {
-            "num_classes": len(names or ()) or max(max(counts) + 1, 0),
-            "class_names": names,
-            "label_counts": {str(label): counts[label] for label in sorted(counts)},
-        }
 
     def report(self) -> None:
         """Log how many images are stored unchanged, why others are not, and what looks wrong."""

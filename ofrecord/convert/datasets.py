@@ -32,7 +32,6 @@ def split(samples: Samples, options: ConvertOptions) -> dict[str, Samples]:
     They are drawn at random, class by class, or named by a label table's column ``split``. Logs
     which classes a dataset lacks. Raises InputError for a dataset without images.
     """
-    sets: dict[str, list[int]]
     if samples.splits:
         sets = {name: [] for name in SET_NAMES if name == "train" or name in samples.splits}
         for index, name in enumerate(samples.splits):
@@ -80,9 +79,8 @@ def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str
 
     Where the block raises, what is kept for another run is logged.
     """
-    sets = [
-        name for name in SET_NAMES if name in {"train", *options.fractions, *(samples.splits or ())}
-    ]
+    wanted = {"train", *options.fractions, *(samples.splits or ())}
+    sets = [name for name in SET_NAMES if name in wanted]
     paths = [options.folder(name) for name in sets]
     committed_with = [options.folder(name) for name in SET_NAMES]
     with open_dataset_folders(paths, committed_with, shared=bool(options.job)) as folders:
@@ -90,18 +88,11 @@ def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str
             yield dict(zip(sets, folders, strict=True))
         except BaseException:
             for folder in folders:
-                log_what_is_kept(folder)
+                if sizes := folder.kept_parts():
+                    number, size = count(len(sizes), "finished part"), sum(sizes.values())
+                    kept = f"{number} kept in {folder.staging} ({size:,} bytes)"
+                    log(f"{kept}: the same command continues with them")
             raise
-
-
-def log_what_is_kept(folder: DatasetFolder) -> None:
-    sizes = folder.kept_parts()
-    if sizes:
-        number = count(len(sizes), "finished part")
-        log(
-            f"{number} kept in {folder.staging} ({sum(sizes.values()):,} bytes): "
-            "the same command continues with them"
-        )
 
 
 def plan_datasets(

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from runtime.cli import count, log, output
 
-from ..dataset.manifest import PART_PREFIX
+from ..dataset.layout import PART_PREFIX
 from ..dataset.staging import DatasetFolder
 from .chunk import NO_FILE, STAMP, UNREADABLE, stamp_of
 from .options import ConvertOptions
@@ -29,11 +29,16 @@ def parts_to_make(parts: list[PlannedPart], options: ConvertOptions) -> list[Pla
     The others get their keys. Logs how many there are, and why other parts do not fit.
     """
     first, step = options.share
-    share, misfits = parts[first::step], defaultdict(list)
-    for part, finished in _found_for(share, with_others=not options.job):
-        reason, example = _differs_by_itself(part, finished) or _differs(part, finished, options)
+    share, misfits = parts[first::step], defaultdict(list)  # examples, by the reason
+    for part, finished in _finished(share, of_no_part=not options.job):
+        # Images' files are looked at only where nothing else differs.
+        reason, example = _difference(part, finished) or _difference_of_files(
+            part, finished, options
+        )
         if reason:
             misfits[reason].append(example)
+        else:
+            part.key = part.key_of(finished.stamps)
     if there := sum(part.key is not None for part in share):
         log(f"{there:,} of {count(len(share), 'part')} are there already")
     if misfits:
@@ -49,19 +54,17 @@ def parts_to_make(parts: list[PlannedPart], options: ConvertOptions) -> list[Pla
 
 def report_job(parts: list[PlannedPart]) -> None:
     """Print how many parts all jobs have made so far."""
-    there = {id(part) for part in parts if part.key}
-    for part, finished in _found_for(parts):
-        if not _differs_by_itself(part, finished):
-            there.add(id(part))
+    found = _finished(parts)
+    there = {part for part, finished in found if part.key or not _difference(part, finished)}
     output(f"{len(there):,} of {count(len(parts), 'part')}; then the same command without --job")
 
 
-def _found_for(
-    parts: list[PlannedPart], with_others: bool = False
+def _finished(
+    parts: list[PlannedPart], of_no_part: bool = False
 ) -> Iterator[tuple[PlannedPart | None, FinishedPart | None]]:
-    """Yield each part with the finished ones of its number, of which a damaged one is None.
+    """Yield each part with what is kept beside the finished ones of its number.
 
-    ``with_others``: those of numbers that no part has, too, with None.
+    It is None for a damaged one. ``of_no_part``: those of other numbers, too, with None.
     """
     folders = defaultdict(dict)
     for part in parts:
@@ -69,24 +72,20 @@ def _found_for(
     for folder, planned in folders.items():
         for name, size in folder.kept_parts().items():
             part = planned.get(int(name.partition(".")[0].removeprefix(PART_PREFIX)))
-            if part or with_others:
+            if part or of_no_part:
                 yield part, _load(folder, name, size)
 
 
 def _load(folder: DatasetFolder, name: str, size: int) -> FinishedPart | None:
     with suppress(OSError, ValueError):
         finished = load_finished(folder, name)
-        if finished.bytes == size:
-            return finished
-    return None
+        return finished if finished.bytes == size else None
 
 
-def _differs_by_itself(
-    part: PlannedPart | None, finished: FinishedPart | None
-) -> tuple[str, str] | None:
+def _difference(part: PlannedPart | None, finished: FinishedPart | None) -> tuple[str, str] | None:
     """Return why a finished part is another one than is planned, and an example.
 
-    None: the files of its images tell.
+    None: only the files of its images can tell.
     """
     if finished is None:
         return DAMAGED, ""
@@ -98,15 +97,15 @@ def _differs_by_itself(
     return None if part.images == finished.images else (OTHER_IMAGES, "")
 
 
-def _differs(part: PlannedPart, finished: FinishedPart, options: ConvertOptions) -> tuple[str, str]:
-    """Give a part its key if a finished one of the same images is it; else return as above."""
+def _difference_of_files(
+    part: PlannedPart, finished: FinishedPart, options: ConvertOptions
+) -> tuple[str, str]:
+    """Return the same as far as images' files tell; two empty texts for the part that is planned."""
     names, old = part.samples.names, bytes.fromhex(finished.stamps)
     new = stamps_of(names, options.image_root)
-    if old == new and finished.skipped and not options.skip_bad:
-        return SKIPPED, finished.skipped[0][0]
     if old == new:
-        part.key = part.key_of(finished.stamps)
-        return "", ""
+        skips = finished.skipped and not options.skip_bad
+        return (SKIPPED, finished.skipped[0][0]) if skips else ("", "")
     pairs = zip(names, STAMP.iter_unpack(old), STAMP.iter_unpack(new), strict=True)
     changed = [(name, one[0] == two[0]) for name, one, two in pairs if one != two]
     only_times = all(same_size for _, same_size in changed)

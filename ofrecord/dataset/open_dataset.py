@@ -94,23 +94,19 @@ def open_dataset(
     if TABLE_NAME not in found:
         raise InputError(f"{os.path.join(folder, TABLE_NAME)} is missing; {CONVERT}")
     for part in manifest.parts:
-        _check_size(os.path.join(folder, part.file), part)
+        path = os.path.join(folder, part.file)
+        if part.file not in found:
+            raise InputError(f"{path} is missing; {CONVERT}")
+        with os_errors("read", path):
+            size = os.stat(path).st_size
+        if size != part.bytes:
+            raise InputError(
+                f"{path} has {size:,} bytes and should have {part.bytes:,}: "
+                f"it was truncated or changed; {CONVERT}"
+            )
     if check_hashes:
         _check_hashes(folder, manifest.images_csv, dataset.parts_per_rank(world_size)[rank])
     return dataset
-
-
-def _check_size(path: str, part: Part) -> None:
-    """Raise InputError where a part file is missing or has another size."""
-    if not os.path.lexists(path):
-        raise InputError(f"{path} is missing; {CONVERT}")
-    with os_errors("read", path):
-        size = os.stat(path).st_size
-    if size != part.bytes:
-        raise InputError(
-            f"{path} has {size:,} bytes and should have {part.bytes:,}: "
-            f"it was truncated or changed; {CONVERT}"
-        )
 
 
 def _check_hashes(folder: str, table: str, parts: list[Part]) -> None:

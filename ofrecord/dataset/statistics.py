@@ -8,6 +8,7 @@ import numpy as np
 
 BLOCK = 2**20  # pixels that are counted at once: calcHist's float32 is exact up to 2**24
 WAIT = 2**17  # values; small images wait for each other, which takes a quarter of the time
+SUMS = "num_images", "num_gray", "num_measured", "num_several"
 
 
 class EncodedImage(NamedTuple):
@@ -81,27 +82,22 @@ class ImageStatistics:
         """Return all of this as JSON has it."""
         self._count()
         return {
-            "sizes": sorted(self.sizes),
-            "num_images": self.num_images,
-            "num_gray": self.num_gray,
-            "num_measured": self.num_measured,
-            "num_several": self.num_several,
+            **{name: getattr(self, name) for name in SUMS},
             "brightest": self.brightest,
+            "sizes": sorted(self.sizes),
             "reencode_reasons": dict(self.reencode_reasons),
             "counts": [row if any(row) else [] for row in self._counts.tolist()],
         }
 
     def merge(self, state: dict[str, Any]) -> None:
         """Add what another one's ``state`` has."""
-        for name in ("num_images", "num_gray", "num_measured", "num_several"):
+        for name in SUMS:
             setattr(self, name, getattr(self, name) + state[name])
         self.brightest = max(self.brightest, state["brightest"])
+        self.sizes = set(sorted(self.sizes.union(map(tuple, state["sizes"])))[:2])
         self.reencode_reasons.update(state["reencode_reasons"])
-        sizes = self.sizes.union(map(tuple, state["sizes"]))
-        self.sizes = set(sorted(sizes)[:2])
         for counts, row in zip(self._counts, state["counts"], strict=True):
-            if row:
-                counts += row
+            counts += row or 0
 
     def manifest_fields(self, channels: int | None = None) -> dict[str, Any]:
         """Return the fields of a Manifest that follow from the images, or from ``channels``."""
