@@ -12,7 +12,7 @@ Python 3.8 and newer, on any system::
 
 A part is records one after the other: a length (int64, little-endian), then a protobuf message
 ``OFRecord { map<string, Feature> feature = 1; }``, where a Feature holds one list: bytes_list = 1,
-float_list = 2, double_list = 3, int32_list = 4 or int64_list = 5, of ``repeated T value = 1``.
+float_list = 2, double_list = 3, int32_list = 4 or int64_list = 5, of packed ``repeated T value = 1``.
 """
 
 import csv
@@ -23,7 +23,6 @@ import re
 import struct
 import sys
 
-SINGLE = {1: 10, 2: 13, 3: 9, 4: 8, 5: 8}  # by list: the key of one value; of packed ones it is 10
 HALF = {4: 2**31, 5: 2**63}  # of the numbers of an int32_list, of an int64_list
 STARTS = re.compile(b"(\x89PNG)|(\xff\xd8)|(II|MM)|(BM)|(RIFF)|(P[1-6])")  # of image files
 ENDINGS = ".bin .png .jpg .tif .bmp .webp .pnm".split()  # for others, and for each of these
@@ -52,17 +51,14 @@ def read_part(path):
 
 def _feature(field):
     """Return the name and the values of a feature, given as a field of a record."""
-    key, entry = field
-    (name_key, name), (feature_key, feature) = _fields(entry)
-    ((list_key, items),) = _fields(feature)
-    kind, values = list_key >> 3, []
-    if (key, name_key, feature_key, list_key & 7) != (10, 10, 18, 2):
+    number, entry = field
+    (name_number, name), (feature_number, feature) = _fields(entry)
+    ((kind, items),) = _fields(feature)
+    items = list(_fields(items))
+    if {number, name_number, feature_number - 1, *(number for number, _ in items)} != {1}:
         raise ValueError("an unknown field")
-    for key, item in _fields(items):
-        if key not in (10, SINGLE[kind]):
-            raise ValueError("an unknown field")
-        values += [item] if kind == 1 else _numbers(kind, item)
-    return name.decode(), values
+    lists = ([item] if kind == 1 else _numbers(kind, item) for _, item in items)
+    return name.decode(), [value for values in lists for value in values]
 
 
 def _numbers(kind, packed):
@@ -76,19 +72,15 @@ def _numbers(kind, packed):
 
 
 def _fields(message):
-    """Yield (key, content) of each field of a message; a key is 8 * number + how it is encoded."""
+    """Yield (number, content) of each field of a message."""
     position = 0
     while position < len(message):
         key, start = _varint(message, position)
-        size = {1: 8, 5: 4}.get(key & 7, len(message))
-        if key & 7 == 0:
-            size = _varint(message, start)[1] - start
-        elif key & 7 == 2:
-            size, start = _varint(message, start)
+        size, start = _varint(message, start)
         position = start + size
-        if position > len(message):
-            raise ValueError("a field does not fit its message")
-        yield key, message[start:position]
+        if key & 7 != 2 or position > len(message):
+            raise ValueError("an unknown field, or one that is cut off")
+        yield key >> 3, message[start:position]
 
 
 def _varint(message, position):
@@ -121,11 +113,10 @@ def read_dataset(folder):
         part = "part-" + str(number).zfill(digits)
         for index, record in enumerate(read_part(os.path.join(folder, part))):
             try:
-                if [len(record.get(name, ())) for name in features] != [1, 1]:
-                    raise ValueError(
-                        "its features {} and {} are not one value each".format(*features)
-                    )
-                (image,), (label,) = (record[name] for name in features)
+                values = [value for name in features for value in record.get(name, ())]
+                if list(map(type, values)) != [bytes, int]:
+                    raise ValueError(f"it has not one {features[0]} and one {features[1]}")
+                image, label = values
                 row = next(rows, [])  # None: there is no table
                 name = row[2] if row else ""
                 digest = hashlib.sha256(image).hexdigest()[:16]
@@ -190,7 +181,6 @@ def safe_name(name, ending):
 
 
 def main():
-    """List the images of a dataset as a table, or write them to a folder."""
     if not 2 <= len(sys.argv) <= 3:
         sys.exit("usage: python portable.py DIR [OUT]")
     try:
