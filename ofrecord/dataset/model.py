@@ -124,8 +124,8 @@ class Manifest(StrictModel):
         """Return the manifest file's text: the same dataset always gives the same text."""
         fields = self.model_dump()
         text = json.dumps({**fields, "sha256": digest_of(fields)}, indent=2, ensure_ascii=False)
-        # Lists of numbers on one line each.
-        return re.sub(r"\[[\s\d.,]+\]", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
+        # Lists of numbers on one line each. (No line break is inside of a string in JSON.)
+        return re.sub(r"\[\n[\s\d.,]+\]", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
 
 
 def digest_of(fields: Any) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import json
 import os
 import shutil
 from hashlib import sha256
@@ -11,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 from helpers import assert_one_error, convert, part_files, read_manifest, records, snapshot
+
+from ofrecord.dataset.open_dataset import open_dataset
 
 SUFFIXES = {"train": "", "val": "_val", "test": "_test"}
 
@@ -411,7 +412,13 @@ def test_mean_and_std_of_a_sample_of_jpeg_files(tmp_path, monkeypatch):
     assert_one_error(result, "02.jpg: invalid image: ", started=True)
 
 
-def test_the_manifest_is_json_with_lists_in_lines(own, tmp_path):
-    assert convert(*own).code == 0
-    text = (tmp_path / "d/dataset.json").read_text()
-    assert json.loads(text)["layout"] == 3 and len(text.splitlines()) < 90
+def test_names_of_classes_are_data(tmp_path):
+    """In a manifest whose lists of numbers are on one line each."""
+    names = ["[1,  2]", "a\n[3,\n 4]", "b  c", '"quoted"']
+    write_images(tmp_path / "in", [f"{name}/{number}.png" for name in names for number in range(9)])
+    (tmp_path / "in" / names[0] / "5,  6].png").write_bytes(b"")
+    assert convert_in(tmp_path, "--skip_bad", "--val_fraction", 0.2).code == 0
+    assert sorted(read_manifest(tmp_path / "d")["class_names"]) == sorted(names)
+    assert len((tmp_path / "d/dataset.json").read_text().splitlines()) < 90
+    for folder in "d", "d_val":
+        open_dataset(str(tmp_path / folder))
