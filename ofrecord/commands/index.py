@@ -20,7 +20,8 @@ from .check import add_feature_arguments, check
 from .scan import PartReport, found_fields, manifest_of
 
 HELP = "Write the manifest of part files that another converter wrote"
-KEPT = "class_names", "background", "fit", "split_id", "skipped"  # of a manifest that is there
+# What is kept of a manifest that is there, and of which type it is.
+KEPT = {"class_names": list, "background": str, "fit": str, "split_id": str, "skipped": list}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +41,9 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{folder} has its {MANIFEST_NAME} already")
         reports = check(folder, (args.image_feature, args.label_feature))
         table, kept = make_table(folder, reports), kept_fields(folder)
-        fields = {**kept, **found_fields(reports), "class_names": kept.get("class_names")}
+        fields = {"class_names": None, **kept, **found_fields(reports)}
         fields |= {
-            "num_classes": max(fields["num_classes"], len(fields["class_names"] or ())),
+            "num_classes": max(fields["num_classes"], len(kept.get("class_names", ()))),
             "image_feature": args.image_feature,
             "label_feature": args.label_feature,
             "images_csv": hashlib.sha256(table).hexdigest(),
@@ -81,7 +82,7 @@ def kept_fields(folder: str) -> dict[str, Any]:
     with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
         fields = load_json(read_small_file(os.path.join(folder, MANIFEST_NAME)))
         if fields.pop("sha256") == digest_of(fields):
-            return {name: fields[name] for name in KEPT if name in fields}
+            return {name: fields[name] for name in KEPT if isinstance(fields.get(name), KEPT[name])}
     return {}  # there is none, or it is another program's
 
 

@@ -27,7 +27,7 @@ from .scan import manifest_of
 HELP = "Copy the records of datasets into a new one: to join, append, reshard or shuffle"
 
 # Fields of the manifests that must be the same in all.
-ALIKE = "image_feature label_feature label_type image_format color_name width height fit background"
+ALIKE = "image_feature label_feature label_type image_format channels width height fit background"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def check_fit(datasets: list[Dataset]) -> None:
         for name in ALIKE.split():
             one, two = getattr(first.manifest, name), getattr(manifest, name)
             if one != two:
-                raise InputError(f"{both}: their {name} is {one} and {two}")
+                raise InputError(f"{both}: {name.replace('_', ' ')} {one} and {two}")
         if (first.manifest.class_names is None) != (manifest.class_names is None):
             raise InputError(
                 f"{both}: only one of them has names for its classes; convert both with the same "

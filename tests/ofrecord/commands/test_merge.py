@@ -141,11 +141,11 @@ def test_splits_that_are_merged(tmp_path):
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"color": False}, "color_name is colour and gray"),
-        ({"size": (9, 8)}, "height is 8 and 9"),
-        ({"img_format": ".bmp"}, "image_format is .png and .bmp"),
-        ({"background": "black"}, "background is white and black"),
-        ({"label_feature": "class"}, "label_feature is labels and class"),
+        ({"color": False}, "together: channels 3 and 1"),
+        ({"size": (9, 8)}, "height 8 and 9"),
+        ({"img_format": ".bmp"}, "image format .png and .bmp"),
+        ({"background": "black"}, "background white and black"),
+        ({"label_feature": "class"}, "label feature labels and class"),
     ],
 )
 def test_what_does_not_fit(tmp_path, options, text):
