@@ -27,7 +27,7 @@ from ofrecord.convert.chunk import Chunk
 from ofrecord.convert.commit import commit
 from ofrecord.convert.datasets import open_folders, plan_datasets
 from ofrecord.convert.options import ConvertOptions, parse_options, print_settings
-from ofrecord.convert.packing import ConversionProgress, invalid_images, pack_all
+from ofrecord.convert.packing import Progress, invalid_images, pack_all
 from ofrecord.convert.parts import PlannedPart
 from ofrecord.convert.resume import parts_to_make, report_job
 from ofrecord.dataset.manifest import FORMATS
@@ -132,10 +132,8 @@ def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
     Raises InputErrors with every image that is missing or invalid, after looking at all.
     """
     parts, problems = parts_to_make(parts, options), []
-    with (
-        ConversionProgress(parts, options) as progress,
-        pack_all(pack_images, parts, options) as chunks,  # in order, none across two parts
-    ):
+    # Chunks come in order, and none crosses into the next part.
+    with Progress(parts, options) as progress, pack_all(pack_images, parts, options) as chunks:
         for part in parts:
             with part.write(options.skip_bad) as writer:
                 while writer.num_images < len(part):

@@ -83,7 +83,7 @@ def describe(problems: list[Problem], root: str) -> list[str]:
     return lines
 
 
-class ConversionProgress:
+class Progress:
     """The tutorial's line for each image on stdout, or for many a bar on stderr."""
 
     def __init__(self, parts: list[PlannedPart], options: ConvertOptions):
