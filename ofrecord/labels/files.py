@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -82,14 +82,6 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
     return images, others
 
 
-def is_possible(name: str) -> bool:
-    """Whether a file can have this name: not with half of a surrogate pair, as JSON may write."""
-    try:
-        return b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-
-
 class ImageFiles:
     """The images below a folder, and the names that a label file may have for them."""
 
@@ -106,10 +98,9 @@ class ImageFiles:
         """
         if name in self.names:
             return name
-        if not name:
-            raise ValueError("the image's name is empty")
-        if not is_possible(name):
+        if not name or "\0" in name:
             raise ValueError(f"{name!r} is not a valid file name")
+        os.fsencode(name)  # a ValueError for half of a surrogate pair, as JSON may have
         if "\\" in name and not self._is_file(name):
             name = name.replace("\\", "/")
         name = os.path.normpath(name)
@@ -131,10 +122,10 @@ class ImageFiles:
 
     @cached_property
     def _without_ending(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        found = defaultdict(list)
         for name in self.names:
-            found.setdefault(os.path.splitext(name)[0], []).append(name)
-        return found
+            found[os.path.splitext(name)[0]].append(name)
+        return dict(found)
 
     def similar(self, name: str) -> str | None:
         """Return the image that a missing one may be, or None.

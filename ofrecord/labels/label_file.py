@@ -63,8 +63,8 @@ def check_row(row: Row, files: ImageFiles, wrong: dict[str, str]) -> tuple[str, 
         raise ValueError(row.problem)
     if row.label in wrong:
         raise ValueError(f"the label {row.label[:60]!r} of {row.image!r} {wrong[row.label]}")
-    split = SPLITS.get(fold(row.split or ""))
-    if row.split is not None and split is None:
+    split = None if row.split is None else SPLITS.get(fold(row.split))
+    if split != row.split and split is None:
         raise ValueError(f"the split {row.split[:60]!r} of {row.image!r} is not train, val or test")
     return files.resolve(row.image), split
 

@@ -98,7 +98,7 @@ class Table:
 
     def rows(self, names: dict[str, str]) -> Iterator[Row]:
         """Yield a Row for each row that is not empty; ``names`` are find_columns()'s."""
-        indices = {what: self.header.index(name) for what, name in names.items()}
+        indices = [self.header.index(name) for name in names.values()]
         rows = csv.reader(self.lines, delimiter=self.delimiter, strict=True)
         try:
             for number, cells in enumerate(rows):
@@ -106,7 +106,7 @@ class Table:
                 if not number or not any(map(str.strip, cells)):
                     continue  # the header, or one that spreadsheets leave at the end
                 if len(cells) == len(self.header):
-                    yield Row(line, **{what: cells[index] for what, index in indices.items()})
+                    yield Row(line, *[cells[index] for index in indices])
                 else:
                     width = f"{count(len(cells), 'column')}, but the header has {len(self.header)}"
                     yield Row(line, problem=width)

@@ -126,7 +126,7 @@ WRONG = {  # file name, text, what the one error says
     "no images": ("a.csv", "image,label\n", ["lists no images"]),
     "a short row": ("a.csv", "image,label\n0.png\n", ["line 2: 1 column, but the header has 2"]),
     "empty label": ("a.csv", "image,label\n0.png,\n", ["line 2", "is empty"]),
-    "empty name": ("a.csv", "image,label\n,3\n", ["line 2: the image's name is empty"]),
+    "empty name": ("a.csv", "image,label\n,3\n", ["line 2: '' is not a valid file name"]),
     "too large": ("a.csv", "image,label\n0.png,3000000000\n", ["line 2", "does not fit in int32"]),
     "twice": ("a.csv", "image,label\n0.png,1\n./0.png,1\n", ["line 3: duplicate image '0.png', first in line 2"]),
     "outside": ("a.csv", "image,label\n../7.gif,1\n", ["line 2", "outside of the image root"]),
@@ -149,7 +149,8 @@ WRONG = {  # file name, text, what the one error says
     "a fraction": ("a.txt", '{"0.png": 3.5}', ["line 1: the label of '0.png' is not an integer"]),
     "a boolean": ("a.txt", '{"0.png": true}', ["line 1: the label of '0.png' is not an integer"]),
     "twice in an object": ("a.txt", '{"0.png": 1, "0.png": 2}', ["line 1: duplicate image '0.png'"]),
-    "half a character": ("a.txt", '{"\\ud800.png": 1}', ["line 1: ", "not a valid file name"]),
+    "half a character": ("a.txt", '{"\\ud800.png": 1}', ["line 1: ", "surrogates not allowed"]),
+    "NUL in JSON": ("a.txt", '{"0\\u0000.png": 1}', ["line 1: ", "not a valid file name"]),
 }  # fmt: skip
 
 
