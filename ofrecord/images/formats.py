@@ -23,6 +23,12 @@ class BadImage(Exception):
     """These bytes are not a whole image of a kind that is read. The message says why."""
 
 
+def check_size(width: int, height: int) -> None:
+    """Raise BadImage for an image of more pixels than are ever decoded."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise BadImage(f"its {width}x{height} pixels are too many: {MAX_PIXELS:,} at most")
+
+
 class Header(NamedTuple):
     """What is known of an image file before it is decoded."""
 

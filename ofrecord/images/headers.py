@@ -1,10 +1,9 @@
 """What the headers of image files tell, and whether a PNG is whole."""
 
-import math
 import struct
 import zlib
 
-from .formats import MAX_PIXELS, BadImage, Header
+from .formats import BadImage, Header, check_size
 from .jpeg import jpeg_header
 from .others import other_header
 
@@ -22,9 +21,7 @@ def read_header(data: bytes) -> Header:
         header = jpeg_header(data)
     else:
         return other_header(data)
-    if math.prod(header.size) > MAX_PIXELS:
-        width, height = header.size
-        raise BadImage(f"its {width}x{height} pixels are more than {MAX_PIXELS:,}")
+    check_size(*header.size)
     return header
 
 

@@ -14,6 +14,8 @@ _SEGMENTS = {*_FRAMES, 0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD}
 _MISCELLANEOUS = {*range(0xE0, 0xF0), 0xFE}
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in a scan: no stuffing, no restart
 _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+# Warnings of what changes no pixel, of which the first hides all that come later.
+ODDITIES = re.compile("Invalid SOS parameters|unknown JFIF revision")
 END_MARKER = b"\xff\xd9"
 
 
@@ -66,17 +68,17 @@ def _is_rotated(exif: bytes) -> bool:
         return True
 
 
-def _walk(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
-    """Return (marker, body) of all segments of the image, and the position of what ends it."""
+def _walk(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
+    """Return (marker, start, end) of all segments of the image, and the position of what ends it."""
     position, segments, allowed = 2, [], _SEGMENTS | _MISCELLANEOUS
     while found := _NEXT_MARKER.search(data, position):
-        marker, start = found[1][0], found.end()
+        marker, start = found[1][0], found.end() + 2
         if marker not in allowed:
             return segments, found.start()
         if marker == _SCAN:
             allowed = _SEGMENTS
-        position = start + max(2, int.from_bytes(data[start : start + 2], "big"))
-        segments.append((marker, data[start + 2 : position]))
+        position = start + max(0, int.from_bytes(data[start - 2 : start], "big") - 2)
+        segments.append((marker, start, position))
     return segments, len(data)
 
 
@@ -84,16 +86,28 @@ def _lacks_scans(data: bytes) -> bool:
     """Whether a progressive JPEG lacks bits, which OneFlow's and OpenCV's decoders guess otherwise."""
     lowest = {}  # by component: the lowest bit that is there of each of its coefficients
     try:
-        for marker, body in _walk(data)[0]:
+        for marker, start, end in _walk(data)[0]:
             if marker == _PROGRESSIVE:
-                lowest = {component: [16] * 64 for component in body[6::3]}
+                lowest = {component: [16] * 64 for component in data[start + 6 : end : 3]}
             elif marker == _SCAN:
-                first, last, bits = body[-3:]
-                for component in body[1:-3:2]:
+                first, last, bits = data[end - 3 : end]
+                for component in data[start + 1 : end - 3 : 2]:
                     lowest[component][first : last + 1] = [bits & 15] * (last + 1 - first)
     except (KeyError, ValueError):  # damaged: the decoder tells
         return True
     return any(map(any, lowest.values()))
+
+
+def without_oddities(data: bytes) -> bytes:
+    """Return a JPEG that libjpeg does not warn of for what changes no pixel."""
+    changed, segments = bytearray(data), _walk(data)[0]
+    is_sequential = _PROGRESSIVE not in {marker for marker, _, _ in segments}
+    for marker, start, end in segments:
+        if marker == _SCAN and is_sequential:
+            changed[end - 3 : end] = b"\0\x3f\0"  # all coefficients, all bits
+        elif data.startswith(b"JFIF\0", start):
+            changed[start + 5] = 1  # of the format's version
+    return bytes(changed)
 
 
 def with_end_marker(data: bytes) -> bytes:

@@ -26,8 +26,7 @@ class DecoderMessages:
 
     # Parts of messages about images whose pixels are right all the same.
     HARMLESS = re.compile(
-        "^libpng warning: |^\\[ WARN:|Invalid SOS parameters|JFIF"
-        "|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
+        "^libpng warning: |^\\[ WARN:|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
     )
 
     is_open = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .formats import MAX_PIXELS, NO_HEIF, BadImage, Header
+from .formats import NO_HEIF, BadImage, Header, check_size
 from .messages import check_memory
 from .tiff import ADVICE, BITS, COLOR_MAP, PHOTOMETRIC, tiff_header
 
@@ -73,12 +73,13 @@ def _open(data: bytes, kind: str) -> Iterator["Image.Image"]:
     if kind == "HEIC":
         _register_heif()
     TiffImagePlugin.READ_LIBTIFF = True  # its own reader mixes up planes of 16 bits
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses what has twice as many
+    Image.MAX_IMAGE_PIXELS = None  # here it is check_size() that says how many
     name = _PILLOW_NAMES.get(kind, kind.upper())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is decided here
             with Image.open(io.BytesIO(data), formats=[name]) as image:
+                check_size(*image.size)
                 yield image
     except (BadImage, MemoryError):
         raise

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..dataset.manifest import FORMATS
 from .formats import BadImage, Header, ImageOptions
-from .jpeg import damage_of_jpeg, with_end_marker
+from .jpeg import ODDITIES, damage_of_jpeg, with_end_marker, without_oddities
 from .messages import check_memory, decoder_messages, libtiff_messages
 from .others import decode_with_pillow
 
@@ -71,8 +71,13 @@ def _imdecode(data: bytes, flag: int) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes, header: Header, flag: int) -> np.ndarray:
-    pixels = _imdecode(data if header.is_ended else with_end_marker(data), flag)
-    if damage := damage_of_jpeg(decoder_messages.take(), data, header.is_ended):
+    ended = data if header.is_ended else with_end_marker(data)
+    pixels = _imdecode(ended, flag)
+    messages = decoder_messages.take()
+    if messages and ODDITIES.search(messages[0]):
+        pixels = _imdecode(without_oddities(ended), flag)
+        messages = decoder_messages.take()
+    if damage := damage_of_jpeg(messages, data, header.is_ended):
         raise BadImage(damage)
     return pixels
 
