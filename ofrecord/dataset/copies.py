@@ -37,31 +37,38 @@ def report_copies(tables: list[ImageTable], say: Callable[[str], object] = outpu
     Logs which they are. Labels are compared where they stand for the same classes.
     """
     first: dict[str, tuple[ImageTable, Row]] = {}  # by digest
-    found: dict[tuple[str, str], list[str]] = {
-        (one.folder, two.folder): []
-        for index, two in enumerate(tables)
-        for one in tables[: index + 1]
-    }
-    conflicts = []
+    pairs = [(one, two) for index, two in enumerate(tables) for one in tables[: index + 1]]
+    found = {(one.folder, two.folder): Pairs("the same image") for one, two in pairs}
+    conflicts = Pairs("the same image with different labels")
     for table in tables:
         for row in table.rows:
             owner, other = first.setdefault(row.sha256, (table, row))
             if other is not row:
-                pair = f"{owner.describe(other)} and {table.describe(row)}"
-                found[owner.folder, table.folder].append(pair)
+                found[owner.folder, table.folder].add(owner, other, table, row)
                 if row.label != other.label and owner.class_names == table.class_names:
-                    conflicts.append(pair)
-    for (one, two), pairs in found.items():
-        log_few("the same image", pairs, None if one == two else "warning")
-        if pairs or one != two:
-            copies = "is a copy of another" if len(pairs) == 1 else "are copies of others"
-            text = f"{two}: {count(len(pairs), 'image')} {copies}"
-            say(text if one == two else f"{text} in {one}{LEAK if pairs else ''}")
-    log_few("the same image with different labels", conflicts, "warning")
+                    conflicts.add(owner, other, table, row)
+    for (one, two), copies in found.items():
+        copies.log(None if one == two else "warning")
+        if copies.number or one != two:
+            are = "is a copy of another" if copies.number == 1 else "are copies of others"
+            text = f"{two}: {count(copies.number, 'image')} {are}"
+            say(text if one == two else f"{text} in {one}{LEAK if copies.number else ''}")
+    conflicts.log("warning")
 
 
-def log_few(what: str, pairs: list[str], level: str | None) -> None:
-    for pair in pairs[:SHOWN]:
-        log(f"{what}: {pair}", level)
-    if len(pairs) > SHOWN:
-        log(f"… and {len(pairs) - SHOWN:,} more: {what}", level)
+class Pairs:
+    """Pairs of images that are the same: how many there are, and the first of them."""
+
+    def __init__(self, what: str):
+        self.what, self.number, self._shown = what, 0, []
+
+    def add(self, owner: ImageTable, other: Row, table: ImageTable, row: Row) -> None:
+        self.number += 1
+        if self.number <= SHOWN:
+            self._shown.append(f"{owner.describe(other)} and {table.describe(row)}")
+
+    def log(self, level: str | None) -> None:
+        for pair in self._shown:
+            log(f"{self.what}: {pair}", level)
+        if self.number > SHOWN:
+            log(f"… and {self.number - SHOWN:,} more: {self.what}", level)

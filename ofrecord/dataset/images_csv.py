@@ -46,7 +46,7 @@ def image_digest(data: bytes) -> str:
 
 def printable(name: str) -> str:
     """Return a file's name as text: bytes that are not UTF-8 are escaped, ``\\xb0``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def write_rows(file: BinaryIO, rows: Iterable[Row]) -> None:
