@@ -62,12 +62,12 @@ def _refuse_splits(root: str, folders: dict[str, str]) -> NoReturn:
     first, *others = (split for split in SET_NAMES if split in folders)
     path = shlex.quote(os.path.join(root, folders[first]))
     command = f"python {shlex.quote(sys.argv[0])} --class_folders --classes classes.txt"
-    again = [
-        f"--image_root {os.path.join(root, folders[each])} --save_dir dataset_{each}"
+    again = "".join(
+        f", then `{command} --image_root {shlex.quote(os.path.join(root, folders[each]))} "
+        f"--save_dir dataset_{each}`"
         for each in others
-    ]
+    )
     raise InputError(
         f"{root} holds sets ({', '.join(folders.values())}), not classes: convert each, with one "
-        f"list of classes: `ls {path} > classes.txt`, then `{command} --image_root {path}`, then "
-        f"the same with {', and with '.join(f'`{each}`' for each in again)}"
+        f"list of classes: `ls {path} > classes.txt`, then `{command} --image_root {path}`{again}"
     )
