@@ -1,12 +1,29 @@
 """The contract: what OneFlow decodes from a record is what is seen in the file, whatever its format."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
 from decode import Dataset, decode_with_oneflow
-from drawn import DEEP_GRAY, FILES, GRAY, LA, RGB, bmp, chunk, pillow, png, tiff
+from drawn import (
+    DEEP_GRAY,
+    FILES,
+    GRAY,
+    LA,
+    RGB,
+    bmp,
+    chunk,
+    exif,
+    opencv,
+    pillow,
+    png,
+    tiff,
+    transparent_value,
+    turned,
+)
 
-from ofrecord.images import BadImage, ImageOptions, decode, read_header
+from ofrecord.images import BadImage, ImageOptions, decode, encode, read_header, resize
 
 
 def seen(data, **options):
@@ -79,45 +96,77 @@ def test_files_of_several_pictures_are_told():
     assert several == SEVERAL
 
 
+def test_the_options():
+    rgba = np.dstack([RGB, np.zeros_like(GRAY)])
+    assert (seen(png(rgba, 6), background="#102030") == (16, 32, 48)).all()
+    assert (seen(png(rgba, 6), background="black", color="gray") == 0).all()
+    key = png(np.full((4, 5), 7), 0, 8, transparent_value(7))
+    assert (seen(key, background="red", color="color") == (255, 0, 0)).all()
+    assert (seen(key, background="#808080") == 128).all()
+    assert (seen(png(GRAY, 0), color="color") == GRAY[..., None]).all()
+    for name in ("rgb.png", "rgb-0.tiff", "plain.jpg", "lossless.webp"):
+        luma = RGB @ (0.299, 0.587, 0.114)
+        assert_close(seen(FILES[name].data, color="gray"), luma, 20 if "jpg" in name else 1, name)
+
+
+def test_an_image_is_brought_to_a_size():
+    stripes = np.repeat(np.repeat([[10, 20, 30]], 30, 0), 30, 1).astype(np.uint8)  # 90 x 30
+    for fit, expected in (("crop", [20] * 30), ("stretch", [10] * 10 + [20] * 10 + [30] * 10)):
+        assert (resize(stripes, (30, 30), fit, "white") == expected).all(), fit
+    padded = resize(stripes, (90, 90), "pad", "#404040")
+    assert (padded[30:60] == stripes).all()
+    assert (padded[:30] == 64).all() and (padded[60:] == 64).all()
+    padded = resize(np.dstack([stripes.T] * 3), (90, 90), "pad", "red")
+    assert (padded[:, :30] == (0, 0, 255)).all() and padded.shape == (90, 90, 3)
+    with pytest.raises(BadImage, match="cannot encode its 20000x1 pixels as .webp"):
+        encode(np.zeros((1, 20_000, 3), np.uint8), ".webp", 95)
+
+
+def test_heic(monkeypatch):
+    start = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf"
+    with monkeypatch.context() as context, pytest.raises(BadImage, match="pip install pillow-heif"):
+        context.setitem(sys.modules, "pillow_heif", None)
+        read_header(start)
+    heif = pytest.importorskip("pillow_heif", reason="optional: pip install pillow-heif")
+    heif.register_heif_opener()
+    wide = cv2.resize(RGB, (360, 296))
+    for turn in range(1, 9):
+        data = pillow(wide, "HEIF", quality=100, chroma=444, exif=exif(turn))
+        assert_close(seen(data), turned(wide, turn), 20, turn)
+        with pytest.raises(BadImage):
+            seen(data[:-100])
+
+
 # -- what is refused --------------------------------------------------------------------
 
-FLOATS, SIGNED = {339: (3, [3])}, {339: (3, [2])}
+FLOATS, SIGNED, HUGE = {339: (3, [3])}, {339: (3, [2])}, {256: (4, [2**16]), 257: (4, [2**16])}
+IHDR = png(GRAY, 0)[8:33]
+BOMBS = {  # small files of more pixels than are ever decoded
+    "png": png(GRAY, 0).replace(IHDR, chunk(b"IHDR", b"\0\1\0\0" * 2 + IHDR[16:21])),
+    "jpeg": pillow(GRAY, "JPEG").replace(b"\x08\0\x25\0\x2d", b"\x08\xff\xff\xff\xff"),
+    "pnm": b"P5 65536 65536 255\n",
+    "bmp": bmp(GRAY, 8, bytes(1024)).replace(b"\x2d\0\0\0\x25\0\0", b"\0\0\1\0\0\0\1"),
+    "tiff": tiff(GRAY, tags=HUGE),
+    "a wide pnm": b"P5 1048577 1 255\n",
+}
+OTHER_KINDS = {
+    "pam": b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 1\nENDHDR\n\0",
+    "hdr": opencv(RGB.astype(np.float32), ".hdr"),
+    "pfm": b"Pf\n1 1\n1.0\n\0\0\0\0",
+    "html": b"<!DOCTYPE html>" * 9,
+    **{kind: pillow(RGB, kind) for kind in ("EPS", "ICO", "TGA", "PCX", "PDF")},
+}
+FEW = np.zeros((3, 3), int)
 REFUSED = {
-    "float16.tiff": (tiff(DEEP_GRAY, 1, 16, tags=FLOATS), "floating-point numbers: scale them"),
-    "float32.tiff": (tiff(DEEP_GRAY, 1, 32, tags=FLOATS), "floating-point numbers: scale them"),
-    "float64.tiff": (tiff(DEEP_GRAY, 1, 64, tags=FLOATS), "floating-point numbers: scale them"),
-    "signed8.tiff": (tiff(GRAY, 1, 8, tags=SIGNED), "signed integers: scale them"),
-    "signed16.tiff": (tiff(DEEP_GRAY, 1, 16, tags=SIGNED), "signed integers: scale them"),
-    "signed rgb.tiff": (tiff(RGB, 2, tags={339: (3, [2] * 3)}), "signed integers: scale them"),
-    "big values.tiff": (tiff(DEEP_GRAY + 1000, 1, 32), "not all within 0 to 65,535: scale them"),
-    "deep alpha.tiff": (tiff(LA, 1, 16), "as TIFF: save it as PNG"),
-    "pam": (b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 1\nENDHDR\n\0", "none of PNG, JPEG"),
-    "pfm": (b"Pf\n1 1\n1.0\n\0\0\0\0", "none of PNG, JPEG, TIFF"),
-    "hdr": (cv2.imencode(".hdr", RGB.astype(np.float32))[1].tobytes(), "none of PNG, JPEG"),
-    "eps": (pillow(RGB, "EPS"), "none of PNG, JPEG"),
-    "ico": (pillow(RGB, "ICO"), "none of PNG, JPEG"),
-    "tga": (pillow(RGB, "TGA"), "AVIF, HEIC: save it as PNG"),
-    "html": (b"<!DOCTYPE html>" * 9, "none of PNG, JPEG"),
+    **{f"bomb: {name}": (data, "pixels are too many: 1,073") for name, data in BOMBS.items()},
+    **{name: (data, "none of PNG, JPEG, TIFF") for name, data in OTHER_KINDS.items()},
+    **{f"float{n}": (tiff(FEW, 1, n, tags=FLOATS), "floating-point numbers") for n in (16, 32, 64)},
+    **{f"signed{n}": (tiff(FEW, 1, n, tags=SIGNED), "signed integers") for n in (8, 16, 32, 64)},
+    "signed rgb": (tiff(RGB, 2, tags={339: (3, [2] * 3)}), "signed integers: scale them to 0 to"),
+    "big values": (tiff(DEEP_GRAY + 1000, 1, 32), "not all within 0 to 65,535: scale them to 0 to"),
+    "deep alpha": (tiff(LA, 1, 16), "Pillow cannot read it as TIFF: save it as PNG"),
     "text": (b"BMW makes cars. " * 9, "Pillow cannot read it as BMP"),
     "empty": (b"", "the file is empty"),
-    # Bombs: small files of more pixels than are ever decoded.
-    "bomb.png": (
-        png(GRAY, 0)[:8] + chunk(b"IHDR", b"\0\1\0\0" * 2 + b"\1\0\0\0\0") + png(GRAY, 0)[33:],
-        "65536x65536 pixels are too many",
-    ),
-    "bomb.jpg": (
-        pillow(GRAY, "JPEG").replace(b"\x08\0\x25\0\x2d", b"\x08\xff\xff\xff\xff"),
-        "65535x65535 pixels are too many",
-    ),
-    "bomb.pgm": (b"P5 65536 65536 255\n", "65536x65536 pixels are too many"),
-    "bomb.bmp": (
-        bmp(GRAY, 8, bytes(1024)).replace(b"\x2d\0\0\0\x25\0\0", b"\0\0\1\0\0\0\1"),
-        "pixels are too many: 1,073,741,824",
-    ),
-    "bomb.tiff": (
-        tiff(GRAY, tags={256: (4, [2**16]), 257: (4, [2**16])}),
-        "pixels are too many: 1,073,741,824",
-    ),
 }
 
 
@@ -126,8 +175,5 @@ def test_what_is_refused_and_why(name):
     data, text = REFUSED[name]
     with pytest.raises(BadImage) as error:
         decode(data, read_header(data))
-    assert (
-        text in str(error.value)
-        and "\n" not in str(error.value)
-        and " at 0x" not in str(error.value)
-    )
+    assert text in str(error.value)
+    assert "\n" not in str(error.value) and " at 0x" not in str(error.value)
