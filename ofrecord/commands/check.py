@@ -8,7 +8,7 @@ from runtime.cli import InputError, InputErrors, count, os_errors, output
 from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, read_rows
 from ..dataset.layout import MANIFEST_NAME, PART_PREFIX, TABLE_NAME, part_name
-from ..dataset.manifest import Manifest, load_manifest
+from ..dataset.manifest import Manifest, Part, load_manifest
 from ..dataset.open_dataset import dataset_in_use, open_dataset, sha256_of
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
 from .scan import PartReport, found_fields, scan_parts
@@ -75,14 +75,16 @@ def check(
     """
     rows, problems = read_table(folder, manifest) if manifest else ([], [])
     names, reports = {row[:2]: f" ({row.image})" for row in rows if row.image}, []
+    listed = {part.file: part for part in manifest.parts} if manifest else {}
     for report in scan_parts(folder, features):
         reports.append(report)
-        found = part_problems(os.path.join(folder, report.file), report, manifest, names)
+        found = part_problems(folder, report, listed.get(report.file, report.part), names)
         state = count(len(found), "problem") if found else "valid"
         records = count(report.num_records, "record")
         output(f"{report.file}: {records}, {report.num_bytes:,} bytes, {state}")
         problems += found
-    problems += misplaced_parts(folder, [report.file for report in reports], manifest)
+    there = [report.file for report in reports]
+    problems += misplaced_parts(folder, there, list(listed) or names_up_to(there))
     problems += field_problems(folder, reports, manifest)
     problems += table_problems(folder, rows, reports) if manifest else []
     if problems:
@@ -94,36 +96,41 @@ def check(
 
 
 def part_problems(
-    path: str, report: PartReport, manifest: Manifest | None, names: dict[tuple[str, int], str]
+    folder: str, report: PartReport, part: Part, names: dict[tuple[str, int], str]
 ) -> list[str]:
-    """Return a line for each problem of a part, with the record and its file's name."""
-    lines = []
+    """Return a line for each problem of a part, with the record and its file's name.
+
+    ``part`` is the part as the manifest has it.
+    """
+    path, lines = os.path.join(folder, report.file), []
     for record, reason in report.problems:
         name = names.get((report.file, record), "")
-        where = path if record is None else f"{path}, record {record}{name}"
-        lines.append(f"{where}: {reason}")
-    for part in manifest.parts if manifest else ():
-        if part.file == report.file and part.sha256 != report.sha256:
-            lines.append(f"{path}: {OTHER_BYTES}")
-        elif part.file == report.file and part != report.part:
-            found = f"{report.num_records:,} records and {report.num_bytes:,} bytes"
-            says = f"{part.num_records:,} records and {part.bytes:,} bytes"
-            lines.append(f"{path} has {found}, and {MANIFEST_NAME} says {says}")
+        lines.append(f"{path if record is None else f'{path}, record {record}{name}'}: {reason}")
+    if part.sha256 != report.sha256:
+        lines.append(f"{path}: {OTHER_BYTES}")
+    elif part != report.part:
+        found, says = (
+            f"{count(each.num_records, 'record')} and {each.bytes:,} bytes"
+            for each in (report.part, part)
+        )
+        lines.append(f"{path} has {found}, and {MANIFEST_NAME} says {says}")
     return lines
 
 
-def misplaced_parts(folder: str, found: list[str], manifest: Manifest | None) -> list[str]:
+def names_up_to(found: list[str]) -> list[str]:
+    """Return the part files' names from part-0 to the last that is there, unless most are missing."""
+    digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
+    return [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
+
+
+def misplaced_parts(folder: str, found: list[str], listed: list[str]) -> list[str]:
     """Return a line for each part file that is missing, or belongs to another dataset."""
-    if manifest:
-        names = manifest.part_names
-    else:  # from part-0 to the last, unless most are missing
-        digits, last = len(found[0]) - len(PART_PREFIX), int(found[-1][len(PART_PREFIX) :])
-        names = [part_name(index, digits) for index in range(min(last, 2 * len(found)) + 1)]
-    paths, there = [os.path.join(folder, name) for name in names], set(found)
-    missing = [path for path, name in zip(paths, names, strict=True) if name not in there][:3]
-    strangers = [os.path.join(folder, name) for name in found if name not in set(names)]
-    lines = [f"{path} is missing" for path in missing]
-    return lines + [f"{path} does not belong to this dataset" for path in strangers]
+    missing, strangers = set(listed).difference(found), set(found).difference(listed)
+    lines = [f"{os.path.join(folder, name)} is missing" for name in sorted(missing)[:3]]
+    return lines + [
+        f"{os.path.join(folder, name)} does not belong to this dataset"
+        for name in sorted(strangers)
+    ]
 
 
 def field_problems(folder: str, reports: list[PartReport], manifest: Manifest | None) -> list[str]:
@@ -159,10 +166,11 @@ def table_problems(folder: str, rows: list[Row], reports: list[PartReport]) -> l
     listed = {row._replace(image=""): row.image for row in rows if row.part in files}
     if list(listed) == found:
         return []
+    there = set(found)
     lines = [
         f"{path}: {row.part}, record {row.record} ({image}): its label or its SHA-256 is not that "
         "of the record"
         for row, image in listed.items()
-        if row not in set(found)
+        if row not in there
     ]
     return lines or [f"{path}: its rows are not the records in order"]
