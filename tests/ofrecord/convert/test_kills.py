@@ -227,14 +227,15 @@ def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch):
     few, _ = few_images(tmp_path)
     folder = tmp_path / "d"
     assert convert("--save_dir", folder, *few, "--part_num", 4).code == 0
-    events = []  # (step, inode or path, name)
+    events = []  # (step, inode of the file or the name removed, inode of the target's folder, target)
 
     def record(name, what):
         function = getattr(os, name)
 
-        def step(argument, *more):
-            events.append((name, what(argument), *map(str, more)))
-            return function(argument, *more)
+        def step(path, *more):
+            folder = [os.stat(os.path.dirname(target)).st_ino for target in more]
+            events.append((name, what(path), *folder, *map(str, more)))
+            return function(path, *more)
 
         monkeypatch.setattr(os, name, step)
 
@@ -248,8 +249,10 @@ def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch):
         assert ("fsync", events[index][1]) in events[:index]
     flush, moved = ("fsync", folder.stat().st_ino), events.index(("remove", MANIFEST))
     assert events[moved + 1] == flush  # the old mark goes before anything is moved
-    (mark,) = (i for i in renames if events[i][2].endswith(f"{HIDDEN}/{MANIFEST}"))
-    assert mark < moved and all(f"{HIDDEN}/" in events[i][2] for i in renames if i < moved)
+    (mark,) = (i for i in renames if events[i][3].endswith(f"{HIDDEN}/{MANIFEST}"))
+    assert mark < moved and all(f"{HIDDEN}/" in events[i][3] for i in renames if i < moved)
+    flush_staging = ("fsync", events[mark][2])  # the parts' names before the mark, and the mark
+    assert events[mark - 1] == events[mark + 1] == flush_staging
     last = renames[-1]
     assert events[last][1] == (folder / MANIFEST).stat().st_ino
     assert events[last - 1] == events[last + 1] == flush
