@@ -20,7 +20,10 @@ DEFAULT_QUALITY = 95  # OpenCV's own for JPEG
 
 
 class ConvertOptions(SourceOptions):
-    """What to convert, and how. The first five are the tutorial's."""
+    """What to convert, and how.
+
+    The tutorial's are image_root, part_num, label_dir, img_format and save_dir.
+    """
 
     part_num: int = option(5, "number of part files", "N", ge=1, le=10**6)
     img_format: Literal[tuple(FORMATS)] = option(".png", "image format in the records")
