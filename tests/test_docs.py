@@ -523,7 +523,7 @@ def texts_in_the_code():
 
 
 # What the first table of troubleshooting.md shows where the programs fill something in.
-FILLED_IN = r"…|cannot |: |\(|\), |3\.12|\./dataset/|part-3|NVIDIA H100|OneFlow 0.9.0|'images'|libcudnn_cnn_infer.so.8|29500|30 and 20"
+FILLED_IN = r"…|^cannot |: |\(|\), |3\.12|\./dataset/|part-3|NVIDIA H100|OneFlow 0.9.0|'images'|libcudnn_cnn_infer.so.8|29500|30 and 20"
 
 
 def test_messages_are_the_programs_own():
