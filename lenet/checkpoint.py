@@ -9,19 +9,19 @@ the model's.
 
 import os
 import zipfile
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from runtime.atomic import replace_file
-from runtime.cli import ArgumentParser, InputError, os_errors
+from runtime.atomic import open_regular_file, replace_file
+from runtime.cli import InputError, os_errors
 from runtime.settings import Count, Name, StrictModel, load_json, validate
 
 from .spec import ModelSpec
 
 INFO = "checkpoint"  # the JSON entry
 LAYOUT = 2
-GROUPS = TRAINING, HISTORY = "training/", "history/"  # prefixes of entries
+TRAINING, HISTORY = "training/", "history/"  # prefixes of entries
 
 Arrays = dict[str, np.ndarray]  # by name
 
@@ -64,10 +64,10 @@ class Checkpoint(NamedTuple):
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:
     """Write a checkpoint in place of the one there, whole or not at all. Raises InputError."""
-    path, info, weights, *groups = checkpoint
+    path, info, weights, training, history = checkpoint
     entries = {INFO: np.frombuffer(info.model_dump_json().encode(), np.uint8), **weights}
-    for prefix, arrays in zip(GROUPS, groups, strict=True):
-        entries |= {prefix + name: array for name, array in arrays.items()}
+    entries |= {TRAINING + name: array for name, array in training.items()}
+    entries |= {HISTORY + name: array for name, array in history.items()}
     # As np.savez, which leaves its ZipFile to the garbage collector where the disk is full.
     with (
         os_errors("write", path),
@@ -79,63 +79,41 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-def add_checkpoint_option(parser: ArgumentParser) -> None:
-    """Give a command the option ``--checkpoint``."""
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="FILE.npz",
-        help="checkpoint of the model: last.npz or best.npz of a run",
-    )
-
-
 def open_checkpoint(path: str) -> Checkpoint:
     """Return what a file holds. Raises InputError where there is none or it is damaged."""
-    if os.path.isdir(path):
-        raise InputError(
-            f"{path} is a folder, and a checkpoint is a file, such as last.npz or best.npz "
-            "in a run's folder"
-        )
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path} is not a regular file")
-    try:
-        arrays = _read_arrays(path)
-        fields = load_json(arrays.pop(INFO).tobytes())
-        layout = fields.get("layout")
-        info = validate(CheckpointInfo, fields) if layout == LAYOUT else None
-    except FileNotFoundError as error:
-        raise InputError(f"no checkpoint: {path}: {error.strerror}") from None
-    except Exception as error:  # NumPy and zipfile raise all kinds of them for a damaged file
-        if isinstance(error, OSError) and error.errno:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"the checkpoint {path} is damaged: {reason}") from error
-    if info is None:
-        raise InputError(f"{path} was written by another version of this project: train again")
-    weights, *groups = arrays, {}, {}
-    for prefix, group in zip(GROUPS, groups, strict=True):
-        for name in [name for name in weights if name.startswith(prefix)]:
-            group[name.removeprefix(prefix)] = weights.pop(name)
+    with os_errors("open the checkpoint", path), open_regular_file(path) as file:
+        try:
+            arrays = _read_arrays(file)
+            fields = load_json(arrays.pop(INFO).tobytes())
+            if fields["layout"] != LAYOUT:
+                raise InputError(f"another version of this project wrote {path}: train again")
+            info = validate(CheckpointInfo, fields)
+        except (OSError, InputError):
+            raise
+        except Exception as error:  # NumPy and zipfile raise all kinds of them for a damaged file
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"the checkpoint {path} is damaged: {reason}") from error
+    groups = {TRAINING: {}, HISTORY: {}, "": {}}
+    for name, array in arrays.items():
+        prefix = next(prefix for prefix in groups if name.startswith(prefix))
+        groups[prefix][name.removeprefix(prefix)] = array
     # A LeNet has thousands of weights for each pixel and class: one that a few bytes only
     # claim to hold is not made.
-    spec = info.spec
-    if max(spec.width * spec.height, spec.num_classes) > sum(w.size for w in weights.values()):
-        raise InputError(f"the checkpoint {path} cannot be used: its weights are missing")
-    return Checkpoint(path, info, weights, *groups)
+    num_weights = sum(weights.size for weights in groups[""].values())
+    if max(info.spec.width * info.spec.height, info.spec.num_classes) > num_weights:
+        raise InputError(f"the checkpoint {path} is damaged: its weights are missing")
+    return Checkpoint(path, info, groups[""], groups[TRAINING], groups[HISTORY])
 
 
-def _read_arrays(path: str) -> Arrays:
+def _read_arrays(file: BinaryIO) -> Arrays:
     """Return a file's arrays, by name, which together are not larger than the file."""
-    arrays = {}
-    with zipfile.ZipFile(path) as file:
-        left = os.path.getsize(path)
-        for entry in file.infolist():
+    arrays, left = {}, os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
             name = entry.filename.removesuffix(".npy")
             left -= entry.file_size
             if entry.compress_type != zipfile.ZIP_STORED or left < 0 or name in arrays:
                 raise ValueError(f"its entry {name} is not as np.savez writes it")
-            with file.open(entry) as opened:
+            with archive.open(entry) as opened:
                 arrays[name] = np.lib.format.read_array(opened, allow_pickle=False)
-    if INFO not in arrays:
-        raise ValueError(f"it has no entry {INFO}")
     return arrays

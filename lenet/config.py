@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from runtime.cli import ArgumentParser, InputError, output
+from runtime.cli import ArgumentParser, InputError, os_errors, output
 from runtime.settings import (
-    Layer,
     Name,
     StrictModel,
     given_options,
@@ -139,12 +138,11 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
         "--print_config", action="store_true", help="print the settings in force as YAML, and exit"
     )
     given = given_options(parser, TrainConfig, arguments)
-    file, resume, print_config = (
-        given.settings.pop(name) for name in ("config", "resume", "print_config")
-    )
+    options = given[1]
+    file, resume, print_config = map(options.pop, ("config", "resume", "print_config"))
     if resume:
-        file = config_of_run(file, given.settings.get("run_dir"))
-    layers = [Layer(f"{file}: ", read_yaml(file)), given] if file else [given]
+        file = config_of_run(file, options.get("run_dir"))
+    layers = [(f"{file}: ", read_yaml(file)), given] if file else [given]
     config = parse_settings(TrainConfig, layers)
     if print_config:
         output(to_yaml(config, TITLE).rstrip())
@@ -158,19 +156,9 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
 
 def config_of_run(file: str | None, run_dir: str | None) -> str:
     """Return the path of the settings of the run to resume. Raises InputError without a run."""
-    if not run_dir:
-        raise InputError("--resume requires the run's folder: --run_dir DIR")
+    if file or not run_dir:
+        raise InputError("--resume takes the settings of a run: give its folder, --run_dir DIR")
     path = os.path.join(run_dir, CONFIG)
-    if file and os.path.abspath(file) != os.path.abspath(path):
-        raise InputError(f"--resume takes the settings of the run, {path}: leave --config out")
-    if not os.path.lexists(run_dir):
-        raise InputError(f"no run to resume: {run_dir} does not exist")
-    try:
-        found = CONFIG in os.listdir(run_dir)
-    except OSError as error:
-        raise InputError(f"cannot read {run_dir}: {error.strerror}") from None
-    if not found:
-        raise InputError(
-            f"no run to resume in {run_dir}: it has no {CONFIG}; start it without --resume"
-        )
+    with os_errors(f"resume the run in {run_dir}:", CONFIG):
+        os.stat(path)
     return path

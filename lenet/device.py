@@ -13,10 +13,10 @@ import os
 import subprocess
 import sys
 
-from runtime.cli import PROJECT, InputError, count, log
+from runtime.cli import PROJECT, InputError, log
 
 from .engine import flow
-from .ranks import LOCAL_RANK, WORLD_SIZE, gather
+from .ranks import LOCAL_RANK, gather
 
 PROBE_SECONDS = 120  # the first CUDA call on a large machine can take half a minute
 GPUS = (  # by the machine code in the wheel, as cuobjdump lists it
@@ -28,9 +28,8 @@ GPUS = (  # by the machine code in the wheel, as cuobjdump lists it
 def choose_device(setting: str) -> str:
     """Return the device to train on, ``"cuda:0"`` or ``"cpu"``, for ``auto``, ``cuda`` or ``cpu``.
 
-    Each rank on a machine uses a GPU of its own. Logs which one, and why.
-    Raises InputError if ``setting`` is ``"cuda"`` and no GPU works, and if only
-    some of the ranks have a GPU that works.
+    Each rank on a machine uses a GPU of its own. Logs which one, and why. Raises InputError if
+    ``setting`` is ``"cuda"`` and no GPU works, and if only some of the ranks have one that does.
     """
     if setting == "cpu":
         log("device: cpu")
@@ -39,10 +38,9 @@ def choose_device(setting: str) -> str:
     if not any(problems):
         log(f"device: cuda ({'; '.join(names)}); a test step succeeded")
         return f"cuda:{LOCAL_RANK}"
-    rank, problem = next((rank, each) for rank, each in enumerate(problems) if each)
+    problem = next(filter(None, problems))
     if setting == "cuda" or not all(problems):
-        where = f"rank {rank}: " if WORLD_SIZE > 1 else ""
-        raise InputError(f"device {setting}: {where}{problem}; train with --device cpu")
+        raise InputError(f"device {setting}: {problem}; train with --device cpu")
     if any(names):  # there is a GPU, and users expect it to be used
         log(f"{problem}; training on the CPU instead", "warning")
     log(f"device: cpu ({problem})")
@@ -57,8 +55,7 @@ def probe_gpu(index: int = 0) -> tuple[str, str]:
     if not flow.cuda.is_available():
         return "", "OneFlow finds no NVIDIA GPU, or no driver for CUDA 11.7 (450.80 or newer)"
     if index >= flow.cuda.device_count():
-        gpus = count(flow.cuda.device_count(), "GPU")
-        return "", f"this machine has {gpus}, fewer than its ranks"
+        return "", f"this machine has {flow.cuda.device_count()} GPUs, fewer than its ranks"
     try:
         process = subprocess.run(
             [sys.executable, "-m", __name__, str(index)],
@@ -70,9 +67,8 @@ def probe_gpu(index: int = 0) -> tuple[str, str]:
         printed, ended = process.stdout, f"exited with code {process.returncode}"
     except subprocess.TimeoutExpired as error:
         printed, ended = error.stdout or b"", f"timed out after {PROBE_SECONDS} s"
-    lines = printed.decode(errors="replace").splitlines()
-    name = lines[0] if lines else "GPU"
-    if "works" in lines:
+    name, *works = printed.decode(errors="replace").splitlines() or ["GPU"]
+    if works == ["works"]:
         return name, ""
     return name, f"OneFlow cannot run on the {name} (a test step {ended}); {GPUS}"
 
@@ -82,13 +78,11 @@ def run_probe(index: int) -> None:
     cuBLAS, OneFlow's own), and print ``works``.
     """
     device = f"cuda:{index}"
-    capability = ".".join(map(str, flow.cuda.get_device_capability(index)))
-    name = flow.cuda.get_device_name(index)
-    print(f"{name} (compute capability {capability})", flush=True)
+    name, capability = flow.cuda.get_device_name(index), flow.cuda.get_device_capability(index)
+    print(f"{name} (compute capability {'.'.join(map(str, capability))})", flush=True)
     weight = flow.ones(4, 1, 5, 5, device=device, requires_grad=True)
     images = flow.ones(2, 1, 8, 8, device=device)
-    convolved = flow.nn.functional.conv2d(images, weight, padding=2)
-    features = flow.nn.functional.relu(convolved).reshape(2, -1)
+    features = flow.nn.functional.conv2d(images, weight, padding=2).relu().reshape(2, -1)
     loss = flow.matmul(features, flow.ones(features.shape[1], 3, device=device)).mean()
     loss.backward()
     if not (loss.numpy() > 0 and (weight.grad.numpy() > 0).all()):

@@ -18,7 +18,7 @@ import numpy as np
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, os_errors, output, run_main
 
-from .checkpoint import Checkpoint, add_checkpoint_option, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
@@ -45,7 +45,8 @@ def main() -> None:
     parser = ArgumentParser(
         prog="python -m lenet.export", description="Export a trained model to an ONNX file."
     )
-    add_checkpoint_option(parser)
+    weights = "last.npz or best.npz of a run"
+    parser.add_argument("--checkpoint", required=True, metavar="FILE.npz", help=weights)
     parser.add_argument("output", metavar="FILE.onnx")
     args = parser.parse_args()
     if not args.output.endswith(".onnx"):  # replacing a checkpoint or /dev/null is not meant

@@ -31,7 +31,7 @@ from ofrecord.labels import kinds_of, list_images, natural_key
 from runtime.atomic import read_small_file
 from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
-from .checkpoint import Checkpoint, add_checkpoint_option, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
 from .engine import flow
 from .learner import shapes_of
@@ -71,7 +71,8 @@ def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m lenet.predict", description="Classify image files with a trained model."
     )
-    add_checkpoint_option(parser)
+    weights = "last.npz or best.npz of a run"
+    parser.add_argument("--checkpoint", required=True, metavar="FILE.npz", help=weights)
     top = "print the N most probable classes (default: 1)"
     parser.add_argument("--top", type=int, default=1, metavar="N", help=top)
     table = "print a CSV table: file, label, probability, and with --top label_2, probability_2, …"

@@ -1,8 +1,7 @@
 """Settings of both scripts, and JSON files that may come from strangers, as pydantic models.
 
-A field of a model has a type, a range, a default and a help text. From it follow an option
-``--name value`` of the command line, a line ``name: value`` in a YAML file, and the check of
-both: every problem is reported, a line each.
+From a field of a model, with its type, range, default and help, follow an option ``--name value``
+of the command line, a line ``name: value`` in a YAML file, and the check of both.
 """
 
 import difflib
@@ -10,7 +9,7 @@ import json
 import re
 import reprlib
 from argparse import SUPPRESS
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,22 +32,12 @@ class StrictModel(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-# -- JSON ---------------------------------------------------------------------------
-
-
 def load_json(text: str | bytes) -> Any:
-    """Return a JSON text's value. Raises ValueError, for a key that is there twice too."""
+    """Return a JSON text's value. Raises ValueError."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("it has the same key twice")
-    return values
 
 
 def validate(model: type[Model], fields: Any) -> Model:
@@ -71,20 +60,14 @@ def problems_of(error: ValidationError) -> list[str]:
     return lines
 
 
-# -- command line and YAML ------------------------------------------------------------
-
-
-class Layer(NamedTuple):
-    """Settings from one place."""
-
-    origin: str  # what a message about one of them begins with, before its name
-    settings: dict[str, str]  # by name, as text
+# Settings from one place: what a message about one begins with, before its name; texts by name.
+Layer = tuple[str, dict[str, str]]
 
 
 def given_options(
     parser: ArgumentParser, model: type[BaseModel], arguments: list[str] | None = None
 ) -> Layer:
-    """Return the options that a command line gives.
+    """Return the options that a command line gives, unknown ones too.
 
     ``parser`` gets an option ``--name`` for each field of ``model``, and may have others
     of its own. Raises InputError for an option without its value.
@@ -103,7 +86,7 @@ def given_options(
     more = {word.partition("=")[0].lstrip("-"): "" for word in unknown if word.startswith("-")}
     if unknown and not more:
         parser.error(f"unexpected argument {unknown[0]!r}")
-    return Layer("--", {**vars(given), **more})
+    return "--", {**vars(given), **more}
 
 
 def parse_settings(model: type[Model], layers: list[Layer]) -> Model:
