@@ -75,6 +75,7 @@ RECORD = f"part-0, record 0 ({FIRST}): "
 
 WRONG = {
     "a byte of an image": (lambda d: flip(d / "part-1", 150), ["part-1, record 0 (", "damaged"]),
+    "other bytes": (lambda d: flip(d / "part-1", 150), ["part-1: its bytes are not those that were written"]),
     "a byte of a length": (lambda d: flip(d / "part-2", 1), ["part-2, record 0 (", "file ends"]),
     "truncated": (lambda d: cut(d / "part-4", -1), ["part-4, record 9 (", "file ends after"]),
     "empty": (lambda d: cut(d / "part-4", 0), ["part-4", "the part file is empty"]),
