@@ -13,7 +13,7 @@ from runtime.cli import InputError, InputErrors, count, log
 from .files import ImageFiles, fold, is_image, read_text
 from .names import number_labels
 from .samples import SPLITS, Samples
-from .table import DELIMITERS, Columns, Row, Table, find_columns
+from .table import DELIMITERS, Columns, Row, Table, find_columns, has_usual_columns
 
 EXAMPLE = '{"00000030_3.png": 3}'
 NOT_JSON = f"not a JSON object of image name and label, such as {EXAMPLE}"
@@ -80,10 +80,10 @@ def parse(path: str, columns: Columns) -> Iterator[Row]:
         if first[-1] in "{[,":
             raise InputError(f"{place}: {SPREAD}")
         keys = [key for key, _ in json_pairs(first)]
-        if any(columns) or "file_name" in keys:
+        if any(columns) or "file_name" in keys or has_usual_columns(keys):
             return record_rows(table, find_columns(keys, columns, place))
         return json_rows(table)
-    if is_table or any(columns) or table.is_declared or table.has_usual_columns:
+    if is_table or any(columns) or table.is_declared or has_usual_columns(table.header):
         names = find_columns(table.header, columns, place)
         found = ", ".join(f"{what}s in {name!r}" for what, name in names.items())
         delimiter = DELIMITERS.get(table.delimiter, repr(table.delimiter))

@@ -36,6 +36,12 @@ class Columns(NamedTuple):
     label: str | None = None
 
 
+def has_usual_columns(header: list[str]) -> bool:
+    """Whether a header has usual names for images and for labels."""
+    names = {name.lower() for name in header}
+    return all(names.intersection(sum(USUAL_COLUMNS[what], ())) for what in ("image", "label"))
+
+
 def find_columns(header: list[str], columns: Columns, place: str) -> dict[str, str]:
     """Return the names of the columns "image", "label" and, if it is there, "split".
 
@@ -89,12 +95,6 @@ class Table:
         """Yield the number and the text of each line that is not empty."""
         texts = enumerate(map(str.strip, self.lines), self.start + 1)
         return ((line, text) for line, text in texts if text)
-
-    @property
-    def has_usual_columns(self) -> bool:
-        """Whether the header has usual names for images and for labels."""
-        names = {name.lower() for name in self.header}
-        return all(names.intersection(sum(USUAL_COLUMNS[what], ())) for what in ("image", "label"))
 
     def rows(self, names: dict[str, str]) -> Iterator[Row]:
         """Yield a Row for each row that is not empty; ``names`` are find_columns()'s."""

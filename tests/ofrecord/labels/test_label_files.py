@@ -52,6 +52,7 @@ FORMS = {  # file name: text, what is said of its form
     "m.txt": (TUTORIAL, None),
     "n.csv.txt": ("\ufeff" + TUTORIAL, None),
     "metadata.jsonl": ("\n".join(HUGGING_FACE), None),
+    "p.jsonl": ("\n".join(HUGGING_FACE).replace("file_name", "Path"), None),
 }  # fmt: skip
 
 
@@ -64,9 +65,8 @@ def test_forms_of_a_label_file(images, capsys, name):
     assert [line for line in result.log if line.startswith(f"{images / name}: ")] == [
         line for line in result.log if form and form in line
     ], result
-    names = {"k": ["a_c", "b"], "l": None, "m": None, "n": None}.get(name[0], ["a c", "b"])
-    if name == "metadata.jsonl":
-        names = ["a c", "b"]
+    names = ["a c", "b"] if name[0] not in "lmn" or name == "metadata.jsonl" else None
+    names = ["a_c", "b"] if name == "k.txt" else names
     assert result.samples.class_names == names
 
 
