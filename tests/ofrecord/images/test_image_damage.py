@@ -56,18 +56,18 @@ def test_damage_anywhere_raises_nothing_else(kind):
             assert isinstance(pixels, str) or pixels.dtype == np.uint8, name
 
 
-FOUND = {  # what is damaged, and how many of 40 (bits, runs of zeros, of noise) are found at least
-    "png": (png(NOISE, 2), 40, 40, 40),
-    "png with alpha": (pillow(np.dstack([NOISE, NOISE[..., 0]]), "PNG"), 40, 40, 40),
-    "png with a key": (png(NOISE, 2, 8, transparent_value(1, 2, 3)), 40, 40, 40),
-    "tiff lzw": (pillow(NOISE, "TIFF", compression="tiff_lzw"), 1, 38, 38),
-    "tiff deflate": (tiff(NOISE, 2, deflate=True), 39, 39, 39),
-    "tiff tiles": (tiff(NOISE, 2, deflate=True, tile=32), 38, 38, 38),
-    "tiff packbits": (pillow(NOISE, "TIFF", compression="packbits"), 0, 25, 25),
-    "tiff jpeg": (pillow(NOISE, "TIFF", compression="jpeg"), 1, 10, 10),
-    "tiff fax": (pillow(NOISE[..., 0] > 99, "TIFF", compression="group4"), 30, 38, 38),
-    "jpeg": (pillow(NOISE, "JPEG"), 4, 30, 34),
-    "jpeg progressive": (pillow(NOISE, "JPEG", progressive=True), 4, 32, 32),
+FOUND = {  # what is damaged, and how many of 100 (bits, runs of zeros, of noise) are found at least
+    "png": (png(NOISE, 2), 100, 100, 100),
+    "png with alpha": (pillow(np.dstack([NOISE, NOISE[..., 0]]), "PNG"), 100, 100, 100),
+    "png with a key": (png(NOISE, 2, 8, transparent_value(1, 2, 3)), 100, 100, 100),
+    "tiff lzw": (pillow(NOISE, "TIFF", compression="tiff_lzw"), 20, 98, 98),
+    "tiff deflate": (tiff(NOISE, 2, deflate=True), 97, 98, 98),
+    "tiff tiles": (tiff(NOISE, 2, deflate=True, tile=32), 97, 98, 98),
+    "tiff packbits": (pillow(NOISE, "TIFF", compression="packbits"), 1, 70, 65),
+    "tiff jpeg": (pillow(NOISE, "TIFF", compression="jpeg"), 8, 25, 90),
+    "tiff fax": (pillow(NOISE[..., 0] > 99, "TIFF", compression="group4"), 90, 90, 95),
+    "jpeg": (pillow(NOISE, "JPEG"), 15, 80, 92),
+    "jpeg progressive": (pillow(NOISE, "JPEG", progressive=True), 20, 85, 90),
 }
 
 
@@ -77,7 +77,7 @@ def test_how_much_damage_is_found(name):
     data, *expected = FOUND[name]
     rng = np.random.default_rng(1)
     for kind, least in zip(("bit", "zeros", "noise"), expected, strict=True):
-        found = sum(isinstance(outcome(changed(data, rng, kind)), str) for _ in range(40))
+        found = sum(isinstance(outcome(changed(data, rng, kind)), str) for _ in range(100))
         assert found >= least, (kind, found)
 
 
@@ -171,7 +171,7 @@ import resource, sys
 from ofrecord.images import BadImage, decode, read_header
 from PIL import Image; Image.init()
 data = open(sys.argv[1], "rb").read()
-for free in (2**20, 2**21, 2**22):
+for free in (2**20, 2**22, 2**23, 2**24):
     used = int(open("/proc/self/statm").read().split()[0]) * 4096
     resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
     try:
