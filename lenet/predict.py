@@ -140,8 +140,8 @@ def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
             "MNIST's (--digit no turns this off)"
         )
     if spec.fit:  # as the converter did
-        size = spec.fit.width, spec.fit.height
-        pixels = resize(pixels, size, spec.fit.method, spec.background)
+        method, *size = spec.fit
+        pixels = resize(pixels, tuple(size), method, spec.background)
     if spec.channels == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB)
     if pixels.shape[:2] != (spec.height, spec.width):  # as OneFlow's Resize does in training

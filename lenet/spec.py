@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ofrecord.dataset.model import DEFAULT_BACKGROUND
 from ofrecord.dataset.open_dataset import Dataset
 from runtime.cli import InputError, one_line
 from runtime.settings import Name, StrictModel
@@ -18,18 +17,13 @@ from .engine import flow
 PIXEL_STD = 0.5
 
 MIN_SIDE, MAX_PIXELS = 4, 2**20  # of an image: the network halves it twice; 8 GB of weights
-MAX_FIT_PIXELS = 2**26  # the converter's limit for --size
 MAX_CLASSES = 2**20
 
-Side = Annotated[int, Field(ge=1, le=2**20)]  # pixels
-
-
-class Fit(StrictModel):
-    """How the dataset's images were brought to one size: see ofrecord.images.resize."""
-
-    method: Literal["stretch", "crop", "pad"]
-    width: Side
-    height: Side
+Side = Annotated[int, Field(ge=1, le=2**16)]  # pixels
+Level = Annotated[float, Field(ge=0, le=255)]
+Fit = Annotated[  # not strict, as JSON has no tuples
+    tuple[Literal["stretch", "crop", "pad"], Side, Side], Field(strict=False)
+]
 
 
 class ModelSpec(StrictModel):
@@ -38,12 +32,14 @@ class ModelSpec(StrictModel):
     channels: Literal[1, 3]  # gray, or RGB
     height: Side
     width: Side
-    mean: list[Annotated[float, Field(ge=0, le=255)]]  # a figure a channel, subtracted from pixels
+    mean: list[Level]  # a figure a channel, subtracted from pixels
     scale: list[Annotated[float, Field(gt=0, le=1000)]]  # by which they are then divided
     num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     class_names: list[Name] | None  # None where classes are unnamed
-    background: Name = DEFAULT_BACKGROUND  # color behind transparent images
-    fit: Fit | None = None  # before images are stretched to width and height; None: nothing
+    background: Name  # color behind transparent images
+    # How images were brought to one size (ofrecord.images.resize) before they are stretched to
+    # width and height: the method, width, height. None: not at all.
+    fit: Fit | None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self):
@@ -51,8 +47,7 @@ class ModelSpec(StrictModel):
             raise ValueError("mean and scale should have a figure a channel")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"there should be {self.num_classes} class names")
-        fit_pixels = self.fit.width * self.fit.height if self.fit else 0
-        if self.width * self.height > MAX_PIXELS or fit_pixels > MAX_FIT_PIXELS:
+        if self.width * self.height > MAX_PIXELS:
             raise ValueError("its images have too many pixels")
         return self
 
@@ -67,17 +62,16 @@ class ModelSpec(StrictModel):
         if width is None:
             raise InputError(f"the images in {folder} vary in size: give --image_size")
         if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
-            large = "small" if min(width, height) < MIN_SIDE else "large"
+            sides = f"{MIN_SIDE} to {math.isqrt(MAX_PIXELS):,}"
             raise InputError(
-                f"{width}x{height} images are too {large} for LeNet: give an --image_size from "
-                f"{MIN_SIDE} to {math.isqrt(MAX_PIXELS):,}"
+                f"LeNet is not for {width}x{height} images: give --image_size, {sides}"
             )
         if manifest.num_classes > MAX_CLASSES:
             raise InputError(
                 f"{folder} has labels up to {manifest.num_classes - 1:,}, and LeNet has an output "
                 f"for each number: renumber them, below {MAX_CLASSES:,}"
             )
-        fit = manifest.fit
+        fit = manifest.fit and (manifest.fit, manifest.width, manifest.height)
         return cls(
             channels=manifest.channels,
             height=height,
@@ -88,9 +82,7 @@ class ModelSpec(StrictModel):
             num_classes=manifest.num_classes,
             class_names=manifest.class_names,
             background=manifest.background,
-            fit=Fit(method=fit, width=manifest.width, height=manifest.height)
-            if fit and manifest.width
-            else None,
+            fit=fit if manifest.width else None,
         )
 
     def class_name(self, label: int) -> str:
