@@ -58,15 +58,15 @@ def _png_header(data: bytes) -> Header:
         "animation": True,
     }
     reason = next(reason for reason, holds in reasons.items() if holds)
-    key = _color_key(data, chunks, depth, color_type)
-    use_pillow = not key and (transparent or b"eXIf" in chunks)
-    gray, several = color_type in (0, 4), b"acTL" in chunks
-    return Header("PNG", gray, reason, (width, height), several, use_pillow, key)
+    several = b"acTL" in chunks  # damaged animations end OpenCV's process
+    key = () if several else _color_key(data, chunks, depth, color_type)
+    use_pillow = several or not key and (transparent or b"eXIf" in chunks)
+    return Header("PNG", color_type in (0, 4), reason, (width, height), several, use_pillow, key)
 
 
 def _color_key(data: bytes, chunks: dict, depth: int, color_type: int) -> tuple[int, ...]:
     """Return the gray value, or R G B, that is transparent, scaled as OpenCV scales values."""
-    if b"tRNS" not in chunks or color_type not in _IS_GRAY:
+    if b"tRNS" not in chunks or color_type not in _IS_GRAY or depth not in (1, 2, 4, 8, 16):
         return ()
     levels = 2**depth - 1
     values = struct.unpack_from(">H" if color_type == 0 else ">3H", data, chunks[b"tRNS"])

@@ -2,6 +2,7 @@
 
 import re
 import struct
+import warnings
 
 from .formats import BadImage, Header
 
@@ -60,9 +61,11 @@ def _is_rotated(exif: bytes) -> bool:
     """Whether EXIF data tells to rotate or mirror the image."""
     from PIL import Image  # takes 0.05 s to import, and most images do not need it
 
+    tags = Image.Exif()
     try:
-        tags = Image.Exif()
-        tags.load(exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags.load(exif)
         return tags.get(0x0112, 1) != 1  # 1: upright
     except Exception:  # damaged: the pixels are decided here, not by OneFlow
         return True

@@ -21,7 +21,28 @@ ADVICE = "scale them to 0 to 255 and save it as an 8-bit PNG"
 
 def tiff_header(data: bytes) -> Header:
     """Look at the type of the values, and at the checksums of deflated data, which Pillow ignores."""
-    tags = _read_tags(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _header(data, _read_tags(data))
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # tags may hold anything
+        raise BadImage(f"the TIFF is damaged ({error})") from None
+
+
+def _read_tags(data: bytes) -> "ImageFileDirectory_v2":
+    """Return the tags of the first page."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    file = io.BytesIO(data)
+    tags = ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # BigTIFF
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def _header(data: bytes, tags: "ImageFileDirectory_v2") -> Header:
     types = {*tags.get(SAMPLE_FORMAT, (1,))} - {1}
     if types:
         raise BadImage(f"its values are {TYPES.get(min(types), 'of a rare type')}: {ADVICE}")
@@ -33,23 +54,6 @@ def tiff_header(data: bytes) -> Header:
     reason = "16-bit" if max(tags.get(BITS, (1,))) > 8 else None
     several, is_unchecked = tags.next != 0, compression in UNCHECKED
     return Header("TIFF", None, reason, None, several, True, is_unchecked=is_unchecked)
-
-
-def _read_tags(data: bytes) -> "ImageFileDirectory_v2":
-    """Return the tags of the first page. Raises BadImage."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    file = io.BytesIO(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tags = ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # BigTIFF
-            file.seek(tags.next)
-            tags.load(file)
-            dict(tags)  # decodes them, which it would do when they are looked at
-    except Exception as error:
-        raise BadImage(f"the TIFF is damaged ({error or type(error).__name__})") from None
-    return tags
 
 
 def _check_deflate(strip: bytes) -> None:

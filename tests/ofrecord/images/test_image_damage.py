@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from drawn import END, FILES, NOISE, RGB, exif, opencv, pillow, png, tiff, transparent_value
+from drawn import END, FILES, NOISE, RGB, chunk, exif, opencv, pillow, png, tiff, transparent_value
 from helpers import PROJECT, run_python
 
 from ofrecord.images import BadImage, decode, decoder_messages, read_header
@@ -54,6 +54,24 @@ def test_damage_anywhere_raises_nothing_else(kind):
         for _ in range(3):
             pixels = outcome(changed(file.data, rng, kind))
             assert isinstance(pixels, str) or pixels.dtype == np.uint8, name
+
+
+def signed(data):
+    """A PNG with right checksums, as whoever means harm would write it."""
+    parts, position = [data[:8]], 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        parts.append(chunk(data[position + 4 : position + 8], data[position + 8 : end]))
+        position = end + 4
+    return b"".join(parts)
+
+
+def test_a_png_of_a_stranger_raises_nothing_else_and_ends_no_process():
+    rng = np.random.default_rng(0)
+    assert read_header(FILES["animated.png"].data).uses_pillow  # OpenCV's reader crashes
+    for name in FILES:
+        for _ in range(20 if name.endswith(".png") else 0):
+            outcome(signed(changed(FILES[name].data, rng, "bit")))
 
 
 FOUND = {  # what is damaged, and how many of 100 (bits, runs of zeros, of noise) are found at least
