@@ -25,15 +25,16 @@ def draw_losses(path: str, title: str, plan: Plan, history: History) -> None:
 
     Raises OSError.
     """
-    steps = sorted(history.evaluations)
-    losses = [history.evaluations[step][0] for step in steps]
-    percents = [100 * history.evaluations[step][1] for step in steps]
+    evaluations = history.evaluations
+    steps = list(evaluations)
+    losses = [loss for loss, _ in evaluations.values()]
+    percents = [100 * accuracy for _, accuracy in evaluations.values()]
     each_epoch = plan.evaluates_each_epoch
     figure = Figure((9, 5), dpi=110, layout="constrained")
     axes = figure.subplots(1 + each_epoch, sharex=True, squeeze=False)
     upper, lower = axes[0, 0], axes[-1, 0]
     upper.set_title(f"{title[:60]}: step {history.step:,} of {plan.num_steps:,}", **text_style())
-    _plot_losses(upper, history.losses)
+    _plot_losses(upper, history.losses())
     if each_epoch:
         upper.plot(steps, losses, "o-", color=RED, markersize=5, label="evaluation")
         _plot_accuracies(lower, steps, percents)

@@ -116,7 +116,7 @@ class Run:
             if number % self.config.print_every == 0:
                 self.progress.output_loss(loss)
             _check_finite("loss", loss, number)
-        recent = [loss for loss, _ in self.history.steps[-RECENT_STEPS:]]
+        recent = [row.loss for row in self.history.rows[-RECENT_STEPS:] if row.loss is not None]
         self.progress.show(step, float(np.mean(recent)))
 
     def log_evaluation(self, evaluation: Evaluation, learner) -> None:
@@ -133,9 +133,11 @@ class Run:
         if self.writes and self.progress.draw(picture, model.spec, evaluation):
             history.events.add_picture(step, picture)
         if self.plan.evaluates_each_epoch:
-            epoch = f"epoch {self.plan.epoch_of(step)}/{self.plan.num_epochs}"
-            losses = f"loss {evaluation.loss:.4f}, training loss {history.epoch_loss():.4f}"
-            self.progress.log(f"{epoch}: accuracy {evaluation}, {losses}")
+            epoch = self.plan.epoch_of(step)
+            training = history.losses(epoch).mean(dtype=np.float64)
+            losses = f"loss {evaluation.loss:.4f}, training loss {training:.4f}"
+            where = f"epoch {epoch}/{self.plan.num_epochs}"
+            self.progress.log(f"{where}: accuracy {evaluation}, {losses}")
             if step == self.plan.num_steps:
                 self.progress.log("\n".join(evaluation.report(model.spec)))
         else:
@@ -180,7 +182,7 @@ class Run:
         if self.progress and self.progress.steps and self.finished:
             log(
                 f"{count(self.progress.steps, 'step')} in {self.progress.seconds:.1f} s, "
-                f"{self.progress.rate:.0f} images/s, final loss {self.history.losses[-1]:.4g}"
+                f"{self.progress.rate:.0f} images/s, final loss {self.history.losses()[-1]:.4g}"
             )
 
 
