@@ -128,7 +128,7 @@ def import_oneflow():
             import oneflow
     except ImportError as error:
         problem = str(error).splitlines()[0]
-        no_memory = "annot allocate memory" in problem
+        no_memory = "allocate memory" in problem or "map segment" in problem
         exit_with(
             f"OneFlow cannot start ({problem}): "
             + ("this process may use too little memory (ulimit -v)" if no_memory else REMEDY)

@@ -55,7 +55,8 @@ def problems_of(error: ValidationError) -> list[str]:
         name = ".".join(map(str, problem["loc"]))
         message = re.sub("^.* should ", "it should ", problem["msg"].removeprefix("Value error, "))
         if message.startswith("it should "):
-            message += f", not {reprlib.repr(problem['input'])}"  # all of it may have no end
+            value = reprlib.repr(problem["input"])  # of lists a part: all of it may have no end
+            message += f", not {value if len(value) < 60 else value[:57] + '...'}"
         lines += [f"{name}: {line}" if name else line for line in message.splitlines()]
     return lines
 
