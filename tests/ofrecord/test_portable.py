@@ -9,8 +9,10 @@ import struct
 import sys
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
+from decode import Dataset, decode_with_oneflow
 from helpers import PROJECT, convert, run_python
 
 from ofrecord.portable import BadDataset, read_dataset, read_part, safe_name, write_files
@@ -54,6 +56,14 @@ def test_features_of_all_kinds_are_those_of_protobuf(tmp_path, dataset):
     assert list(read_part(tmp_path / "part-0")) == from_protobuf(tmp_path / "part-0")
     for path in dataset.glob("part-*"):
         assert list(read_part(path)) == from_protobuf(path)
+
+
+def test_oneflow_reads_the_same(dataset):
+    images, labels = decode_with_oneflow({0: Dataset(dataset, [(28, 28)] * 50, 1, 5)})[0]
+    records = list(read_dataset(dataset))
+    assert [label for _, _, label, _ in records] == labels
+    for (_, image, _, _), pixels in zip(records, images, strict=True):
+        assert (cv2.imdecode(np.frombuffer(image, np.uint8), 0) == pixels[:, :, 0]).all()
 
 
 @pytest.mark.parametrize("python", PYTHONS)
