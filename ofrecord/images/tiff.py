@@ -21,25 +21,20 @@ ADVICE = "scale them to 0 to 255 and save it as an 8-bit PNG"
 
 def tiff_header(data: bytes) -> Header:
     """Look at the type of the values, and at the checksums of deflated data, which Pillow ignores."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    file = io.BytesIO(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _header(data, _read_tags(data))
+            tags = ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # BigTIFF
+            file.seek(tags.next)
+            tags.load(file)  # of the first page
+            return _header(data, tags)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # tags may hold anything
         raise BadImage(f"the TIFF is damaged ({error})") from None
-
-
-def _read_tags(data: bytes) -> "ImageFileDirectory_v2":
-    """Return the tags of the first page."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    file = io.BytesIO(data)
-    tags = ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # BigTIFF
-    file.seek(tags.next)
-    tags.load(file)
-    return tags
 
 
 def _header(data: bytes, tags: "ImageFileDirectory_v2") -> Header:
