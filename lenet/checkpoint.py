@@ -24,6 +24,7 @@ LAYOUT = 2
 TRAINING, HISTORY = "training/", "history/"  # prefixes of entries
 
 Arrays = dict[str, np.ndarray]  # by name
+Layout = dict[str, tuple[tuple[int, ...], str]]  # {name: (shape, type)}
 
 
 class CheckpointInfo(StrictModel):
@@ -48,18 +49,22 @@ class Checkpoint(NamedTuple):
     training: Arrays  # the learner's state
     history: Arrays  # the figures of the run
 
-    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Raise InputError unless names and shapes of the weights are those of a model.
 
-        (OneFlow's load_state_dict accepts missing and unknown ones in silence.)
-        """
-        refused = f"the checkpoint {self.path} cannot be used:"
-        for name in sorted({*self.weights, *shapes}):
-            array = self.weights.get(name)
-            if array is None:
-                raise InputError(f"{refused} {name} is missing")
-            if array.dtype != np.float32 or array.shape != shapes.get(name):
-                raise InputError(f"{refused} {name} does not match the model")
+def layout_of(arrays: Arrays) -> Layout:
+    """Return the shape and the type of each array, by name."""
+    return {name: (tuple(array.shape), array.dtype.name) for name, array in arrays.items()}
+
+
+def check_layout(path: str, arrays: Arrays, expected: Layout) -> None:
+    """Raise InputError where a checkpoint's arrays are not those that are expected.
+
+    (OneFlow's load_state_dict accepts missing and unknown ones in silence.)
+    """
+    found = layout_of(arrays)
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            problem = "does not match the model" if name in found else "is missing"
+            raise InputError(f"the checkpoint {path} cannot be used: {name} {problem}")
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:

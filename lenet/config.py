@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from runtime.cli import ArgumentParser, InputError, os_errors, output
 from runtime.settings import (
+    NULLS,
     Name,
     StrictModel,
     given_options,
@@ -156,7 +157,7 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
 
 def config_of_run(file: str | None, run_dir: str | None) -> str:
     """Return the path of the settings of the run to resume. Raises InputError without a run."""
-    if file or not run_dir:
+    if file or run_dir in (None, *NULLS):
         raise InputError("--resume takes the settings of a run: give its folder, --run_dir DIR")
     path = os.path.join(run_dir, CONFIG)
     with os_errors(f"resume the run in {run_dir}:", CONFIG):

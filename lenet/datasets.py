@@ -81,9 +81,9 @@ def check_batches(config: TrainConfig, train_set: Dataset, eval_set: Dataset | N
             f"{reshard(eval_set)}"
         )
     if config.batch_size > WORLD_SIZE * min(records):
-        images = count(train_set.manifest.num_records, "image")
-        larger = f"batch_size {config.batch_size} is larger than the dataset"
-        raise InputError(f"{larger}: {train_set.folder} has {images}")
+        images = f"{count(WORLD_SIZE * min(records), 'image')} of {train_set.folder}"
+        ranks = f", for {count(WORLD_SIZE, 'rank')}" if WORLD_SIZE > 1 else ""
+        raise InputError(f"batch_size {config.batch_size} is larger than the {images}{ranks}")
 
 
 def reshard(dataset: Dataset) -> str:

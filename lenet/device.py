@@ -9,6 +9,10 @@ The rest of the project knows the device only as the string that choose_device
 returns: tensors are made on that device or moved ``.to`` it.
 """
 
+from runtime.environment import check_environment
+
+check_environment(__name__)
+
 import os
 import subprocess
 import sys
@@ -91,4 +95,7 @@ def run_probe(index: int) -> None:
 
 
 if __name__ == "__main__":
-    run_probe(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    if len(sys.argv) > 1:
+        run_probe(int(sys.argv[1]))
+    else:
+        print(*probe_gpu())

@@ -18,7 +18,7 @@ import numpy as np
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, os_errors, output, run_main
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, check_layout, open_checkpoint
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
@@ -78,8 +78,9 @@ def make_onnx(checkpoint: Checkpoint):
         "dense1": (512, 64 * (spec.height // 4) * (spec.width // 4)),
         "dense2": (spec.num_classes, 512),
     }
-    biases = {f"{layer}.bias": shape[:1] for layer, shape in shapes.items()}
-    checkpoint.check_weights(biases | {f"{layer}.weight": shape for layer, shape in shapes.items()})
+    expected = {f"{layer}.weight": (shape, "float32") for layer, shape in shapes.items()}
+    expected |= {f"{layer}.bias": (shape[:1], "float32") for layer, shape in shapes.items()}
+    check_layout(checkpoint.path, checkpoint.weights, expected)
     figures = {"mean": spec.mean, "std": spec.scale}
     constants = {name: np.float32(each).reshape(1, -1, 1, 1) for name, each in figures.items()}
     constants |= checkpoint.weights

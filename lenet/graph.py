@@ -5,7 +5,7 @@ import gc
 
 from runtime.cli import log
 
-from .checkpoint import Arrays
+from .checkpoint import Arrays, Layout, layout_of
 from .config import TrainConfig
 from .engine import flow
 from .ranks import WORLD_SIZE
@@ -66,6 +66,17 @@ class GraphLearner:
             self._model.load_state_dict({name: w.to_local() for name, w in weights.items()})
         return self._model
 
+    def state_layout(self) -> Layout:
+        """Return what state_dict() holds after a step."""
+        layout = {STEP: ((1,), "int64")}
+        if self._amp:
+            layout[SCALER + "LossScale"] = (1,), "float32"
+            layout[SCALER + "GoodStepCounter"] = (1,), "int64"
+        for name, parameter in self._model.named_parameters():
+            for moment in "mv":
+                layout[f"model.{name}-{moment}"] = tuple(parameter.shape), "float32"
+        return layout
+
     def state_dict(self) -> Arrays:
         """Return the graph's own state. Raises RuntimeError where it does not train."""
         state = {
@@ -75,8 +86,7 @@ class GraphLearner:
         }
         steps, counted = self._schedule.last_step, int(state.get(STEP, [0])[0])
         # A graph that does not train has no moments. With amp, steps that overflowed do not count.
-        has_moments = all(f"model.{n}-m" in state for n, _ in self._model.named_parameters())
-        if not has_moments or (counted != steps and not self._amp):
+        if layout_of(state) != self.state_layout() or (counted != steps and not self._amp):
             raise RuntimeError(f"OneFlow's graph does not train: it counts {counted} of {steps}")
         return state
 

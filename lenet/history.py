@@ -58,13 +58,18 @@ class History:
         """Return ``rows``, float64 (n, 6), to be kept in a checkpoint; NaN stands for None."""
         return {"rows": np.array(self.rows, np.float64).reshape(-1, len(Row._fields))}
 
-    def load_arrays(self, arrays: Arrays) -> None:
-        """Take up what to_arrays returned."""
-        for figures in arrays["rows"].tolist():
+    def load_arrays(self, arrays: Arrays, last: int) -> None:
+        """Take up what to_arrays returned after step ``last``. Raises ValueError for other arrays."""
+        rows = arrays.get("rows")
+        if arrays.keys() != {"rows"} or rows.dtype != np.float64 or rows.shape[1:] != (6,):
+            raise ValueError("it has no history")
+        for figures in rows.tolist():
             step, epoch, rate, loss, *evaluation = (None if f != f else f for f in figures)
             loss = loss if loss is None else np.float32(loss)
             self.rows.append(Row(int(step), int(epoch), rate, loss, *evaluation))
             self.step = int(step)
+        if self.step != last:
+            raise ValueError(f"its history ends with step {self.step}, not {last}")
 
     def open(self, folder: str) -> None:
         """Write metrics.csv anew, keep it open, and begin to write events. Raises InputError."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from runtime.cli import InputError
 
-from .checkpoint import Arrays, Checkpoint
+from .checkpoint import Arrays, Checkpoint, Layout, check_layout, layout_of
 from .config import TrainConfig
 from .engine import flow
 from .graph import GraphLearner
@@ -48,6 +48,14 @@ class EagerLearner:
         self._schedule.step()
         return loss.detach()
 
+    def state_layout(self) -> Layout:
+        """Return what state_dict() holds after a step."""
+        layout = {"step": ((), "int64")}
+        for name, parameter in self.model.named_parameters():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                layout[f"{name}/{moment}"] = tuple(parameter.shape), "float32"
+        return layout
+
     def state_dict(self) -> Arrays:
         """Return the number of steps, and Adam's moments of each parameter."""
         state = self._optimizer.state_dict()["state"]
@@ -73,9 +81,9 @@ class EagerLearner:
         pass
 
 
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each weight and bias of a model, by its name."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def weights_of(model: nn.Module) -> Arrays:
+    """Return a model's weights and biases as NumPy arrays, by name."""
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def make_learner(
@@ -95,6 +103,7 @@ def make_learner(
             )
         if info.spec != model.spec:
             raise InputError(f"cannot resume from {path}: it is of a different model")
-        checkpoint.check_weights(shapes_of(model))
+        check_layout(path, checkpoint.weights, layout_of(weights_of(model)))
+        check_layout(path, checkpoint.training, learner.state_layout())
         learner.load_state_dict(checkpoint.weights, checkpoint.training)
     return learner

@@ -31,10 +31,10 @@ from ofrecord.labels import kinds_of, list_images, natural_key
 from runtime.atomic import read_small_file
 from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, check_layout, layout_of, open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
 from .engine import flow
-from .learner import shapes_of
+from .learner import weights_of
 from .spec import ModelSpec
 
 BATCH = 100  # images at a time
@@ -94,7 +94,7 @@ def parse_args() -> argparse.Namespace:
 def load_model(checkpoint: Checkpoint) -> LeNet:
     """Return the trained LeNet. Raises InputError for the weights of another network."""
     model = LeNet(checkpoint.info.spec)
-    checkpoint.check_weights(shapes_of(model))
+    check_layout(checkpoint.path, checkpoint.weights, layout_of(weights_of(model)))
     model.load_state_dict({name: flow.tensor(w) for name, w in checkpoint.weights.items()})
     return model.eval()
 

@@ -33,7 +33,10 @@ def open_run(
     with folder_lock(run.path if run.writes else None, "another training is using"):
         if resume and (last := open_last(run.path, config, run.plan, run.digests)):
             run.checkpoint, run.saved = last, last.info.step
-            run.history.load_arrays(last.history)
+            try:
+                run.history.load_arrays(last.history, run.saved)
+            except ValueError as error:
+                raise InputError(f"the checkpoint {last.path} is damaged: {error}") from None
         check_all_ranks_agree({"checkpoint in run_dir": f"of step {run.saved}"})
         try:
             yield run

@@ -29,6 +29,7 @@ from .checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from .config import CONFIG, DATASETS, TrainConfig
 from .evaluation import Evaluation
 from .history import History
+from .learner import weights_of
 from .mistakes import write_mistakes
 from .plan import Plan
 from .progress import Progress
@@ -43,7 +44,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, train_set: Dataset, eval_set: Dataset | None):
         self.config = config
-        self.path = config.run_dir and (config.run_dir.rstrip("/") or "/")
+        self.path = config.run_dir and os.path.normpath(config.run_dir)
         self.writes = self.path is not None and RANK == 0
         self.digests = {
             "dataset": train_set.manifest.digest,
@@ -60,6 +61,7 @@ class Run:
     def command(self) -> str:
         """What to type to resume the run."""
         script, folder = shlex.quote(sys.argv[0]), shlex.quote(self.path)
+        folder = f"./{folder}" if folder.startswith("-") else folder  # no option
         return f"python {launcher()}{script} --run_dir {folder} --resume"
 
     def start(self, learner) -> None:
@@ -168,9 +170,8 @@ class Run:
             dataset_digests=self.digests,
             config=self.config.model_dump(),
         )
-        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         path, history = f"{self.path}/{name}", self.history.to_arrays()
-        save_checkpoint(Checkpoint(path, info, weights, training, history))
+        save_checkpoint(Checkpoint(path, info, weights_of(model), training, history))
 
     # -- the end --
 

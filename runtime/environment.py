@@ -34,6 +34,7 @@ PACKAGES = {
     "matplotlib": "matplotlib",
 }
 LIMITS = {"numpy": 2, "protobuf": 4}  # the first major versions that OneFlow cannot use
+LAUNCHER = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
 ONEFLOW = "0.9.0"  # the one build that this project is tried on
 
 
@@ -54,8 +55,9 @@ def check_environment(module: str, ranks: bool = False) -> None:
     if module == "__main__" and hasattr(signal, "pthread_sigmask"):  # Windows has none
         # Before the first import that starts threads, as they would receive it instead.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    if module == "__main__" and not (ranks and os.environ.get("WORLD_SIZE")):
-        os.environ.pop("WORLD_SIZE", None)  # OneFlow does not start where it is empty
+    if module == "__main__" and not (ranks and os.environ.get("WORLD_SIZE", "1") not in ("", "1")):
+        for name in LAUNCHER:  # OneFlow does not start where some are missing or empty
+            os.environ.pop(name, None)
     problem = find_problem()
     if problem:
         sys.stderr.write(f"{os.path.basename(sys.argv[0])}: error: {problem}\n")

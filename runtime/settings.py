@@ -21,6 +21,7 @@ from .cli import ArgumentParser, InputError, InputErrors, count, one_line, os_er
 Count = Annotated[int, Field(ge=0, le=2**50)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 MAX_YAML_BYTES = 2**20
+NULLS = "null", "~", ""  # None in YAML files and, but for "~", which is a folder, on command lines
 
 
 class StrictModel(BaseModel):
@@ -100,7 +101,7 @@ def parse_settings(model: type[Model], layers: list[Layer]) -> Model:
         for name, text in settings.items():
             if name in model.model_fields:
                 # In YAML and on the command line null is None: `--epochs null`.
-                values[name] = None if text in ("null", "~", "") else text
+                values[name] = None if text in NULLS else text
                 origins[name] = origin
             else:
                 close = difflib.get_close_matches(name, model.model_fields, n=1)

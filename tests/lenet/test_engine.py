@@ -1,13 +1,14 @@
-"""The matrix kernels that lenet/engine.py chooses compute what NumPy does, and what OpenBLAS's own do.
+"""The start of OneFlow: its matrix kernels, its noise, and what is said where it cannot start.
 
-OneFlow's OpenBLAS is older than the CPUs that it runs on, and old kernels on new CPUs can be wrong.
+OneFlow's OpenBLAS is older than the CPUs that it runs on, and old kernels on new CPUs can be
+wrong: those that lenet/engine.py chooses compute what NumPy does, and what OpenBLAS's own do.
 """
 
 import json
 
 import numpy as np
 import pytest
-from helpers import losses, run_python, run_script
+from helpers import PROJECT, assert_one_error, losses, run_python, run_script
 
 FLAGS = set(open("/proc/cpuinfo").read().split())
 haswell = pytest.mark.skipif(not {"avx2", "fma"} <= FLAGS, reason="no AVX2 and FMA here")
@@ -16,12 +17,13 @@ OLDEST = "Prescott"  # what OpenBLAS takes for CPUs that it does not know
 # Sums of products at LeNet's sizes, forward and backward; printed as JSON, with what NumPy's
 # float64 gives for each.
 PRODUCTS = """
-import json, sys
+import json, os, sys
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view as windows
 from lenet.engine import flow
 functional = flow.nn.functional
 rng = np.random.default_rng(0)
+print(json.dumps(os.environ["OPENBLAS_CORETYPE"]))
 def compare(name, ours, exact):
     scale = np.abs(exact).max()
     print(json.dumps([name, float(np.abs(ours.numpy() - exact).max() / scale)]))
@@ -46,23 +48,14 @@ for n, inner, outer, side in ((25, 1, 32, 28), (25, 32, 64, 14), (2, 3, 32, 31))
 """
 
 
-@haswell
-def test_the_chosen_kernels():
-    result = run_python("-c", "import os, lenet.engine; print(os.environ['OPENBLAS_CORETYPE'])")
-    assert result.out == "Haswell\n", result
-
-
-def test_a_choice_of_ones_own_is_kept():
-    env = {"OPENBLAS_CORETYPE": OLDEST}
-    code = "import os, lenet.engine; print(os.environ['OPENBLAS_CORETYPE'])"
-    assert run_python("-c", code, env=env).out == f"{OLDEST}\n"
-
-
-@pytest.mark.parametrize("kernels", [None, pytest.param(OLDEST, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kernels", [pytest.param(None, marks=haswell), pytest.param(OLDEST, marks=pytest.mark.slow)]
+)
 def test_products_are_numpys(kernels):
+    """With the kernels that are chosen, and with those that somebody chose himself."""
     result = run_python("-c", PRODUCTS, env={"OPENBLAS_CORETYPE": kernels} if kernels else {})
-    errors = [json.loads(line) for line in result.out.splitlines()]
-    assert len(errors) == 21, result
+    chosen, *errors = [json.loads(line) for line in result.out.splitlines()]
+    assert chosen == (kernels or "Haswell") and len(errors) == 21, result
     for name, error in errors:
         assert error < 2e-6, (name, error)
 
@@ -76,3 +69,35 @@ def test_ten_losses_are_those_of_the_oldest_kernels(converted):
     )
     assert len(ours) == 10
     np.testing.assert_allclose(ours, oldest, rtol=1e-5)
+
+
+def test_what_ends_the_import_of_oneflow_is_shown(tmp_path):
+    """OneFlow's noise while it is imported is not shown, its last words are."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Abort:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'oneflow.framework.session_context':\n"
+        "            os.write(2, b'F1126 Check failed: this machine\\n')\n"
+        "            os.abort()\n"
+        "sys.meta_path.insert(0, Abort())\n"
+    )
+    result = run_script("lenet_train.py", env={"PYTHONPATH": str(tmp_path)})
+    assert result.code == -6 and result.err == "F1126 Check failed: this machine\n", result
+
+
+@pytest.mark.parametrize("megabytes", [1000, pytest.param(3000, marks=pytest.mark.slow)])
+def test_too_little_memory_to_start(megabytes):
+    """It is not said that something has to be installed."""
+    line = f'ulimit -v {megabytes * 1000}; exec "$@"'
+    result = run_python(
+        "-c", line, "sh", PROJECT / ".venv/bin/python", PROJECT / "lenet_train.py", python="/bin/sh"
+    )
+    assert_one_error(result, "ulimit -v")
+    assert "make train" not in result.err and "pip" not in result.err, result
+
+
+def test_python_without_asserts():
+    text = "OneFlow needs Python's assert statements: start python without -O (PYTHONOPTIMIZE)"
+    assert_one_error(run_python("-O", "lenet_train.py"), text)
+    assert_one_error(run_script("lenet_train.py", env={"PYTHONOPTIMIZE": "1"}), text)

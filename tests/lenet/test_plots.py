@@ -54,7 +54,7 @@ def assert_legible(figure):
 
 
 def spec_of(names):
-    from lenet.model import ModelSpec
+    from lenet.spec import ModelSpec
 
     return ModelSpec(
         channels=1,
@@ -78,21 +78,23 @@ ACCURACIES = {  # of each epoch
 
 
 @pytest.mark.parametrize("name", ACCURACIES)
-@pytest.mark.parametrize("epochs", [1, 20, 100])
+@pytest.mark.parametrize(
+    "epochs", [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 100))]
+)
 def test_losses_and_accuracies(figures, converted, tmp_path, name, epochs):
     from lenet.config import TrainConfig
-    from lenet.metrics import Metrics
+    from lenet.history import History
     from lenet.plan import Plan
     from lenet.plots import draw_losses
     from ofrecord.dataset import open_dataset
 
     config = TrainConfig(steps=None, epochs=epochs, eval_dataset_dir="x")
     plan = Plan(config, open_dataset(str(converted)))
-    metrics = Metrics(plan)
+    history = History(plan)
     for step, accuracy in enumerate(ACCURACIES[name](epochs)):
-        metrics.add_losses([3 / (step + 1), 2 / (step + 1)], [0.001, 0.001])
-        metrics.add_evaluation(2 / (step + 1), float(accuracy))
-    draw_losses(str(tmp_path / "loss.png"), "a long name for a run, " * 5, plan, metrics)
+        history.add_losses([3 / (step + 1), 2 / (step + 1)], [0.001, 0.001])
+        history.add_evaluation(2 / (step + 1), float(accuracy))
+    draw_losses(str(tmp_path / "loss.png"), "a long name for a run, " * 5, plan, history)
     (figure,) = figures
     assert_legible(figure)
     low, high = figure.axes[-1].get_ylim()
@@ -106,7 +108,7 @@ def test_losses_and_accuracies(figures, converted, tmp_path, name, epochs):
 
 
 @pytest.mark.parametrize("names", [list("0123456789"), LONG, ["W" * 40, "M" * 40, "W" * 39]])
-@pytest.mark.parametrize("wrong", [0, 1, 39])
+@pytest.mark.parametrize("wrong", [39, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1))])
 def test_predictions(figures, tmp_path, names, wrong):
     from lenet.evaluation import Evaluation
     from lenet.plots import draw_predictions

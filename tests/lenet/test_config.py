@@ -59,12 +59,10 @@ def test_configuration_from_file_and_command_line(converted, write, tmp_path):
     assert printed("--config", write(text)) == text
 
 
-@pytest.mark.parametrize(
-    "folder", ["a #1: b", 'it\'s "x"', "数据 1", "[a]", "a\tb", "😀", "-x", "~"]
-)
+@pytest.mark.parametrize("folder", ["a #1: b", 'it\'s "x"', "数据 1", "[a]", "a\tb", "😀", "-x"])
 def test_any_folder_can_be_printed_and_read(write, folder):
     text = printed(f"--dataset_dir={folder}")
-    assert yaml.safe_load(text)["dataset_dir"] == (folder if folder != "~" else None)
+    assert yaml.safe_load(text)["dataset_dir"] == folder
     assert printed("--config", write(text)) == text
 
 
@@ -77,114 +75,89 @@ def test_help_lists_every_setting_with_its_default():
         assert option and option[1] == default, name
 
 
-@pytest.mark.parametrize(
-    "arguments, value",
-    [
-        (["--graph"], "true"),
-        (["--graph", "--steps", "5"], "true"),
-        (["--graph", "false"], "false"),
-        (["--graph=True"], "true"),
-        ([], "false"),
-    ],
-)
-def test_a_switch_may_stand_alone(arguments, value):
-    assert yaml.safe_load(printed(*arguments))["graph"] is (value == "true")
+def test_a_switch_may_stand_alone():
+    for words in (["--graph"], ["--graph", "--steps", "5"], ["--graph=True"], ["--graph", "false"]):
+        assert yaml.safe_load(printed(*words))["graph"] is (words[-1] != "false")
 
 
 # -- values ------------------------------------------------------------------------------
 
-VALUES = [  # name, as it is written, value
-    ("learning_rate", "1e-3", 0.001),
-    ("learning_rate", "1E-3", 0.001),
-    ("learning_rate", ".5", 0.5),
-    ("learning_rate", "1", 1.0),
-    ("seed", "9223372036854775807", 2**63 - 1),
-    ("seed", "+7", 7),
-    ("steps", "null", None),
-    ("steps", "~", None),
-    ("eval_dataset_dir", "''", None),
-    ("dataset_dir", "1e3", "1e3"),
-    ("augment", "FALSE", False),
-    ("schedule", "cosine", "cosine"),
-]
+VALUES = {  # name: {as it is written: value}
+    "learning_rate": {"1e-3": 0.001, "1E-3": 0.001, ".5": 0.5, "1": 1.0},
+    "seed": {"9223372036854775807": 2**63 - 1, "+7": 7},
+    "steps": {"null": None, "~": None},
+    "run_dir": {"null": None, "''": None},
+    "dataset_dir": {"1e3": "1e3"},
+    "augment": {"FALSE": False, "yes": True},
+    "schedule": {"cosine": "cosine"},
+}
 
 
-@pytest.mark.parametrize("name, text, value", VALUES)
-def test_values(write, name, text, value):
+@pytest.mark.parametrize("name", VALUES)
+def test_values(write, name):
+    """The same in a file and on the command line."""
     more = "epochs: 1\n" if name == "steps" else ""
-    settings = yaml.safe_load(printed("--config", write(f"{name}: {text}\n{more}")))
-    assert settings[name] == value and type(settings[name]) is type(value)
+    for text, value in VALUES[name].items():
+        of_file = printed("--config", write(f"{name}: {text}\n{more}"))
+        settings = yaml.safe_load(of_file)
+        assert settings[name] == value and type(settings[name]) is type(value)
+        words = ["--epochs", 1] if more else []
+        assert printed(f"--{name}", text.strip("'"), *words) == of_file
 
 
-INTEGER = "it should be a valid integer, not "
-NUMBER = "it should be a valid number, not "
-ODD_VALUES = [  # name, as it is written, what is said of it
-    ("steps", "true", INTEGER + "'true'"),
-    ("steps", "many", INTEGER + "'many'"),
-    ("steps", "0", "it should be greater than or equal to 1, not 0"),
-    ("steps", "1_000", INTEGER + "'1_000'"),
-    ("steps", "1e3", INTEGER + "'1e3'"),
-    ("steps", "0x10", INTEGER + "'0x10'"),
-    ("steps", "1:30", INTEGER + "'1:30'"),
-    ("steps", "[3]", INTEGER + "['3']"),
-    ("steps", "{a: 3}", INTEGER + "{'a': '3'}"),
-    ("steps", "1" + 30 * "0", INTEGER + "'1" + 30 * "0" + "'"),
-    ("steps", 4000 * "9", INTEGER + "'99999"),
-    ("batch_size", "2.5", INTEGER + "'2.5'"),
-    ("batch_size", "null", INTEGER + "'null'"),
-    ("batch_size", "''", INTEGER + "''"),
-    ("batch_size", "2000000", "it should be less than or equal to 1048576, not 2000000"),
-    ("seed", "9223372036854775808", "it should be less than 9223372036854775808, not"),
-    ("seed", "-1", "it should be greater than or equal to 0, not -1"),
-    ("learning_rate", ".inf", NUMBER + "'.inf'"),
-    ("learning_rate", "inf", NUMBER + "'inf'"),
-    ("learning_rate", "nan", NUMBER + "'nan'"),
-    ("learning_rate", ".nan", NUMBER + "'.nan'"),
-    ("learning_rate", "1e999", "it should be a finite number, not inf"),
-    ("learning_rate", "-1", "it should be greater than 0, not -1.0"),
-    ("learning_rate", "0." + 4000 * "1", NUMBER + "'0.11111"),
-    ("learning_rate", "false", NUMBER + "'false'"),
-    ("learning_rate", "2 000", NUMBER + "'2 000'"),
-    ("dropout", "1", "it should be less than 1, not 1.0"),
-    ("augment", "perhaps", "it should be a valid boolean, not 'perhaps'"),
-    ("augment", "yes", "it should be a valid boolean, not 'yes'"),
-    ("augment", "1", "it should be a valid boolean, not '1'"),
-    ("device", "tpu", "it should be 'auto', 'cuda' or 'cpu', not 'tpu'"),
-    ("init", "null", "it should be 'tutorial' or 'he', not 'null'"),
-    ("dataset_dir", "''", "it should have at least 1 character, not ''"),
-    ("dataset_dir", "[a, b]", "it should be a valid string, not ['a', 'b']"),
+INTEGER, NUMBER, BOOLEAN = (f"a valid {kind}" for kind in ("integer", "number", "boolean"))
+FINITE = "a finite number"
+ODD_VALUES = [  # name, what it should be, values as they are written
+    ("steps", INTEGER, ["true", "many", "1e3", "0x10", "1:30", "[3]", "{a: 3}"]),
+    ("steps", "greater than or equal to 1", ["0", "-7"]),
+    ("steps", "less than or equal to 1000000000", ["1" + 30 * "0", 4000 * "9"]),
+    ("batch_size", INTEGER, ["2.5", "null", "''"]),
+    ("batch_size", "less than or equal to 1048576", ["2000000"]),
+    ("seed", "less than 9223372036854775808", ["9223372036854775808"]),
+    ("seed", "greater than or equal to 0", ["-1"]),
+    ("learning_rate", NUMBER, [".inf", ".nan", "false", "2 000"]),
+    ("learning_rate", FINITE, ["inf", "nan", "1e999"]),
+    ("learning_rate", "greater than 0", ["-1"]),
+    ("dropout", "less than 1", ["1"]),
+    ("augment", BOOLEAN, ["perhaps"]),
+    ("device", "'auto', 'cuda' or 'cpu'", ["tpu"]),
+    ("init", "'tutorial' or 'he'", ["null"]),
+    ("dataset_dir", "a valid string", ["''", "[a, b]"]),
 ]
+CASES = [(name, text, said) for name, said, texts in ODD_VALUES for text in texts]
 
 
-@pytest.mark.parametrize("name, text, said", ODD_VALUES, ids=lambda text: text[:20])
+@pytest.mark.parametrize("name, text, said", CASES, ids=lambda text: text[:20])
 def test_odd_values(write, name, text, said):
+    """A short line says what the value should be, and what it is."""
     path = write(f"{name}: {text}\n")
     (line,) = problems("--config", path)
-    assert line.startswith(f"{path}: {name}: {said}") and len(line) < 200 + len(str(path)), line
+    lines = {line.removeprefix(f"{path}: ")}
     if text[0] not in "[{-'":
         (line,) = problems(f"--{name}", text)
-        assert line.startswith(f"--{name}: {said}"), line
+        lines.add(line.removeprefix("--"))
+    (line,) = lines
+    shown = {"null": "None", "''": "None", "[3]": "['3']", "{a: 3}": "{'a': '3'}"}
+    shown = shown.get(text, "['a', 'b']" if text == "[a, b]" else repr(text))
+    shown = re.escape(shown) if len(text) < 25 else f"{shown[:10]}[0-9]*[.]{{3}}[0-9]*'"
+    assert re.fullmatch(
+        f"{name}: it should be {re.escape(said)}(, unable to .*)?, not {shown}", line
+    )
 
 
 def test_every_problem_of_file_and_command_line_is_reported(write):
     path = write("steps: many\nstepz: 3\ndropout: 2\nweights: he\nbatch_size: 7\n")
-    lines = problems("--config", path, "--decoder", "x", "--picture=a.png", "--crop", 1)
+    lines = problems("--config", path, "--qqq", "x", "--zom=0.1", "--crop", 1)
     assert sorted(lines[:-1]) == [
-        "--crop: it should be less than 1, not 1.0",
-        "--decoder: unknown setting; it was removed, as it follows from the dataset",
-        "--picture: unknown setting; it was removed: run_dir has loss.png and predictions.png",
-        f"{path}: dropout: it should be less than 1, not 2.0",
-        f"{path}: steps: it should be a valid integer, not 'many'",
+        "--crop: it should be less than 1, not '1'",
+        "--qqq: unknown setting; see --help",
+        "--zom: unknown setting; did you mean zoom?",
+        f"{path}: dropout: it should be less than 1, not '2'",
+        f"{path}: steps: it should be a valid integer, unable to parse string as an integer, not 'many'",
         f"{path}: stepz: unknown setting; did you mean steps?",
-        f"{path}: weights: unknown setting; it is named init now",
+        f"{path}: weights: unknown setting; see --help",
     ]
     assert lines[-1] == "7 wrong settings; see --help"
-
-
-@pytest.mark.parametrize("name", ["image_feature", "label_feature"])
-def test_settings_of_earlier_versions(name):
-    text = f"--{name}: unknown setting; it is an option of `python -m ofrecord index` now"
-    assert problems(f"--{name}", "x") == [text]
 
 
 def test_settings_that_do_not_go_together(write):
@@ -228,20 +201,20 @@ def test_config_files_that_cannot_be_read(tmp_path):
     assert_one_error(call("lenet_train", "--config", tmp_path / "no.yaml"), "no.yaml: No such file")
     assert_one_error(call("lenet_train", "--config", tmp_path), f"cannot read {tmp_path}: ")
     assert_one_error(call("lenet_train", "--config", "/dev/zero"), "cannot read /dev/zero: ")
+    (tmp_path / "large.yaml").write_bytes(b"steps: 3\n" + 2**20 * b"#")
+    assert_one_error(call("lenet_train", "--config", tmp_path / "large.yaml"), "large.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"steps: \xff\n")
     assert_one_error(call("lenet_train", "--config", tmp_path / "bytes.yaml"), "is not valid YAML")
 
 
-@pytest.mark.parametrize(
-    "arguments, said",
-    [
-        (["--step", "3"], "--step: unknown setting; did you mean steps?"),
-        (["--steps"], "argument --steps: expected one argument"),
-        (["3"], "unexpected argument '3'"),
-    ],
-)
-def test_bad_command_line(arguments, said):
-    assert_one_error(call("lenet_train", *arguments), said)
+def test_bad_command_line():
+    texts = {
+        "--step 3": "--step: unknown setting; did you mean steps?",
+        "--steps": "argument --steps: expected one argument",
+        "3": "unexpected argument '3'",
+    }
+    for words, text in texts.items():
+        assert_one_error(call("lenet_train", *words.split()), text)
 
 
 def test_a_value_that_would_take_hours_to_print(write):

@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 import pytest
 from damage import cut, flip
-from helpers import IMAGES, LABELS, assert_one_error, call, convert, run_python, train
-from photos import on_paper, predicted_labels, predictions, write_photos
+from helpers import IMAGES, LABELS, assert_one_error, call, convert, run_python, snapshot, train
+from photos import predicted_labels, predictions, write_photos
 from PIL import Image
+from runs import edit, edit_about, rows
 
 FILES = sorted(IMAGES.glob("*.png"))
 FIVE = IMAGES / "00000000_5.png"
+slow = pytest.mark.slow
 TAKEN = "prepared as an image of one digit"
 
 
@@ -44,8 +46,9 @@ def logits_of(checkpoint, pixels):
     """OneFlow's logits of a checkpoint's model for float32 pixels (n, channels, height, width) from 0 to 255."""
     from lenet.checkpoint import open_checkpoint
     from lenet.engine import flow
+    from lenet.predict import load_model
 
-    model = open_checkpoint(str(checkpoint)).load_model()
+    model = load_model(open_checkpoint(str(checkpoint)))
     mean, std = (
         np.float32(values).reshape(1, -1, 1, 1) for values in (model.spec.mean, model.spec.scale)
     )
@@ -79,14 +82,14 @@ def test_the_digits_of_the_training(trained):
     assert all(float(match["percent"]) > 50 for match in predictions(result))
 
 
-@pytest.mark.parametrize("size", [14, 20, 40])
+@pytest.mark.parametrize("size", [14, 40])
 def test_other_sizes_are_resized_as_in_training(converted, size):
     trained, predicted = pixels_in_training_and_prediction(converted, size)
     assert (trained == predicted).all()
 
 
 @pytest.mark.parametrize(
-    "fit", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("stretch", "crop")), "pad"]
+    "fit", [*(pytest.param(each, marks=slow) for each in ("stretch", "crop")), "pad"]
 )
 def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     """Transparent, turned, 16-bit and of all shapes: the network sees the pixels that it was trained on."""
@@ -106,7 +109,7 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
         "tall.jpg": noise(9, 3, 3),
         "alpha.png": noise(5, 8, 4),
         "gray.png": noise(7, 4),
-        "deep.png": noise(4, 9, 3, values=4096, dtype=np.uint16),
+        "deep.png": noise(4, 9, 3, values=65536, dtype=np.uint16),
         "small.bmp": noise(2, 3, 3)[:10, :15],
     }
     for name, image in images.items():
@@ -118,9 +121,9 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     labels = [json.dumps({name: n % 2}) for n, name in enumerate(names)]
     (tmp_path / "labels.txt").write_text("\n".join(labels))
     options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]
-    options += ["--size", "24x30", "--fit", fit, "--background", "#204060", "--max_value", 4095]
+    options += ["--size", "24x30", "--fit", fit, "--background", "#204060"]
     assert convert(*options, "--part_num", 1, "--save_dir", tmp_path / "d").code == 0
-    for size in (None, 20, 40):  # the network's own size: the dataset's, a smaller, a larger one
+    for size in (None, 20):  # the network's own size: the dataset's, a smaller one
         run = tmp_path / f"run{size}"
         more = ["--steps", 1, "--batch_size", len(names), "--image_size", size or "null"]
         assert train(tmp_path / "d", "--run_dir", run, *more).code == 0
@@ -130,47 +133,6 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
         predicted = [read_image(str(tmp_path / "in" / name), spec, False) for name in names]
         for name, one, other in zip(names, trained, predicted, strict=True):
             assert abs(one - other).max() <= 1, (name, size)
-
-
-def test_a_checkpoint_without_a_fit_stretches(trained, tmp_path):
-    """Those of earlier versions; and one whose fit is damaged is refused."""
-    from lenet.checkpoint import open_checkpoint
-    from lenet.predict import read_image
-
-    def with_fit(change):
-        with np.load(trained) as file:
-            entries = dict(file)
-        about = json.loads(entries["checkpoint"].tobytes())
-        change(about["spec"])
-        entries["checkpoint"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        np.savez(tmp_path / "other.npz", **entries)
-        return str(tmp_path / "other.npz")
-
-    spec = open_checkpoint(with_fit(lambda spec: spec.pop("fit"))).info.spec
-    wide = np.random.default_rng(0).integers(0, 256, (30, 90), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "wide.png"), wide)
-    stretched = cv2.resize(wide, (28, 28), interpolation=cv2.INTER_AREA)
-    pixels = read_image(str(tmp_path / "wide.png"), spec, False)
-    assert spec.fit is None and (pixels[:, :, 0] == stretched).all()
-
-    photo = str(write_photos(FILES[:1], tmp_path)[0])  # its digit is found before it is fitted
-    fit = {"method": "crop", "width": 28, "height": 28}
-    fitted = open_checkpoint(with_fit(lambda spec: spec.update(fit=fit))).info.spec
-    assert (read_image(photo, fitted, True) == read_image(photo, spec, True)).all()
-
-    for method, side in (("squeeze", 28), ("pad", 2**16)):
-        fit = {"method": method, "width": side, "height": side}
-        other = with_fit(lambda spec, fit=fit: spec.update(fit=fit))
-        assert_one_error(predict(other, FIVE), "is damaged", "fit")
-
-
-def test_the_likeliest_classes(trained):
-    result = predict(trained, "--top", 3, FIVE)
-    parts = result.out.strip().split(": ")[1].split(", ")
-    matches = [re.match(r"(\d) \(([\d.]+)%\)\Z", part) for part in parts]
-    assert len({match[1] for match in matches}) == 3 and matches[0][1] == "5", result
-    percents = [float(match[2]) for match in matches]
-    assert percents == sorted(percents, reverse=True) and sum(percents) <= 100.01
 
 
 def test_folders_stand_for_the_images_in_them(trained, tmp_path):
@@ -186,15 +148,6 @@ def test_folders_stand_for_the_images_in_them(trained, tmp_path):
     assert [match["file"] for match in predictions(result)] == expected
     warning = f"skipped 1 file without an image's extension in {tmp_path / 'in'} (1 .txt)"
     assert warning in result.err and result.err.count("\n") == 1, result
-
-
-def test_folders_without_images(trained, tmp_path):
-    """Nothing is predicted, not even for the files that are there."""
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    result = predict(trained, tmp_path / "a", FIVE, tmp_path / "b")
-    assert result.code == 2 and result.out == "" and "Traceback" not in result.err, result
-    assert all(f"error: no images in {tmp_path / name}\n" in result.err for name in "ab"), result
 
 
 def test_a_table_of_predictions(trained, tmp_path):
@@ -250,33 +203,6 @@ def test_photos_of_dark_digits_on_paper(trained, tmp_path):
     assert unprepared.err == "" and right(unprepared, photos) < right(result, photos) - 8
 
 
-@pytest.mark.slow
-def test_photos_of_all_the_digits(trained, tmp_path):
-    photos = write_photos(FILES, tmp_path)
-    result = predict(trained, *photos)
-    assert right(result, photos) >= 42, right(result, photos)
-    unprepared = predict(trained, "--digit", "no", *photos)
-    assert right(unprepared, photos) < right(result, photos) - 20
-
-
-def test_light_digits_on_dark(trained, tmp_path):
-    digit = cv2.imread(str(FIVE), cv2.IMREAD_GRAYSCALE)
-    cv2.imwrite(str(tmp_path / "chalk.png"), 255 - on_paper(digit, 3))
-    canvas = np.zeros((28, 28), np.uint8)
-    canvas[:14, 14:] = cv2.resize(digit, (14, 14))  # of the right size, on black: taken as it is
-    cv2.imwrite(str(tmp_path / "corner.png"), canvas)
-    result = predict(trained, tmp_path / "chalk.png", tmp_path / "corner.png")
-    assert predicted_labels(result)[0] == "5" and result.err.count(TAKEN) == 1, result
-
-
-def test_drawings_with_a_transparent_ground(trained, tmp_path):
-    digit = cv2.imread(str(FIVE), cv2.IMREAD_GRAYSCALE)
-    canvas = np.zeros((300, 300, 4), np.uint8)  # black ink, opaque where the digit is
-    canvas[60:260, 40:240, 3] = cv2.resize(digit, (200, 200))
-    assert cv2.imwrite(str(tmp_path / "drawn.png"), canvas)
-    assert predicted_labels(predict(trained, tmp_path / "drawn.png")) == ["5"]
-
-
 def test_a_drawing_that_exif_turns(trained, tmp_path):
     """Colours and alpha are turned together."""
     digit = cv2.resize(cv2.imread(str(FIVE), cv2.IMREAD_GRAYSCALE), (200, 240))
@@ -287,40 +213,12 @@ def test_a_drawing_that_exif_turns(trained, tmp_path):
     assert predicted_labels(predict(trained, tmp_path / "turned.png")) == ["5"]
 
 
-def test_very_long_images_do_not_prevent_the_others(trained, tmp_path):
-    for name, shape in (("wide.png", (1, 20000)), ("high.png", (20000, 1))):
-        cv2.imwrite(str(tmp_path / name), np.zeros(shape, np.uint8))
-    result = predict(trained, tmp_path / "wide.png", FIVE, tmp_path / "high.png")
-    assert result.code == 2 and "Traceback" not in result.err, result
-    assert predicted_labels(result) == ["5"] and result.err.count("no digit found") == 2
-
-
-def test_digits_from_class_folders_are_digits_too(tmp_path):
-    """Classes named 0 to 9 are prepared as those without names."""
-    for path in FILES:
-        folder = tmp_path / "in" / path.stem[-1]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / path.name).write_bytes(path.read_bytes())
-    options = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", tmp_path / "d"]
-    assert convert(*options).code == 0
-    assert train(tmp_path / "d", "--steps", 1, "--run_dir", tmp_path / "run").code == 0
-    result = predict(tmp_path / "run" / "last.npz", *write_photos(FILES[:1], tmp_path))
-    assert result.code == 0 and TAKEN in result.err, result
-
-
-def test_blank_paper_is_no_digit(trained, tmp_path):
-    noise = np.random.default_rng(0).normal(220, 4, (300, 400))
-    cv2.imwrite(str(tmp_path / "blank.png"), np.clip(noise, 0, 255).astype(np.uint8))
-    cv2.imwrite(str(tmp_path / "flat.png"), np.full((300, 400), 255, np.uint8))
-    result = predict(trained, tmp_path / "blank.png", tmp_path / "flat.png")
-    assert result.code == 2 and result.out == "", result
-    assert result.err.count("no digit found") == 2, result
-
-
 # -- checkpoints ----------------------------------------------------------------------
 
 
 def test_checkpoints_that_cannot_be_used(trained, tmp_path):
+    assert_one_error(predict(trained, "--top", 0, FIVE), "--top")
+    assert_one_error(call("lenet.predict", FIVE), "--checkpoint")
     assert_one_error(predict(tmp_path / "none", FIVE), "no checkpoint", "No such file")
     assert_one_error(predict(trained.parent, FIVE), "is a folder", "best.npz")
     copy = Path(shutil.copy(trained, tmp_path / "copy.npz"))
@@ -330,27 +228,53 @@ def test_checkpoints_that_cannot_be_used(trained, tmp_path):
     cut(copy, 1000)
     assert_one_error(predict(copy, FIVE), str(copy), "damaged")
     assert_one_error(predict(FIVE, FIVE), str(FIVE), "damaged")
+    assert_one_error(predict("/dev/zero", FIVE), "/dev/zero is not a regular file")
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_the_last_checkpoint_predicts_too(trained):
-    assert predicted_labels(predict(trained.with_name("last.npz"), FIVE)) == ["5"]
+OTHERS = {  # checkpoints of other networks, and texts of the line about them
+    "an earlier version": (
+        lambda found: found.update(layout=1),
+        ["another version", "train again"],
+    ),
+    "no layout": (lambda found: found.pop("layout"), ["another version", "train again"]),
+    "more classes": (
+        lambda found: found["spec"].update(num_classes=12, class_names=None),
+        ["dense2.bias does not match the model"],
+    ),
+    "larger images": (
+        lambda found: found["spec"].update(width=36),
+        ["dense1.weight does not match the model"],
+    ),
+}
 
 
-def test_options(trained):
-    assert_one_error(call("lenet.predict", FIVE), "--checkpoint")
-    assert_one_error(predict(trained, "--top", 0, FIVE), "--top")
+@pytest.mark.parametrize("change, texts", OTHERS.values(), ids=OTHERS)
+def test_checkpoints_of_other_networks(trained, tmp_path, change, texts):
+    other = shutil.copy(trained, tmp_path / "other.npz")
+    edit_about(other, change)
+    for result in (predict(other, FIVE), export(other, tmp_path / "x.onnx")):
+        assert_one_error(result, str(other), *texts)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("shape", [(64, 10), (512, 10, 1)], ids=str)
+def test_a_checkpoint_of_a_lenet_of_other_shapes(trained, tmp_path, shape):
+    """As of a script whose network was edited."""
+    other = shutil.copy(trained, tmp_path / "other.npz")
+    weights = {"dense2.weight": np.zeros(shape, np.float32)}
+    edit(other, lambda found: found.update(weights))
+    text = f"the checkpoint {other} cannot be used: dense2.weight does not match the model"
+    for result in (predict(other, FIVE), export(other, tmp_path / "x.onnx")):
+        assert_one_error(result, text)
 
 
 def test_class_names_of_a_stranger_are_printed_in_one_line(trained, tmp_path):
     """A name may hold what would clear the terminal or look like another line."""
-    with np.load(trained) as file:
-        entries = dict(file)
-    about = json.loads(entries["checkpoint"].tobytes())
-    about["spec"]["class_names"] = [f"{n}\n\x1b[2Jx.png: {n} (99%)" for n in range(10)]
-    entries["checkpoint"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    np.savez(tmp_path / "strange.npz", **entries)
-    result = predict(tmp_path / "strange.npz", FIVE)
+    names = [f"{n}\n\x1b[2Jx.png: {n} (99%)" for n in range(10)]
+    strange = shutil.copy(trained, tmp_path / "strange.npz")
+    edit_about(strange, lambda found: found["spec"].update(class_names=names))
+    result = predict(strange, FIVE)
     assert result.code == 0 and result.out.count("\n") == 1 and "\x1b" not in result.out, result
     assert r"5\n\x1b[2Jx.png" in result.out, result
 
@@ -395,33 +319,6 @@ def test_onnx_gives_the_same_outputs(trained, exported):
     assert_same_outputs(trained, exported, (28, 28, 1))
 
 
-def percentages(result, classes):
-    """What ``--top`` with all classes printed: an array (files, classes)."""
-    rows = []
-    for line in result.out.splitlines():
-        found = dict(re.findall(r"(\S+) \(([\d.]+)%\)", line))
-        rows.append([float(found[name]) for name in classes])
-    return np.array(rows)
-
-
-def test_a_file_is_seen_as_in_training(trained, exported, tutorial_run):
-    """The same outputs for image files by lenet.predict and ONNX, and the loss that the training's evaluation found."""
-    pixels = np.stack([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in FILES])
-    probabilities = run_onnx(exported, pixels)[1]
-    result = predict(trained, "--top", 10, *FILES)
-    np.testing.assert_allclose(percentages(result, "0123456789"), 100 * probabilities, atol=0.0051)
-
-    labels = [int(file.stem[-1]) for file in FILES]
-    loss = -np.log(probabilities[np.arange(len(FILES)), labels].astype(np.float64)).mean()
-    assert loss == pytest.approx(final_loss(tutorial_run[0]), rel=1e-3)
-
-
-def final_loss(run_dir):
-    """The loss of a run's last evaluation."""
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        return [float(row["eval_loss"]) for row in csv.DictReader(file) if row["eval_loss"]][-1]
-
-
 def test_class_names_and_colour(tmp_path):
     """Class folders of colour pictures, named in Chinese: the names come back, and other sizes are resized."""
     rng = np.random.default_rng(0)
@@ -461,35 +358,6 @@ def test_onnx_is_optional(trained, tmp_path, monkeypatch):
     assert_one_error(export(trained, tmp_path / "x.onnx"), "pip install onnx")
 
 
-@pytest.mark.parametrize("kind", ["pipe", "checkpoint", "nothing"])
-def test_an_export_replaces_nothing_else(trained, tmp_path, kind):
-    file = tmp_path / "file"
-    if kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "checkpoint":
-        shutil.copy(trained, file)
-    before = file.stat() if file.exists() else None
-    assert_one_error(export(trained, file), str(file), "must end in .onnx")
-    assert (file.stat() if file.exists() else None) == before
-
-
-@pytest.mark.parametrize(
-    "variables",
-    [
-        pytest.param({"WORLD_SIZE": "2"}, marks=pytest.mark.slow),
-        pytest.param({"WORLD_SIZE": "abc"}, marks=pytest.mark.slow),
-        {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"},
-    ],
-    ids=["alone", "odd", "complete"],
-)
-def test_on_a_cluster_that_sets_the_launchers_variables(trained, tmp_path, variables):
-    """Both are one process: they do not wait for others."""
-    for module, argument in (("predict", FIVE), ("export", tmp_path / "x.onnx")):
-        arguments = ["-m", f"lenet.{module}", "--checkpoint", trained, argument]
-        result = run_python(*arguments, env=variables, timeout=60)
-        assert result.code == 0 and result.out and result.err == "", result
-
-
 def test_an_export_to_a_full_disk(trained, tmp_path, own_mounts):
     """A disk of 1 MB: one line that names the file, and nothing is left."""
     script = """
@@ -502,18 +370,68 @@ mount -t tmpfs -o size=1m none "$1" && echo old > "$1/x.onnx" && shift
     assert result.out == "x.onnx\nold\n", result
 
 
-@pytest.mark.parametrize(
-    "closing",
-    [
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ("<&-", ">&-", "2>&-")),
-        "<&- >&- 2>&-",
-    ],
-)
-def test_closed_streams(trained, tmp_path, closing):
+def test_images_without_a_digit_do_not_prevent_the_others(trained, tmp_path):
+    noise = np.random.default_rng(0).normal(220, 4, (300, 400))
+    images = {"noise": np.clip(noise, 0, 255), "flat": np.full((300, 400), 255)}
+    images |= {"wide": np.zeros((1, 20000)), "high": np.zeros((20000, 1))}
+    for name, image in images.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image.astype(np.uint8))
+    result = predict(trained, *(tmp_path / f"{name}.png" for name in images), FIVE)
+    assert result.code == 2 and predicted_labels(result) == ["5"], result
+    assert result.err.count("no digit found") == 4 and "Traceback" not in result.err
+
+
+def test_folders_without_images(trained, tmp_path):
+    """Nothing is predicted, not even for the files that are there."""
+    (tmp_path / "a").mkdir()
+    result = predict(trained, tmp_path / "a", FIVE)
+    assert result.out == ""
+    assert_one_error(result, f"no images in {tmp_path / 'a'}")
+
+
+FITS = {"squeeze": (28, "fit"), "pad": (2**16, "too many pixels")}
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_a_fit_that_cannot_be(trained, tmp_path, method):
+    side, text = FITS[method]
+    fit = {"method": method, "width": side, "height": side}
+    other = shutil.copy(trained, tmp_path / "other.npz")
+    edit_about(other, lambda found: found["spec"].update(fit=fit))
+    assert_one_error(predict(other, FIVE), "is damaged", text)
+
+
+def test_a_file_is_seen_as_in_training(trained, exported, tutorial_run):
+    """The same outputs by lenet.predict and ONNX, and the loss that the training's evaluation found."""
+    pixels = np.stack([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in FILES])
+    probabilities = run_onnx(exported, pixels)[1]
+    result = predict(trained, "--top", 10, *FILES)
+    found = [sorted(re.findall(r"(\d) \(([\d.]+)%\)", line)) for line in result.out.splitlines()]
+    found = [[float(percent) for _, percent in classes] for classes in found]
+    np.testing.assert_allclose(found, 100 * probabilities, atol=0.0051)
+    labels = [int(file.stem[-1]) for file in FILES]
+    loss = -np.log(probabilities[np.arange(len(FILES)), labels].astype(np.float64)).mean()
+    _, (evaluation,) = rows(tutorial_run[0])
+    assert loss == pytest.approx(float(evaluation["eval_loss"]), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["pipe", "best.npz", "x"])
+def test_an_export_replaces_nothing_else(trained, tmp_path, name):
+    file = shutil.copy(trained, tmp_path / "best.npz").with_name(name)
+    if name == "pipe":
+        os.mkfifo(file)
+    before = snapshot(tmp_path)
+    assert_one_error(export(trained, file), str(file), "must end in .onnx")
+    assert snapshot(tmp_path) == before and file.is_fifo() == (name == "pipe")
+
+
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"}
+
+
+@pytest.mark.parametrize("variables", [LAUNCHED, pytest.param({"WORLD_SIZE": "abc"}, marks=slow)])
+def test_on_a_cluster_that_sets_the_launchers_variables(trained, tmp_path, variables):
+    """Both are one process: they do not wait for others."""
     for module, argument in (("predict", FIVE), ("export", tmp_path / "x.onnx")):
-        words = [sys.executable, "-m", f"lenet.{module}", "--checkpoint", trained, argument]
-        line = f"{' '.join(map(str, words))} {closing}"
-        result = run_python("-c", line, python="/bin/sh", timeout=60)
-        assert result.code == 0 and result.err == "", result
-        assert bool(result.out) == (" >" not in f" {closing}"), result
-    assert (tmp_path / "x.onnx").exists()
+        arguments = ["-m", f"lenet.{module}", "--checkpoint", trained, argument]
+        result = run_python(*arguments, env=variables, timeout=60)
+        assert result.code == 0 and result.out and result.err == "", result
