@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 
-from runtime.cli import PROJECT, InputError, log
+from runtime.cli import PROJECT, InputError, count, log
 
 from .engine import flow
 from .ranks import LOCAL_RANK, gather
@@ -59,7 +59,8 @@ def probe_gpu(index: int = 0) -> tuple[str, str]:
     if not flow.cuda.is_available():
         return "", "OneFlow finds no NVIDIA GPU, or no driver for CUDA 11.7 (450.80 or newer)"
     if index >= flow.cuda.device_count():
-        return "", f"this machine has {flow.cuda.device_count()} GPUs, fewer than its ranks"
+        gpus = count(flow.cuda.device_count(), "GPU")
+        return "", f"this machine has {gpus}, fewer than its ranks"
     try:
         process = subprocess.run(
             [sys.executable, "-m", __name__, str(index)],

@@ -27,7 +27,8 @@ from ofrecord.images import (
     read_header,
     resize,
 )
-from ofrecord.labels import kinds_of, list_images, natural_key
+from ofrecord.labels.files import is_image, kinds_of, list_files
+from ofrecord.labels.names import natural_key
 from runtime.atomic import read_small_file
 from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
@@ -109,8 +110,9 @@ def find_images(paths: list[str]) -> list[str]:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        images, others = list_images(path)
-        if others:
+        names = [name for name, _ in list_files(path)]
+        images = list(filter(is_image, names))
+        if others := set(names).difference(images):
             number = f"{count(len(others), 'file')} without an image's extension"
             log(f"skipped {number} in {path} ({kinds_of(others)})", "warning")
         if not images:

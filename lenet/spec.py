@@ -36,10 +36,10 @@ class ModelSpec(StrictModel):
     scale: list[Annotated[float, Field(gt=0, le=1000)]]  # by which they are then divided
     num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     class_names: list[Name] | None  # None where classes are unnamed
-    background: Name  # color behind transparent images
+    background: Name = "white"  # color behind transparent images
     # How images were brought to one size (ofrecord.images.resize) before they are stretched to
     # width and height: the method, width, height. None: not at all.
-    fit: Fit | None
+    fit: Fit | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self):

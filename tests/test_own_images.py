@@ -505,7 +505,7 @@ import json, sys
 from lenet_train import ImageReader, ModelSpec
 from runtime.cli import InputError
 from ofrecord.check import Features, index_parts
-from ofrecord.dataset import open_dataset
+from ofrecord.dataset.open_dataset import open_dataset
 
 for folder in sys.argv[1:]:
     try:

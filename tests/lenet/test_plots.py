@@ -86,7 +86,7 @@ def test_losses_and_accuracies(figures, converted, tmp_path, name, epochs):
     from lenet.history import History
     from lenet.plan import Plan
     from lenet.plots import draw_losses
-    from ofrecord.dataset import open_dataset
+    from ofrecord.dataset.open_dataset import open_dataset
 
     config = TrainConfig(steps=None, epochs=epochs, eval_dataset_dir="x")
     plan = Plan(config, open_dataset(str(converted)))

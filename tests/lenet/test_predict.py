@@ -59,7 +59,7 @@ def pixels_in_training_and_prediction(dataset, size):
     """The 50 digits as uint8 pixels at ``size``: as the trainer reads them from a dataset, and as lenet.predict from files."""
     import lenet_train
     from lenet.predict import read_image
-    from ofrecord.dataset import open_dataset
+    from ofrecord.dataset.open_dataset import open_dataset
 
     dataset = open_dataset(str(dataset))
     spec = lenet_train.ModelSpec.from_dataset(dataset, size)
@@ -96,7 +96,7 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     import lenet_train
     from lenet.checkpoint import open_checkpoint
     from lenet.predict import read_image
-    from ofrecord.dataset import open_dataset
+    from ofrecord.dataset.open_dataset import open_dataset
 
     rng = np.random.default_rng(0)
 

@@ -155,7 +155,7 @@ def lenet(script, *size, init="tutorial", **spec):
 
 def reader_of(script, folder, batch_size, **options):
     """The reader and decoders as the trainer sets them up, and the model's spec."""
-    from ofrecord.dataset import open_dataset
+    from ofrecord.dataset.open_dataset import open_dataset
 
     dataset = open_dataset(str(folder))
     spec = script.ModelSpec.from_dataset(dataset, None)
@@ -267,7 +267,7 @@ def test_skipped_batches_are_those_that_would_have_been_read(script, converted):
 @pytest.mark.parametrize("batch_size", [1, 7, 49, 50])
 def test_evaluation_counts_each_image_once(script, converted, batch_size):
     """Against a count by hand, for batch sizes that do not divide 50."""
-    from ofrecord.dataset import open_dataset
+    from ofrecord.dataset.open_dataset import open_dataset
 
     reader, spec = reader_of(script, converted, 50)
     model = script.LeNet(spec)
@@ -366,9 +366,9 @@ def test_check_hashes_of_the_dataset_to_evaluate_on(dataset, converted):
 @pytest.mark.parametrize(
     "options, texts",
     [
-        (["--image_size", "3"], ["too small"]),
-        (["--image_size", "1"], ["too small"]),
-        (["--image_size", "6000"], ["too large", "--image_size from 4 to 1,024"]),
+        (["--image_size", "3"], ["not for 3x3 images"]),
+        (["--image_size", "1"], ["not for 1x1 images"]),
+        (["--image_size", "6000"], ["not for 6000x6000 images", "--image_size, 4 to 1,024"]),
         (["--batch_size", 51], ["batch_size 51", "50 images"]),
         (["--steps", 9, *SMALL, "--learning_rate", 1e30], ["the loss is nan at step "]),
         (["--steps", 1, *SMALL, "--learning_rate", 1e30], ["the evaluation loss is ", "step 1"]),

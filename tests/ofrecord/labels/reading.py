@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ofrecord.labels import Samples, SourceOptions, read_samples
+from ofrecord.labels.options import SourceOptions
+from ofrecord.labels.samples import Samples
+from ofrecord.labels.sources import read_samples
 from runtime.cli import InputError
 
 

@@ -58,14 +58,14 @@ def test_bad_class_folders(tmp_path, capsys):
     (tmp_path / "in/stray.png").rename(tmp_path / "in/cat/2.png")
     make_files(tmp_path / "in", ["films/1.MOV", "films/2.mov"])
     assert_error(
-        read_folders(capsys, tmp_path), "the class folder", "in/films has no images, but 2 .mov"
+        read_folders(capsys, tmp_path), "the class folder", "in/films has no images (2 .mov)"
     )
 
 
 SETS = {  # folders: the commands in the one line
-    "train val": ["--image_root {}/train`", "--image_root {}/val --save_dir dataset_val`"],
+    "train val": ["--image_root {}/train --save_dir dataset_train`", "--image_root {}/val --save_dir dataset_val`"],
     "test Training valid": ["`ls {}/Training > classes.txt`", "{}/valid --save_dir dataset_val`", "{}/test --save_dir dataset_test`"],
-    "train": ["--image_root {}/train`"],
+    "train": ["--image_root {}/train --save_dir dataset_train`"],
 }  # fmt: skip
 
 
@@ -127,8 +127,8 @@ def test_hard_links_are_files_of_their_own(classes, capsys):
 # -- options ------------------------------------------------------------------------------
 
 OPTIONS = [
-    ({"class_folders": True, "label_dir": "x.csv"}, "--class_folders and --label_dir cannot both"),
-    ({"class_folders": True, "label_column": "x"}, "are for a table, not for --class_folders"),
+    ({"class_folders": True, "label_dir": "x.csv"}, "--class_folders is without a label file"),
+    ({"class_folders": True, "label_column": "x"}, "--class_folders is without a label file"),
     ({"seed": 3}, "--seed is for --shuffle"),
     ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
     ({"val_fraction": 1.0}, "less than 1"),
@@ -141,7 +141,7 @@ OPTIONS = [
 def test_options_that_do_not_go_together(tmp_path, options, text):
     from pydantic import ValidationError
 
-    from ofrecord.labels import SourceOptions
+    from ofrecord.labels.options import SourceOptions
 
     with pytest.raises(ValidationError, match=text):
         SourceOptions(**{"image_root": str(tmp_path), **options})

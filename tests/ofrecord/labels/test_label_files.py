@@ -77,7 +77,7 @@ def test_columns_that_are_named(images, capsys):
     assert result.pairs == {"0.png": "b", "1.png": "a"}
     named["label_column"] = "plant"
     result = read_text(capsys, images, text, "labels.txt", **named)
-    assert_error(result, "labels.txt, line 1: ", "must have the column 'plant'; it has 'image'")
+    assert_error(result, "labels.txt, line 1: ", "must have the columns 'plant'; it has 'image'")
     lines = '{"id": "0.png", "file_name": "9.png", "fine": 3}\n'
     named = {"image_column": "id", "label_column": "fine"}
     assert read_text(capsys, images, lines, "a.jsonl", **named).pairs == {"0.png": "3"}
@@ -115,8 +115,8 @@ WRONG = {  # file name, text, what the one error says
     "two columns of labels": ("a.csv", "image,class,label\n0.png,a,0\n", ["line 1: ", "'class' and 'label'", "--label_column"]),
     "two columns of images": ("a.txt", "image,path,label\n0.png,a,0\n", ["line 1: ", "'image' and 'path'", "--image_column"]),
     "in line 3": ("a.txt", "\n\npath,name,label,target\n", ["line 3: labels may be in the columns 'label' and 'target'"]),
-    "a column twice": ("a.csv", "image,label,Label\n0.png,1,1\n", ["'label' and 'Label'", "another name"]),
-    "two splits": ("a.csv", "image,label,split,split\n", ["'split' and 'split'", "another name"]),
+    "a column twice": ("a.csv", "image,label,Label\n0.png,1,1\n", ["'label' and 'Label'", "rename one"]),
+    "two splits": ("a.csv", "image,label,split,split\n", ["'split' and 'split'", "rename one"]),
     "keys": ("a.jsonl", '{"file_name": "0.png", "label": 1, "class": 1}', ["line 1: ", "'label' and 'class'"]),
     "no key": ("a.jsonl", '{"file_name": "0.png", "text": "a"}', ["line 1: ", "'label'; it has 'file_name', 'text'"]),
     "a row without a label": ("a.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "1.png"}\n', ["line 2: not an object with 'file_name' and 'label'"]),
@@ -280,12 +280,13 @@ NEAR = {  # what is listed: the file that it may be
 
 @pytest.mark.parametrize("listed", NEAR)
 def test_a_name_that_is_nearly_a_files(tmp_path, listed):
-    from ofrecord.labels import similar_names
+    from ofrecord.labels.files import ImageFiles
 
     make_files(tmp_path, [NEAR[listed], "other.png", "b/1.png"])
-    assert similar_names(str(tmp_path), [listed]) == {listed: NEAR[listed]}
+    assert ImageFiles(str(tmp_path)).did_you_mean(listed) == f"; did you mean {NEAR[listed]}?"
     make_files(tmp_path, [f"more/{NEAR[listed]}"])  # two have so much of the path
-    assert similar_names(str(tmp_path), [listed])[listed] in (None, NEAR[listed])
+    hint = ImageFiles(str(tmp_path)).did_you_mean(listed)
+    assert hint in ("", f"; did you mean {NEAR[listed]}?")
 
 
 def test_paths_of_another_machine(images, capsys):
@@ -335,7 +336,7 @@ def test_class_names_are_data(images, capsys):
     """What class_file_text writes is read as the same names, whatever they are."""
     import csv
 
-    from ofrecord.labels import class_file_text
+    from ofrecord.labels.names import class_file_text
 
     (images / "classes.txt").write_text(class_file_text(NAMES), encoding="utf-8", newline="")
     with (images / "labels.csv").open("w", encoding="utf-8", newline="") as file:
