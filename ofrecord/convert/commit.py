@@ -9,12 +9,12 @@ from ..dataset.commit import NewDataset
 from ..dataset.commit import commit as commit_datasets
 from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, printable
-from ..dataset.manifest import FORMATS, Manifest, Part, part_name
+from ..dataset.layout import FORMATS, part_name
+from ..dataset.model import Manifest, Part, digest_of
 from ..dataset.statistics import ImageStatistics
-from .chunk import Problem
 from .datasets import PlannedDataset
 from .options import ConvertOptions
-from .packing import describe
+from .packed import Problem, describe
 from .parts import PlannedPart, load_finished
 
 DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
@@ -27,8 +27,13 @@ def commit(datasets: dict[str, PlannedDataset], options: ConvertOptions) -> None
     left without an image.
     """
     finished = [FinishedDataset(planned, options) for planned in datasets.values()]
-    channels = max(each.statistics.channels for each in finished)  # the same for all
-    new = [NewDataset(each.folder, each.write(channels), each.staged) for each in finished]
+    tables = [each.write_table() for each in finished]
+    channels = max(each.statistics.channels for each in finished)
+    split_id = digest_of(tables) if len(tables) > 1 else None
+    new = [
+        NewDataset(each.folder, each.manifest(table, channels, split_id), each.staged)
+        for each, table in zip(finished, tables, strict=True)
+    ]
     for each in finished:
         each.report()
     names = datasets["train"].samples.class_names
@@ -40,7 +45,7 @@ class FinishedDataset:
     """A dataset all of whose parts are there."""
 
     def __init__(self, planned: PlannedDataset, options: ConvertOptions):
-        self.folder, self._planned, self._options = planned.folder, planned, options
+        self.folder, self._samples, self._options = planned.folder, planned.samples, options
         self.statistics = ImageStatistics()
         self.rows: list[Row] = []  # of images.csv
         self.staged: list[str] = []  # the names of the part files in the hidden folder
@@ -49,15 +54,16 @@ class FinishedDataset:
         with os_errors("read", self.folder.staging):
             for part in planned.parts:
                 self._add(part)
-        if not self._parts:
-            images = f"{len(planned.samples):,} for {self.folder.path} in {options.image_root}"
-            raise InputError(f"no valid image among the {images}")
+        if not self.statistics.num_measured:
+            images = f"the {len(self._samples):,} for {self.folder.path} in {options.image_root}"
+            which = f"those of {images} whose pixels would be counted" if self.rows else images
+            raise InputError(f"no valid image among {which}")
 
     def _add(self, part: PlannedPart) -> None:
         """Add a part; one all of whose images were skipped is none, and the next ones move up."""
         finished = load_finished(self.folder, part.file)
         skipped = dict(finished.skipped)
-        self._problems += [Problem(*each, True) for each in skipped.items()]
+        self._problems += [Problem(*each, True) for each in finished.skipped]
         if not finished.digests:
             return
         self.statistics.merge(finished.statistics)
@@ -70,38 +76,43 @@ class FinishedDataset:
         for record, (image, digest) in enumerate(zip(stored, finished.digests, strict=True)):
             self.rows.append(Row(file, record, *image, digest))
 
-    def write(self, channels: int) -> Manifest:
-        """Write the table of images to the hidden folder, and return the manifest."""
-        is_jpeg = FORMATS[self._options.img_format] == "JPEG"
-        names, counts = self._planned.samples.class_names, Counter(row.label for row in self.rows)
-        anonymous = self._options.anonymous
-        rows = (row._replace(image="") for row in self.rows) if anonymous else self.rows
+    def write_table(self) -> str:
+        """Write images.csv to the hidden folder, and return its SHA-256."""
+        anonymous = (row._replace(image="") for row in self.rows)
+        return self.folder.write_table(anonymous if self._options.anonymous else self.rows)
+
+    def manifest(self, table: str, channels: int, split_id: str | None) -> Manifest:
+        """Return the manifest. ``table``: the SHA-256 of images.csv; the others are those of all.
+
+        Raises InputError for class names that are no names.
+        """
+        options, names = self._options, self._samples.class_names
+        counts = Counter(row.label for row in self.rows)
         fields = {
-            **self._options.manifest_fields,
+            **options.manifest_fields,
             **self.statistics.manifest_fields(channels),
             "num_records": len(self.rows),
             "num_classes": len(names or ()) or max(max(counts) + 1, 0),
             "class_names": names,
             "label_counts": {str(label): counts[label] for label in sorted(counts)},
             # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
-            "plain_jpeg": is_jpeg and not self.statistics.num_gray,
-            "split_id": self._planned.split_id,
+            "plain_jpeg": FORMATS[options.img_format] == "JPEG" and not self.statistics.num_gray,
+            "split_id": split_id,
             "skipped": [
-                {"file": "" if anonymous else printable(name), "reason": reason}
+                {"file": "" if options.anonymous else printable(name), "reason": reason}
                 for name, reason, _ in self._problems
             ],
-            "images_csv": self.folder.write_table(rows),
+            "images_csv": table,
             "parts": self._parts,
         }
         try:
             return validate(Manifest, fields)
         except ValueError as error:
-            reason = f"its parts do not fit together ({error}): remove it and convert again"
-            raise InputError(f"{self.folder.staging}: {reason}") from None
+            raise InputError(f"{self.folder.path} cannot be described: {error}") from None
 
     def report(self) -> None:
         """Log how many images are stored unchanged, why others are not, and what looks wrong."""
-        statistics, samples = self.statistics, self._planned.samples
+        statistics, samples = self.statistics, self._samples
         reencoded = statistics.reencode_reasons
         stored = count(statistics.num_images - reencoded.total(), "image")
         text = f"{self.folder.path}: {stored} stored unchanged"
@@ -129,11 +140,11 @@ class FinishedDataset:
             lines.append(f"{folder}: all pixels of all images have the same value")
         if len(self.rows) > 2 and len({row.sha256 for row in self.rows}) == 1:
             lines.append(f"{folder}: all images are the same")
-        wide = count(statistics.reencode_reasons["16-bit"], "16-bit image")
-        if statistics.reencode_reasons["16-bit"] and statistics.brightest < DARK:
+        wide = statistics.reencode_reasons["16-bit"]
+        if wide and statistics.brightest < DARK:
             lines.append(
-                f"{wide} reach only {statistics.brightest} of 255, as their values are small: "
-                "scale them before, so that white is 65,535"
+                f"{count(wide, '16-bit image')} reach only {statistics.brightest} of 255, as their "
+                "values are small: scale them before, so that white is 65,535"
             )
         if statistics.num_several:
             files = count(statistics.num_several, "file")

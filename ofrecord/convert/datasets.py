@@ -4,17 +4,16 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from runtime.cli import InputError, count, first_few, log
 
 from ..dataset.folder import open_folders as open_dataset_folders
-from ..dataset.manifest import digest_of, part_sizes
+from ..dataset.manifest import part_sizes
 from ..dataset.staging import DatasetFolder
-from ..labels import SET_NAMES, Samples
+from ..labels.samples import SET_NAMES, Samples
 from .options import ConvertOptions
-from .parts import PlannedPart, make_recipe
+from .parts import PlannedPart, plan_parts
 
 
 class PlannedDataset(NamedTuple):
@@ -22,7 +21,6 @@ class PlannedDataset(NamedTuple):
 
     folder: DatasetFolder
     samples: Samples
-    split_id: str | None  # the same in all datasets of a split
     parts: list[PlannedPart]
 
 
@@ -108,16 +106,9 @@ def plan_datasets(
     if options.part_num > num_images:
         images = f"{count(num_images, 'image')} of the dataset to write"
         raise InputError(f"--part_num {options.part_num} is more than the {images}")
-    datasets, split_id = {}, None
-    if len(sets) > 1:
-        split_id = digest_of([[each.names, each.labels.tolist()] for each in sets.values()])
+    datasets = {}
     for name, samples in sets.items():
         sizes = part_sizes(len(samples), min(options.part_num, len(samples)))
-        spans = pairwise(accumulate(sizes, initial=0))
-        recipe = make_recipe(options, len(samples))
-        parts = [
-            PlannedPart(folders[name], number, samples.take(range(*span)), recipe)
-            for number, span in enumerate(spans)
-        ]
-        datasets[name] = PlannedDataset(folders[name], samples, split_id, parts)
+        parts = plan_parts(folders[name], samples, sizes, options)
+        datasets[name] = PlannedDataset(folders[name], samples, parts)
     return datasets

@@ -10,7 +10,8 @@ from runtime.cli import ArgumentParser, count, output
 from runtime.settings import Name, given_options, parse_settings
 from runtime.workers import num_cpus
 
-from ..dataset.manifest import DEFAULT_BACKGROUND, FORMATS
+from ..dataset.layout import FORMATS
+from ..dataset.model import DEFAULT_BACKGROUND
 from ..images import ImageOptions
 from ..labels.options import SourceOptions, option
 from ..record import IMAGE_FEATURE, LABEL_FEATURE

@@ -8,13 +8,11 @@ from contextlib import closing, contextmanager, suppress
 import cv2
 from tqdm import tqdm
 
-from runtime.cli import SHOWN_PROBLEMS, InputErrors, count, first_few, log, one_line, output
+from runtime.cli import count, log, one_line, output
 from runtime.workers import ordered_map
 
-from ..images import NO_HEIF
-from ..labels import similar_names
-from .chunk import Chunk, Problem
 from .options import ConvertOptions
+from .packed import PackedImages
 from .parts import PlannedPart
 
 # A chunk holds enough images that handing it over costs little, and few
@@ -25,91 +23,54 @@ MOST_LINES = 1000  # images that get a line each; for more there is a bar
 
 
 @contextmanager
-def pack_all(
-    pack: Callable[[Chunk, ConvertOptions], Chunk],
+def pack_in_workers(
+    pack: Callable[[PlannedPart, range, ConvertOptions], PackedImages],
     parts: list[PlannedPart],
     options: ConvertOptions,
-) -> Iterator[Iterator[Chunk]]:
-    """Yield what ``pack(chunk, options)`` returns for chunks of images, in order.
+) -> Iterator[Iterator[PackedImages]]:
+    """Yield what ``pack(part, indices, options)`` returns for chunks of the parts' images, in order.
 
-    It runs in several processes, which end with the block.
+    It runs in several processes, which end with the block. Shows the tutorial's line for each
+    image on stdout, or for many a bar on stderr.
     """
     cv2.setNumThreads(1)  # the worker processes are the parallelism
-    step = _images_per_chunk(parts, options.image_root)
-    jobs = (
-        (number, range(len(part))[start : start + step])
+    step, start = _images_per_chunk(parts, options.image_root), time.perf_counter()
+    num_images = sum(map(len, parts))
+    has_lines = num_images <= MOST_LINES
+    chunks = (
+        (number, range(len(part))[first : first + step])
         for number, part in enumerate(parts)
-        for start in range(0, len(part), step)
+        for first in range(0, len(part), step)
     )
 
-    def run(job: tuple[int, range]) -> Chunk:
-        part = parts[job[0]]
-        return pack(Chunk(part.samples, job[1], part.interval, options.image_root), options)
+    def run(chunk: tuple[int, range]) -> tuple[int, range, PackedImages]:
+        number, indices = chunk  # small, as it waits in a pipe; the parts are there already
+        return number, indices, pack(parts[number], indices, options)
 
-    with closing(ordered_map(run, jobs, options.workers)) as chunks:
-        yield chunks
+    def shown(result: tuple[int, range, PackedImages]) -> PackedImages:
+        number, indices, packed = result
+        bar.update(len(indices))
+        if has_lines:
+            paths = [parts[number].path(i) for i in indices if i not in packed.problems]
+            output(*(f"{one_line(path)} feature saved" for path in paths))
+        return packed
+
+    with (
+        tqdm(total=num_images, unit="image", disable=True if has_lines else None) as bar,
+        closing(ordered_map(run, chunks, options.workers)) as results,
+    ):
+        yield map(shown, results)
+    if num_images:
+        seconds = time.perf_counter() - start
+        rate = f"{num_images / seconds:,.0f} images/s"
+        log(f"{count(num_images, 'image')} converted in {seconds:.1f} s, {rate}")
 
 
 def _images_per_chunk(parts: list[PlannedPart], image_root: str) -> int:
     """Return how many images make a chunk, by the sizes of some files spread over the parts."""
-    sizes = []
-    for part in parts[:: max(1, len(parts) // LOOKED_AT)]:
-        for name in part.samples.names[:: max(1, len(part) * len(parts) // LOOKED_AT)]:
-            with suppress(OSError):  # reported by the worker that reads it
-                sizes.append(os.path.getsize(os.path.join(image_root, name)))
+    names, sizes = [name for part in parts for name in part.samples.names], []
+    for name in names[:: max(1, len(names) // LOOKED_AT)]:
+        with suppress(OSError):  # reported by the worker that reads it
+            sizes.append(os.path.getsize(os.path.join(image_root, name)))
     bytes_per_image = max(sum(sizes) / max(len(sizes), 1), 1)
     return max(1, min(CHUNK_IMAGES, int(CHUNK_BYTES / bytes_per_image)))
-
-
-def invalid_images(problems: list[Problem], options: ConvertOptions) -> InputErrors:
-    """Return the error for images that cannot be stored."""
-    hint = " (--skip_bad skips them)" if all(each.may_be_skipped for each in problems) else ""
-    number = count(len(problems), "invalid image")
-    summary = f"{number}; nothing was changed in {options.save_dir}{hint}"
-    return InputErrors(describe(problems, options.image_root), summary)
-
-
-def describe(problems: list[Problem], root: str) -> list[str]:
-    """Return a line for each problem of an image, and one for all HEIC files that none can read."""
-    lines = []
-    if heic := [each.name for each in problems if each.reason.endswith(NO_HEIF)]:
-        lines.append(f"{count(len(heic), 'file')} in {root} ({first_few(heic)}): {NO_HEIF}")
-        problems = [each for each in problems if not each.reason.endswith(NO_HEIF)]
-    shown = [each.name for each in problems[:SHOWN_PROBLEMS]]
-    similar = similar_names(root, [n for n in shown if not os.path.lexists(os.path.join(root, n))])
-    for name, reason, _ in problems:
-        hint = f"; did you mean {similar[name]}?" if similar.get(name) else ""
-        lines.append(f"{os.path.join(root, name)}: {reason}{hint}")
-    return lines
-
-
-class Progress:
-    """The tutorial's line for each image on stdout, or for many a bar on stderr."""
-
-    def __init__(self, parts: list[PlannedPart], options: ConvertOptions):
-        self._num_images, self._image_root = sum(map(len, parts)), options.image_root
-        self._lines = self._num_images <= MOST_LINES
-        self._bar = tqdm(
-            total=self._num_images, unit="image", disable=True if self._lines else None
-        )
-        self._start = time.perf_counter()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-        if self._num_images and not any(error):
-            seconds = time.perf_counter() - self._start
-            rate = self._num_images / seconds
-            number = count(self._num_images, "image")
-            log(f"{number} converted in {seconds:.1f} s, {rate:,.0f} images/s")
-
-    def shown(self, chunk: Chunk) -> Chunk:
-        """Show that a chunk is done, and return it."""
-        self._bar.update(len(chunk.paths))
-        if self._lines:
-            skipped = {problem.name for problem in chunk.problems}
-            paths = [path for name, path in chunk.paths.items() if name not in skipped]
-            output(*(f"{one_line(path)} feature saved" for path in paths))
-        return chunk

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -17,48 +17,28 @@ import cv2
 
 from runtime.atomic import read_small_file
 
-from ..dataset.manifest import FORMATS, digest_of, part_name
-from ..dataset.staging import DatasetFolder, NewFile
+from ..dataset.layout import FORMATS, part_name
+from ..dataset.model import digest_of
+from ..dataset.staging import DatasetFolder
 from ..dataset.statistics import ImageStatistics
-from ..labels import Samples
-from .chunk import STAMP, Chunk, Problem
+from ..labels.samples import Samples
 from .options import ConvertOptions
+from .packed import STAMP, PackedImages, Problem
 
 CODE = 1  # raised when a change of the code changes the bytes of parts, or their statistics
 SAMPLE = 4000  # images of a JPEG dataset that are decoded in full, about
 LARGEST_FILE = 2**32  # bytes of a JSON file
 
-# Options that the bytes follow from.
+# What a part follows from, by names for people: "of other …". The options:
 OPTIONS = "img_format size fit color background quality image_feature label_feature".split()
-INTERVAL = "how many JPEG files are decoded in full"
-
-
-def make_recipe(options: ConvertOptions, num_images: int) -> dict[str, Any]:
-    """Return what the parts of a dataset follow from besides the images, by names for people."""
-    # Images of other formats have to be decoded in full, to see whether they are whole.
-    interval = num_images // SAMPLE if FORMATS[options.img_format] == "JPEG" else 1
-    return {
-        **{f"--{name}": getattr(options, name) for name in OPTIONS},
-        INTERVAL: max(1, interval),  # every n-th of a part
-        "the version of OpenCV": cv2.__version__,
-        "the version of Pillow": _version_of("pillow"),
-        "the version of pillow-heif": _version_of("pillow-heif"),
-        "the version of img2ofrecord.py": CODE,
-    }
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+INTERVAL = "number of JPEG files that are decoded in full"
+IMAGES = "images, or of another number of parts"
 
 
 class FinishedPart(NamedTuple):
     """What is kept beside a part that is on the disk."""
 
     recipe: dict[str, Any]
-    images: str  # SHA-256 of the images' names and labels
     stamps: str  # of each image's file, as hexadecimal digits
     bytes: int
     sha256: str
@@ -67,90 +47,101 @@ class FinishedPart(NamedTuple):
     skipped: list[tuple[str, str]]  # (name, reason)
 
 
+@dataclass(eq=False)
 class PlannedPart:
-    """A part of a dataset to write; its ``key`` is None until it is there."""
+    """A part of a dataset to write."""
 
-    def __init__(
-        self, folder: DatasetFolder, number: int, samples: Samples, recipe: dict[str, Any]
-    ):
-        self.folder, self.number, self.samples, self.recipe = folder, number, samples, recipe
-        self.key: str | None = None
+    folder: DatasetFolder
+    number: int
+    samples: Samples
+    image_root: str  # ends in a slash
+    recipe: dict[str, Any]  # all that its bytes follow from, but for the images' files
+    key: str | None = None  # None until it is there
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    @property
-    def interval(self) -> int:
-        return self.recipe[INTERVAL]
-
-    @property
-    def images(self) -> str:
-        """A SHA-256 of the images' names and labels."""
-        digest = hashlib.sha256(os.fsencode("\0".join(self.samples.names)))
-        digest.update(self.samples.labels.tobytes())
-        return digest.hexdigest()
+    def path(self, index: int) -> str:
+        """Return the path of an image's file."""
+        return self.image_root + self.samples.names[index]
 
     def key_of(self, stamps: str) -> str:
         """Return the key for images whose files have these stamps, as hexadecimal digits."""
-        return digest_of([self.recipe, self.images, stamps])
+        return digest_of([self.recipe, stamps])
+
+    def is_measured(self, index: int) -> bool:
+        """Whether an image's pixels are counted for mean and standard deviation."""
+        return index % self.recipe[INTERVAL] == 0
 
     @property
     def file(self) -> str:
         """The name of its file in the hidden folder, when it is there."""
         return f"{part_name(self.number)}.{self.key}"
 
-    @contextmanager
-    def write(self, skip_bad: bool) -> Iterator["PartWriter"]:
-        """Open the part to write it; at the end of the block it is there.
+    def write(self, packed: Iterator[PackedImages], skip_bad: bool) -> list[Problem]:
+        """Write the part, whose images are the next that are packed.
 
-        It is not where it has problems, unless ``skip_bad`` and they may be skipped.
+        Returns the problems for which it is not kept; with ``skip_bad`` those that may not be
+        skipped.
         """
+        stamps, digests, problems, statistics = bytearray(), [], [], ImageStatistics()
         with self.folder.new_file() as file:
-            writer = PartWriter(file)
-            yield writer
-            if not writer.errors(skip_bad):
-                self.key = self.key_of(writer.stamps.hex())
-                file.name = self.file
-        if self.key:
-            finished = FinishedPart(
-                recipe=self.recipe,
-                images=self.images,
-                stamps=writer.stamps.hex(),
-                bytes=file.num_bytes,
-                sha256=file.sha256,
-                digests=writer.digests,
-                statistics=writer.statistics.state(),
-                skipped=[(problem.name, problem.reason) for problem in writer.problems],
-            )
-            with self.folder.new_file(f"{self.file}.json") as beside:
-                beside.write(json.dumps(finished._asdict()).encode())
+            while len(stamps) < len(self) * STAMP.size:
+                images = next(packed)
+                file.write(images.records.getbuffer())
+                stamps += images.stamps
+                digests += images.digests
+                problems += [problem for _, problem in sorted(images.problems.items())]
+                statistics.merge(images.statistics.state())
+            errors = [each for each in problems if not (skip_bad and each.may_be_skipped)]
+            if errors:
+                return errors
+            self.key = self.key_of(stamps.hex())
+            file.name = self.file
+        finished = FinishedPart(
+            recipe=self.recipe,
+            stamps=stamps.hex(),
+            bytes=file.num_bytes,
+            sha256=file.sha256,
+            digests=digests,
+            statistics=statistics.state(),
+            skipped=[(problem.name, problem.reason) for problem in problems],
+        )
+        with self.folder.new_file(f"{self.file}.json") as beside:
+            beside.write(json.dumps(finished._asdict()).encode())
+        return []
 
 
-class PartWriter:
-    """Adds chunks of packed images to a part, in order."""
+def plan_parts(
+    folder: DatasetFolder, samples: Samples, sizes: list[int], options: ConvertOptions
+) -> list[PlannedPart]:
+    """Return the parts of a dataset, which have so many images each."""
+    # Images of other formats have to be decoded in full, to see whether they are whole.
+    interval = len(samples) // SAMPLE if FORMATS[options.img_format] == "JPEG" else 1
+    recipe = {
+        **{f"--{name}": getattr(options, name) for name in OPTIONS},
+        INTERVAL: max(1, interval),  # every n-th of a part
+        "version of OpenCV": cv2.__version__,
+        "version of Pillow": _version_of("pillow"),
+        "version of pillow-heif": _version_of("pillow-heif"),
+        "version of img2ofrecord.py": CODE,
+    }
+    image_root, parts, first = os.path.join(options.image_root, ""), [], 0
+    for number, size in enumerate(sizes):
+        taken = samples.take(range(first, first + size))
+        first += size
+        names = hashlib.sha256(os.fsencode("\0".join(taken.names)))
+        names.update(taken.labels.tobytes())
+        of_images = {**recipe, IMAGES: names.hexdigest()}
+        parts.append(PlannedPart(folder, number, taken, image_root, of_images))
+    return parts
 
-    def __init__(self, file: NewFile):
-        self.problems: list[Problem] = []
-        self.stamps = bytearray()
-        self.digests: list[str] = []
-        self.statistics = ImageStatistics()
-        self._file = file
 
-    @property
-    def num_images(self) -> int:
-        return len(self.stamps) // STAMP.size
-
-    def add(self, chunk: Chunk) -> None:
-        self._file.write(chunk.packed.getbuffer())
-        self.stamps += chunk.stamps
-        self.digests += chunk.digests
-        self.statistics.merge(chunk.statistics.state())
-        by_name = {problem.name: problem for problem in chunk.problems}
-        self.problems += [by_name[name] for name in chunk.paths if name in by_name]
-
-    def errors(self, skip_bad: bool) -> list[Problem]:
-        """Return the problems for which the part cannot be kept."""
-        return [each for each in self.problems if not (skip_bad and each.may_be_skipped)]
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def load_finished(folder: DatasetFolder, name: str) -> FinishedPart:

@@ -1,23 +1,18 @@
 """What earlier runs and other jobs made: which parts are there, and why others do not fit."""
 
-import errno
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 
 from runtime.cli import count, log, output
 
 from ..dataset.layout import PART_PREFIX
-from ..dataset.staging import DatasetFolder
-from .chunk import NO_FILE, STAMP, UNREADABLE, stamp_of
 from .options import ConvertOptions
-from .parts import FinishedPart, PlannedPart, load_finished
+from .packed import NO_FILE, NOT_THERE, STAMP, UNREADABLE, stamp_of
+from .parts import IMAGES, FinishedPart, PlannedPart, load_finished
 
 # Why a finished part does not fit.
-DAMAGED = "damaged, or of an earlier version"
-OTHER_OPTIONS = "of other options"
-OTHER_IMAGES = "of other images, or of another number of parts"
+DAMAGED = "damaged"
 CHANGED = "of images whose files were changed"
 OTHER_TIMES = "of images whose files differ in their time stamps only (rsync -a keeps them)"
 SKIPPED = "without images that --skip_bad skipped"
@@ -29,22 +24,21 @@ def parts_to_make(parts: list[PlannedPart], options: ConvertOptions) -> list[Pla
     The others get their keys. Logs how many there are, and why other parts do not fit.
     """
     first, step = options.share
-    share, misfits = parts[first::step], defaultdict(list)  # examples, by the reason
+    share, misfits = parts[first::step], defaultdict(list)  # examples of images, by the reason
     for part, finished in _finished(share, of_no_part=not options.job):
-        # Images' files are looked at only where nothing else differs.
-        reason, example = _difference(part, finished) or _difference_of_files(
-            part, finished, options
-        )
+        reason, image = _difference(part, finished), None
+        if not reason:  # images' files are looked at only where nothing else differs
+            reason, image = _difference_of_files(part, finished, options.skip_bad)
         if reason:
-            misfits[reason].append(example)
+            misfits[reason].append(image)
         else:
             part.key = part.key_of(finished.stamps)
     if there := sum(part.key is not None for part in share):
         log(f"{there:,} of {count(len(share), 'part')} are there already")
     if misfits:
         reasons = (
-            f"{len(examples):,} {reason}" + (f", such as {examples[0]}" if examples[0] else "")
-            for reason, examples in misfits.items()
+            f"{len(images):,} {reason}" + (f", such as {images[0]}" if images[0] else "")
+            for reason, images in misfits.items()
         )
         total = count(sum(map(len, misfits.values())), "finished part")
         end = "will be removed when the dataset is committed"
@@ -66,59 +60,51 @@ def _finished(
 
     It is None for a damaged one. ``of_no_part``: those of other numbers, too, with None.
     """
-    folders = defaultdict(dict)
-    for part in parts:
-        folders[part.folder][part.number] = part
-    for folder, planned in folders.items():
+    planned = {(part.folder, part.number): part for part in parts}
+    for folder in {part.folder: None for part in parts}:
         for name, size in folder.kept_parts().items():
-            part = planned.get(int(name.partition(".")[0].removeprefix(PART_PREFIX)))
-            if part or of_no_part:
-                yield part, _load(folder, name, size)
+            number = int(name.partition(".")[0].removeprefix(PART_PREFIX))
+            part = planned.get((folder, number))
+            if part is None and not of_no_part:
+                continue
+            try:
+                finished = load_finished(folder, name)
+            except (OSError, ValueError):
+                finished = None
+            yield part, finished if finished and finished.bytes == size else None
 
 
-def _load(folder: DatasetFolder, name: str, size: int) -> FinishedPart | None:
-    with suppress(OSError, ValueError):
-        finished = load_finished(folder, name)
-        return finished if finished.bytes == size else None
-
-
-def _difference(part: PlannedPart | None, finished: FinishedPart | None) -> tuple[str, str] | None:
-    """Return why a finished part is another one than is planned, and an example.
-
-    None: only the files of its images can tell.
-    """
+def _difference(part: PlannedPart | None, finished: FinishedPart | None) -> str | None:
+    """Return why a finished part is another one than is planned; None: only files can tell."""
     if finished is None:
-        return DAMAGED, ""
+        return DAMAGED
     if part is None:
-        return OTHER_IMAGES, ""
-    if part.recipe != finished.recipe:
-        names = [name for name in part.recipe if part.recipe[name] != finished.recipe.get(name)]
-        return OTHER_OPTIONS, ", ".join(names)
-    return None if part.images == finished.images else (OTHER_IMAGES, "")
+        return f"of other {IMAGES}"
+    others = [name for name in part.recipe if part.recipe[name] != finished.recipe.get(name)]
+    return f"of other {', '.join(others)}" if others else None
 
 
 def _difference_of_files(
-    part: PlannedPart, finished: FinishedPart, options: ConvertOptions
-) -> tuple[str, str]:
-    """Return the same as far as images' files tell; two empty texts for the part that is planned."""
-    names, old = part.samples.names, bytes.fromhex(finished.stamps)
-    new = stamps_of(names, options.image_root)
-    if old == new:
-        skips = finished.skipped and not options.skip_bad
-        return (SKIPPED, finished.skipped[0][0]) if skips else ("", "")
-    pairs = zip(names, STAMP.iter_unpack(old), STAMP.iter_unpack(new), strict=True)
+    part: PlannedPart, finished: FinishedPart, skip_bad: bool
+) -> tuple[str | None, str | None]:
+    """Return the same as far as images' files tell, and the name of an image."""
+    old, new = bytes.fromhex(finished.stamps), stamps_of(part)
+    pairs = zip(part.samples.names, STAMP.iter_unpack(old), STAMP.iter_unpack(new), strict=True)
     changed = [(name, one[0] == two[0]) for name, one, two in pairs if one != two]
-    only_times = all(same_size for _, same_size in changed)
-    return OTHER_TIMES if only_times else CHANGED, changed[0][0]
+    if changed:
+        only_times = all(same_size for _, same_size in changed)
+        return OTHER_TIMES if only_times else CHANGED, changed[0][0]
+    if finished.skipped and not skip_bad:
+        return SKIPPED, finished.skipped[0][0]
+    return None, None
 
 
-def stamps_of(names: list[str], image_root: str) -> bytes:
-    """Return the stamps of images' files as they are now."""
-    stamps, folder = bytearray(), os.path.join(image_root, "")  # ends in a slash
-    for name in names:
+def stamps_of(part: PlannedPart) -> bytes:
+    """Return the stamps of a part's image files as they are now."""
+    stamps = bytearray()
+    for index in range(len(part)):
         try:
-            stamps += stamp_of(os.stat(folder + name))
+            stamps += stamp_of(os.stat(part.path(index)))
         except OSError as error:
-            is_missing = error.errno in (errno.ENOENT, errno.ELOOP)
-            stamps += NO_FILE if is_missing else UNREADABLE
+            stamps += NO_FILE if error.errno in NOT_THERE else UNREADABLE
     return bytes(stamps)
