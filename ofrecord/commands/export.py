@@ -16,7 +16,7 @@ from ..dataset.images_csv import Row, read_rows
 from ..dataset.manifest import FORMATS, TABLE_NAME, Manifest
 from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset, read_records
 from ..images import BadImage, read_header
-from ..labels import class_file_text
+from ..labels.names import class_file_text
 
 HELP = "Write the images as files under their names, with a label table"
 CLASSES_NAME = "classes.txt"

@@ -20,7 +20,7 @@ from ..dataset.images_csv import Row
 from ..dataset.manifest import MANIFEST_NAME, Manifest, Part, part_name, part_sizes
 from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
 from ..dataset.statistics import mean_and_std
-from ..labels import natural_key
+from ..labels.names import natural_key
 from .copying import Source, copy_records, find_records
 from .scan import manifest_of
 

@@ -4,20 +4,19 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from typing import TextIO
 
-from runtime.atomic import read_small_file
+from runtime.atomic import open_regular_file
 from runtime.cli import InputError, first_few, os_errors
 
 from ..images import IMAGE_EXTENSIONS
 
-# What systems put beside people's files: macOS, Linux, Windows, Synology, QNAP.
-SYSTEM_FOLDERS = {
-    *("__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"),
-    *("@eaDir", "#recycle", "@Recycle"),
-}
-MAX_TEXT = 2**32  # bytes of a text file
+# What systems put beside people's files: macOS, Linux, Windows; Synology, QNAP.
+SYSTEM_FOLDERS = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+SYSTEM_FOLDERS |= {"@eaDir", "#recycle", "@Recycle"}
 ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}$")
 ZEROS = re.compile("(?<![0-9])0+(?=[0-9])")
 
@@ -28,8 +27,8 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is an image's, by its ending; hidden files are none."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not is_hidden(name)
+    """Whether a file is an image, by the ending of its name."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def fold(name: str) -> str:
@@ -44,22 +43,25 @@ def kinds_of(names: Iterable[str]) -> str:
     return ", ".join(f"{number:,} {end or 'without extension'}" for end, number in most)
 
 
-def read_text(path: str, what: str, hint: str) -> str:
-    """Return a text file's contents. Raises InputError, which calls the file ``what``."""
+@contextmanager
+def open_text(path: str, what: str, hint: str) -> Iterator[TextIO]:
+    """Open a text file, whose lines keep their ends. Raises InputError, which calls it ``what``."""
     try:
-        with os_errors(f"read the {what}", path, hint):
-            return read_small_file(path, MAX_TEXT).decode("utf-8-sig")
+        with os_errors(f"read the {what}", path, hint), open_regular_file(path, "r") as file:
+            if file.read(1) != "\ufeff":  # a byte order mark, as Windows writes it
+                file.seek(0)
+            yield file
     except UnicodeDecodeError:
         raise InputError(f"the {what} {path} is not UTF-8 text: save it as UTF-8") from None
 
 
-def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]:
-    """Return the files below ``folder``: {name: real path} of images by ending, names of others.
+def list_files(root: str, folder: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the name, relative to ``root``, and the real path of each file below ``folder``.
 
-    Names are relative to ``root``. Hidden files and folders are left out; links to folders are
-    followed, but each folder is listed once. Raises InputError for one that cannot be listed.
+    Hidden files and folders are left out; links to folders are followed, but each folder is
+    listed once. Raises InputError for one that cannot be listed.
     """
-    images, others, seen, folders = {}, [], set(), [folder]
+    seen, folders = set(), [folder]
     while folders:
         folder = folders.pop()
         path = os.path.join(root, folder)
@@ -69,26 +71,26 @@ def list_images(root: str, folder: str = "") -> tuple[dict[str, str], list[str]]
         seen.add(real)
         with os_errors("list", path), os.scandir(path) as entries:
             for entry in entries:
-                name, is_link = folder + entry.name, entry.is_symlink()
-                if is_hidden(entry.name):
+                name, is_link = entry.name, entry.is_symlink()
+                if is_hidden(name):
                     continue
                 if os.path.isdir(entry.path) if is_link else entry.is_dir():
-                    folders.append(name + "/")
-                elif is_image(entry.name):
-                    file = f"{real}/{entry.name}"
-                    images[name] = os.path.realpath(file) if is_link else file
+                    folders.append(f"{folder}{name}/")
                 else:
-                    others.append(name)
-    return images, others
+                    file = f"{real}/{name}"
+                    yield folder + name, os.path.realpath(file) if is_link else file
 
 
 class ImageFiles:
-    """The images below a folder, and the names that a label file may have for them."""
+    """The files below a folder, which is listed when that is needed, and other names for them."""
 
     def __init__(self, root: str):
-        self.root = root
-        self.names = set(list_images(root)[0])
-        self._roots = [os.path.join(path(root), "") for path in (os.path.abspath, os.path.realpath)]
+        self._root = root
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Each file's name, by itself: so that a label file's names become these objects."""
+        return {name: name for name, _ in list_files(self._root)}
 
     def resolve(self, name: str) -> str:
         """Return an image's name as the files have it; one that none has is returned as it is.
@@ -97,50 +99,42 @@ class ImageFiles:
         one image has the name with one. Raises ValueError for what is no name, or outside.
         """
         if name in self.names:
-            return name
+            return self.names[name]
         if not name or "\0" in name:
             raise ValueError(f"{name!r} is not a valid file name")
         os.fsencode(name)  # a ValueError for half of a surrogate pair, as JSON may have
-        if "\\" in name and not self._is_file(name):
-            name = name.replace("\\", "/")
-        name = os.path.normpath(name)
-        for root in self._roots:
-            name = name.removeprefix(root)
+        name = os.path.normpath(name.replace("\\", "/"))
+        for absolute in (os.path.abspath, os.path.realpath):
+            name = name.removeprefix(os.path.join(absolute(self._root), ""))
         if name.startswith(("/", "../")) or name in (".", ".."):
-            near = self.similar(name)
-            hint = f"; did you mean {near}?" if near else ""
-            raise ValueError(f"{name!r} is outside of the image root{hint}")
-        if name in self.names or self._is_file(name):
-            return name
-        found = self._without_ending.get(name, [name])
+            raise ValueError(f"{name!r} is outside of the image root{self.did_you_mean(name)}")
+        found = [name] if name in self.names else self._without_ending.get(name, [name])
         if len(found) > 1:
             raise ValueError(f"{name!r} may be {first_few(found)}: give the ending")
         return found[0]
 
-    def _is_file(self, name: str) -> bool:
-        return os.path.isfile(os.path.join(self.root, name))
-
-    @cached_property
-    def _without_ending(self) -> dict[str, list[str]]:
-        found = defaultdict(list)
-        for name in self.names:
-            found[os.path.splitext(name)[0]].append(name)
-        return dict(found)
-
-    def similar(self, name: str) -> str | None:
-        """Return the image that a missing one may be, or None.
+    def did_you_mean(self, name: str) -> str:
+        """Return the end of a message about a missing image: which one it may be, or ``""``.
 
         Its name may differ in case, spaces, ending and leading zeros, and it may lie in another
         folder, if it is the only one with so much of the path: of the longest part that fits.
         """
-        return next((self._tails[tail] for tail in tails(name) if tail in self._tails), None)
+        near = next((self._tails[tail] for tail in tails(name) if tail in self._tails), [])
+        return f"; did you mean {near[0]}?" if len(near) == 1 else ""
 
     @cached_property
-    def _tails(self) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
-        for name in self.names:
-            for tail in tails(name):
-                found[tail] = None if tail in found else name
+    def _without_ending(self) -> dict[str, list[str]]:
+        return self._images_by(lambda name: [os.path.splitext(name)[0]])
+
+    @cached_property
+    def _tails(self) -> dict[str, list[str]]:
+        return self._images_by(tails)
+
+    def _images_by(self, keys: Callable[[str], list[str]]) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for name in filter(is_image, self.names):
+            for key in keys(name):
+                found[key].append(name)
         return found
 
 
@@ -149,9 +143,3 @@ def tails(name: str) -> list[str]:
     path = ENDING.sub("", fold(name.replace("\\", "/")))
     words = [ZEROS.sub("", word) for word in path.split("/")]
     return ["/".join(words[start:]) for start in range(len(words))]
-
-
-def similar_names(root: str, missing: list[str]) -> dict[str, str | None]:
-    """Return, for each image that is missing below a folder, the one that it may be, or None."""
-    files = ImageFiles(root) if missing else None
-    return {name: files.similar(name) for name in missing}

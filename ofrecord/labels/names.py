@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
-from runtime.cli import InputError, InputErrors, count
+from runtime.cli import InputError, count, first_few
 
 from ..record import INT32_MAX, INT32_MIN
-from .files import read_text
+from .files import open_text
 
 INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
 QUOTED = re.compile('^"|[\r\n\ufeff]|^\\s|\\s$')  # a name that a line cannot have as it is
@@ -28,39 +28,41 @@ def class_file_text(names: Iterable[str]) -> str:
 
 def read_class_file(path: str) -> list[str]:
     """Return the names in a class file. Raises InputError."""
-    text = read_text(path, "class file", "--classes names it")
-    first: dict[str, int] = {}
-    for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1):
-        name = line.strip()
-        if name[:1] == '"':
-            with suppress(ValueError):  # it only begins like a JSON string
-                name = str(json.loads(name))
-        if name and first.setdefault(name, number) != number:
-            raise InputError(f"{path}, line {number}: {name!r} again, first in line {first[name]}")
-    if not first:
+    lines: dict[str, int] = {}  # of the names
+    with open_text(path, "class file", "--classes names it") as file:
+        for line, name in enumerate(map(str.strip, file), start=1):
+            if name[:1] == '"':
+                with suppress(ValueError):  # it only begins like a JSON string
+                    name = str(json.loads(name))
+            if name and lines.setdefault(name, line) != line:
+                raise InputError(
+                    f"{path}, line {line}: {name!r} again, first in line {lines[name]}"
+                )
+    if not lines:
         raise InputError(f"the class file {path} names no classes")
-    return list(first)
+    return list(lines)
 
 
 def number_classes(found: Iterable[str], class_file: str | None) -> dict[str, int]:
     """Return the number of each class: in natural order, or in that of the class file.
 
-    Raises InputErrors with each class that the file lacks.
+    Raises InputError with the classes that the file lacks.
     """
     found = sorted(found, key=natural_key)
     listed = read_class_file(class_file) if class_file else found
     numbers = {name: number for number, name in enumerate(listed)}
-    missing = [f"the class {name[:60]!r} is not in it" for name in found if name not in numbers]
-    if missing:
-        problems = [f"the class file {class_file}: {line} (--classes)" for line in missing]
-        raise InputErrors(problems, f"{count(len(missing), 'class')} not in {class_file}")
+    if missing := [repr(name[:60]) for name in found if name not in numbers]:
+        number = count(len(missing), "class")
+        raise InputError(
+            f"the class file {class_file} (--classes) lacks {number}: {first_few(missing)}"
+        )
     return numbers
 
 
 def number_labels(
     counts: Counter[str], class_file: str | None
-) -> tuple[dict[str, int], dict[str, str], list[str] | None]:
-    """Return the number of each label, what is wrong with some, and the classes' names.
+) -> tuple[dict[str, int | str], list[str] | None]:
+    """Return the number of each label, or what is wrong with it, and the classes' names.
 
     The labels are integers if most of them are, which the others then must be too; else
     they are class names. Integers are lines of ``class_file``, from 0, unless it has their names.
@@ -68,22 +70,21 @@ def number_labels(
     listed = read_class_file(class_file) if class_file else []
     known = set(listed)
     texts = {label: label if label in known else label.strip() for label in counts}
-    wrong = {label: "is empty" for label, text in texts.items() if not text}
-    texts = {label: text for label, text in texts.items() if text}
+    names = set(filter(None, texts.values()))
     # What is longer than 20 digits does not fit in int32 either.
-    matches = ((label, INTEGER.fullmatch(text)) for label, text in texts.items())
-    integers = {label: int(match[1][:20]) for label, match in matches if match}
-    num_integers = sum(counts[label] for label in integers)
-    names = set(texts.values())
-    if 2 * num_integers <= sum(counts[label] for label in texts) or names & known:
+    matches = {label: INTEGER.fullmatch(text) for label, text in texts.items()}
+    numbers = {label: int(match[1][:20]) for label, match in matches.items() if match}
+    if 2 * sum(counts[label] for label in numbers) <= counts.total() or names & known:
         numbers = number_classes(names, class_file)
-        return {label: numbers[text] for label, text in texts.items()}, wrong, list(numbers)
-    for label in texts:
-        number = integers.get(label)
-        if number is None:
-            wrong[label] = "is not an integer, as most labels are"
-        elif class_file and not 0 <= number < len(listed):
-            wrong[label] = f"is no line of {class_file}, which has {len(listed)}, from 0"
+        return {label: numbers.get(text, "is empty") for label, text in texts.items()}, list(
+            numbers
+        )
+    for label in counts:
+        number = numbers.setdefault(label, "is not an integer, as most labels are")
+        if isinstance(number, str):
+            continue
+        if class_file and not 0 <= number < len(listed):
+            numbers[label] = f"is no line of {class_file}, which has {len(listed)}, from 0"
         elif not INT32_MIN <= number <= INT32_MAX:
-            wrong[label] = "does not fit in int32"
-    return integers, wrong, listed or None
+            numbers[label] = "does not fit in int32"
+    return numbers, listed or None

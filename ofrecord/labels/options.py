@@ -1,11 +1,13 @@
 """The converter's options about images, labels and splits."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from runtime.atomic import why_no_folder
 from runtime.settings import Name, StrictModel
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 def option(default: Any, help: str, metavar: str | None = None, **limits: Any) -> Any:
@@ -36,15 +38,11 @@ class SourceOptions(StrictModel):
     shuffle: bool = option(
         False, "write the records in random order, which sorted labels need to be trained on"
     )
-    val_fraction: float | None = option(
-        None,
-        "hold out this fraction of each class, at random, as a second dataset",
-        "FRACTION",
-        gt=0,
-        lt=1,
+    val_fraction: Fraction | None = option(
+        None, "hold out this fraction of each class, at random, as a second dataset", "FRACTION"
     )
-    test_fraction: float | None = option(
-        None, "hold out this fraction, too, as a dataset for testing", "FRACTION", gt=0, lt=1
+    test_fraction: Fraction | None = option(
+        None, "hold out this fraction, too, as a dataset for testing", "FRACTION"
     )
     seed: int = option(0, "of what is chosen at random, and of --shuffle", "N", ge=0, lt=2**63)
 
@@ -56,19 +54,15 @@ class SourceOptions(StrictModel):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the options together, a line each."""
-        problems = []
-        if "seed" in self.model_fields_set and not (self.shuffle or self.fractions or self.limit):
-            problems.append(
-                "--seed is for --shuffle, --val_fraction, --test_fraction and --limit, and none is "
-                "given"
-            )
+        problems, given = [], self.model_fields_set
+        if "seed" in given and not (self.shuffle or self.fractions or self.limit):
+            problems.append("--seed is for --shuffle, --limit, --val_fraction and --test_fraction")
         if sum(self.fractions.values()) >= 1:
             problems.append("--val_fraction and --test_fraction leave nothing to train on")
-        if self.class_folders and "label_dir" in self.model_fields_set:
-            problems.append("--class_folders and --label_dir cannot both give the labels")
-        if self.class_folders and (self.image_column or self.label_column):
+        if self.class_folders and given & {"label_dir", "image_column", "label_column"}:
             problems.append(
-                "--image_column and --label_column are for a table, not for --class_folders"
+                "--class_folders is without a label file: --label_dir, --image_column and "
+                "--label_column are not for it"
             )
         if reason := why_no_folder(self.image_root):
             problems.append(f"--image_root {self.image_root} {reason}")

@@ -10,7 +10,6 @@ from .files import fold, kinds_of
 from .label_file import read_label_file
 from .options import SourceOptions
 from .samples import Samples
-from .table import Columns
 
 NOT_KNOWN = {"na", "n/a", "nan", "none", "null", "-", "?"}  # what table programs write
 
@@ -21,13 +20,11 @@ def read_samples(options: SourceOptions) -> Samples:
     Logs which files in the image root are not used, and what looks wrong with the classes.
     Raises InputError for labels that cannot be used.
     """
-    root = options.image_root
     if options.class_folders:
-        samples, unused = read_class_folders(root, options.classes)
+        samples, unused = read_class_folders(options)
         what = f"{count(len(unused), 'file')} without an image's extension"
     else:
-        columns = Columns(options.image_column, options.label_column)
-        samples, unused = read_label_file(options.label_dir, root, columns, options.classes)
+        samples, unused = read_label_file(options)
         what = f"{count(len(unused), 'image')} without a label"
     if samples.splits and options.fractions:
         raise InputError(
@@ -36,7 +33,7 @@ def read_samples(options: SourceOptions) -> Samples:
         )
     if unused:
         few = f"{kinds_of(unused)} (such as {first_few(unused)})"
-        log(f"skipped {what} in {root}: {few}", "warning")
+        log(f"skipped {what} in {options.image_root}: {few}", "warning")
     for doubt in doubts(samples):
         log(doubt, "warning")
     if options.limit:
@@ -50,12 +47,10 @@ def read_samples(options: SourceOptions) -> Samples:
 
 def take_few(samples: Samples, limit: int, seed: int) -> Samples:
     """Return some of the Samples, at random, in their order: one of each class first."""
-    first, others, seen = [], [], set()
-    for index in random.Random(seed).sample(range(len(samples)), len(samples)):
-        key = samples.labels[index], samples.splits and samples.splits[index]
-        (others if key in seen else first).append(index)
-        seen.add(key)
-    return samples.take(sorted((first + others)[:limit]))
+    order = random.Random(seed).sample(range(len(samples)), len(samples))
+    kinds = samples.labels, samples.splits or samples.labels
+    first = {tuple(each[index] for each in kinds): index for index in order}
+    return samples.take(sorted(list(dict.fromkeys([*first.values(), *order]))[:limit]))
 
 
 def doubts(samples: Samples) -> list[str]:

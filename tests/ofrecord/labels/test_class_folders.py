@@ -87,7 +87,7 @@ def test_a_class_file_gives_the_order(classes, capsys):
     assert_one(result.warnings, "classes without images: d, empty")
     (classes / "classes.txt").write_text("c\na")
     result = read_folders(capsys, classes, classes=classes / "classes.txt")
-    assert result.errors[0].endswith("classes.txt: the class 'b' is not in it (--classes)")
+    assert_error(result, "classes.txt (--classes) lacks 2 classes: 'b', 'empty'")
 
 
 def test_names_that_are_not_text(tmp_path, capsys):

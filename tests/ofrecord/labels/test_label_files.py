@@ -37,18 +37,18 @@ def table(header, delimiter, row="{0}{d}{1}", end="\n"):
 
 
 FORMS = {  # file name: text, what is said of its form
-    "a.csv": (table("image,label", ","), "a table with a comma between its columns; images in 'image', labels in 'label'"),
-    "b.csv": (table("Filename ,Class_Name", ";"), "a semicolon between its columns; images in 'Filename', labels in 'Class_Name'"),
-    "c.tsv": (table("path,category", "\t", end="\r\n"), "a table with a tab"),
+    "a.csv": (table("image,label", ","), "images in 'image', labels in 'label'"),
+    "b.csv": (table("Filename ,Class_Name", ";"), "images in 'Filename', labels in 'Class_Name'"),
+    "c.tsv": (table("path,category", "\t", end="\r\n"), "images in 'path'"),
     "d.txt": (table("target,x,id", ";", "{1}{d}9,9{d}{0}"), "images in 'id', labels in 'target'"),
     "e.csv": (table("id,name,filepath,label", ",", "7{d}x{d}{0}{d}{1}"), "images in 'filepath'"),
-    "f.csv": ("sep=;\r\n" + table("image,label", ";", end="\r\n"), "a table with a semicolon"),
-    "g.txt": ('"sep=|"\n' + table("image,label", "|"), "a table with '|'"),
-    "h.csv": ("\ufeff \n" + table("image,label,,", ",", "{0}{d}{1}{d}{d}") + ",,,\n,,\n\n ,,,\n", "a table with a comma"),
+    "f.csv": ("sep=;\r\n" + table("image,label", ";", end="\r\n"), "images in 'image'"),
+    "g.txt": ('"sep=|"\n' + table("image,label", "|"), "images in 'image'"),
+    "h.csv": ("\ufeff \n" + table("image,label,,", ",", "{0}{d}{1}{d}{d}") + ",,,\n,,\n\n ,,,\n", "images in 'image'"),
     "i.csv": ('"image","what it\nis, in\n\nshort",label\n' + '0.png,"x\ny",b\n1.png,z,a c\n2.png,,b\n', "images in 'image', labels in 'label'"),
-    "j.txt": ("\ufeff\n0.png\tb\r\n1.png\ta c\r\n\r\n2.png\tb", "lines of an image name and a label"),
-    "k.txt": ("0.png   b\n1.png a_c\n2.png b\n", "lines of an image name and a label"),
-    "l.txt": ("0.png 1\n1.png 0\n2.png 1", "lines of an image name and a label"),
+    "j.txt": ("\ufeff\n0.png\tb\r\n1.png\ta c\r\n\r\n2.png\tb", None),
+    "k.txt": ("0.png   b\n1.png a_c\n2.png b\n", None),
+    "l.txt": ("0.png 1\n1.png 0\n2.png 1", None),
     "m.txt": (TUTORIAL, None),
     "n.csv.txt": ("\ufeff" + TUTORIAL, None),
     "metadata.jsonl": ("\n".join(HUGGING_FACE), None),
@@ -77,7 +77,7 @@ def test_columns_that_are_named(images, capsys):
     assert result.pairs == {"0.png": "b", "1.png": "a"}
     named["label_column"] = "plant"
     result = read_text(capsys, images, text, "labels.txt", **named)
-    assert_error(result, "labels.txt, line 1: ", "must have the columns 'plant'; it has 'image'")
+    assert_error(result, "labels.txt, line 1: ", "lacks 'plant'; it has 'image'")
     lines = '{"id": "0.png", "file_name": "9.png", "fine": 3}\n'
     named = {"image_column": "id", "label_column": "fine"}
     assert read_text(capsys, images, lines, "a.jsonl", **named).pairs == {"0.png": "3"}
@@ -119,12 +119,13 @@ WRONG = {  # file name, text, what the one error says
     "two splits": ("a.csv", "image,label,split,split\n", ["'split' and 'split'", "rename one"]),
     "keys": ("a.jsonl", '{"file_name": "0.png", "label": 1, "class": 1}', ["line 1: ", "'label' and 'class'"]),
     "no key": ("a.jsonl", '{"file_name": "0.png", "text": "a"}', ["line 1: ", "'label'; it has 'file_name', 'text'"]),
-    "a row without a label": ("a.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "1.png"}\n', ["line 2: not an object with 'file_name' and 'label'"]),
-    "no header": ("a.csv", "0.png,1\n1.png,2\n", ["line 1: the header must have the columns 'image' and 'label'", "'0.png'"]),
-    "empty": ("a.csv", "", ["line 1: the header must have the column"]),
+    "a long row": ("a.csv", "image,label\n0.png,1\n0.png,1,2\n", ["line 3: more columns than the header has"]),
+    "a row without a label": ("a.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "1.png"}\n', ["line 2: must have 'file_name' and 'label'"]),
+    "no header": ("a.csv", "0.png,1\n1.png,2\n", ["line 1: the header lacks 'image' and 'label'", "'0.png'"]),
+    "empty": ("a.csv", "", ["line 1: the header lacks 'image'"]),
     "nothing but lines": ("a.txt", "\n \n", ["lists no images"]),
     "no images": ("a.csv", "image,label\n", ["lists no images"]),
-    "a short row": ("a.csv", "image,label\n0.png\n", ["line 2: 1 column, but the header has 2"]),
+    "a short row": ("a.csv", "image,label\n0.png\n", ["line 2: must have 'image' and 'label'"]),
     "empty label": ("a.csv", "image,label\n0.png,\n", ["line 2", "is empty"]),
     "empty name": ("a.csv", "image,label\n,3\n", ["line 2: '' is not a valid file name"]),
     "too large": ("a.csv", "image,label\n0.png,3000000000\n", ["line 2", "does not fit in int32"]),
@@ -349,7 +350,7 @@ def test_class_names_are_data(images, capsys):
 
 
 BAD_CLASSES = [  # the class file, the labels of a table, what the error says
-    ("a\nb", "abc", ["the class 'c' is not in it", "classes.txt", "--classes"]),
+    ("a\nb", "abc", ["lacks 1 class: 'c'", "classes.txt", "--classes"]),
     ("a\nb\nc\n\na", "abc", ["classes.txt, line 5: 'a' again, first in line 1"]),
     ("\n", "abc", ["names no classes"]),
     (b"\xff", "abc", ["not UTF-8 text"]),
