@@ -21,7 +21,6 @@ import importlib.util
 import os
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from runtime.atomic import open_regular_file
 from runtime.environment import oneflow_folder
@@ -65,51 +64,24 @@ class BadRecord(Exception):
 def split_part(path: str) -> Iterator[tuple[int, bytes]]:
     """Yield (index, serialized record) of each record of a part file, without parsing it.
 
-    ``index`` counts from 0. Raises BadRecord at the first length that is not
-    positive or reaches beyond the end of the file, for an empty file and for
-    a TFRecord file; OSError if the file cannot be read.
+    ``index`` counts from 0. Raises BadRecord for an empty file, and at the first length that is
+    not positive or reaches beyond the end of the file; OSError if the file cannot be read.
     """
     with open_regular_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
+        left, index = os.fstat(file.fileno()).st_size, 0
+        if left == 0:
             raise BadRecord(0, "the part file is empty")
-        if _is_tfrecord(file, size):
-            raise BadRecord(0, "TFRecord, which OneFlow does not read")
-        file.seek(0)
-        position = index = 0
-        while position < size:
-            position += LENGTH.size
-            head = file.read(LENGTH.size)
+        while head := file.read(LENGTH.size):
+            left -= LENGTH.size
             if len(head) < LENGTH.size:
                 raise BadRecord(index, "the file ends inside its length field")
             (length,) = LENGTH.unpack(head)
-            left = size - position
-            if length <= 0:
-                raise BadRecord(index, f"invalid length {length}")
-            if length > left:
-                what = f"it should have {length:,} bytes and the file ends after {left:,}"
+            if not 0 < length <= left:
+                what = f"its length is {length:,} bytes, and the file ends after {left:,}"
                 raise BadRecord(index, what)
             yield index, file.read(length)
-            position += length
+            left -= length
             index += 1
-
-
-def _is_tfrecord(file: BinaryIO, size: int) -> bool:
-    """Whether a file's first record ends where it would in TensorFlow's framing.
-
-    There, a record is its length (8 bytes), the length's checksum (4), the data and the
-    data's checksum (4): https://www.tensorflow.org/tutorials/load_data/tfrecord.
-    """
-    position = 0
-    for _ in range(2):
-        if position + LENGTH.size > size:
-            return False
-        file.seek(position)
-        (length,) = LENGTH.unpack(file.read(LENGTH.size))
-        position += LENGTH.size + 4 + length + 4
-        if not 0 < length < size or position >= size:
-            return position == size
-    return True
 
 
 def read_part(
@@ -146,9 +118,9 @@ def read_record(
         if name not in names:
             hint = "name the features with --image_feature and --label_feature"
             raise BadRecord(index, f"no feature {name!r}, only {names}: {hint}")
-    images = feature[image_feature].bytes_list.value
-    kind = feature[label_feature].WhichOneof("kind")
-    labels = getattr(feature[label_feature], kind).value if kind in LABEL_TYPES else ()
+    images, label = feature[image_feature].bytes_list.value, feature[label_feature]
+    kind = label.WhichOneof("kind")
+    labels = getattr(label, kind).value if kind in LABEL_TYPES else ()
     if len(images) != 1 or not images[0]:
         raise BadRecord(index, f"feature {image_feature!r} is not a bytes list with one image")
     if len(labels) != 1:

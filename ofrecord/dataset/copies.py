@@ -1,6 +1,7 @@
 """Copies of images, found in the tables of datasets: within one, in two, and with other labels."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,44 +32,40 @@ class ImageTable(NamedTuple):
         return f"{name}, label {self.class_names[row.label] if is_named else row.label}"
 
 
+Pair = tuple[ImageTable, Row, ImageTable, Row]
+
+
 def report_copies(tables: list[ImageTable], say: Callable[[str], object] = output) -> None:
     """Say how many images of each dataset are copies of others in it, and of one before it.
 
     Logs which they are. Labels are compared where they stand for the same classes.
     """
     first: dict[str, tuple[ImageTable, Row]] = {}  # by digest
-    pairs = [(one, two) for index, two in enumerate(tables) for one in tables[: index + 1]]
-    found = {(one.folder, two.folder): Pairs("the same image") for one, two in pairs}
-    conflicts = Pairs("the same image with different labels")
+    copies: dict[tuple[str, str], list[Pair]] = defaultdict(list)  # by the folders of both
+    conflicts: list[Pair] = []
     for table in tables:
         for row in table.rows:
             owner, other = first.setdefault(row.sha256, (table, row))
             if other is not row:
-                found[owner.folder, table.folder].add(owner, other, table, row)
+                copies[owner.folder, table.folder].append((owner, other, table, row))
                 if row.label != other.label and owner.class_names == table.class_names:
-                    conflicts.add(owner, other, table, row)
-    for (one, two), copies in found.items():
-        copies.log(None if one == two else "warning")
-        if copies.number or one != two:
-            are = "is a copy of another" if copies.number == 1 else "are copies of others"
-            text = f"{two}: {count(copies.number, 'image')} {are}"
-            say(text if one == two else f"{text} in {one}{LEAK if copies.number else ''}")
-    conflicts.log("warning")
+                    conflicts.append((owner, other, table, row))
+    for index, table in enumerate(tables):
+        for owner in tables[: index + 1]:
+            pairs = copies[owner.folder, table.folder]
+            log_pairs("the same image", pairs, None if owner is table else "warning")
+            are = "is a copy of another" if len(pairs) == 1 else "are copies of others"
+            text = f"{table.folder}: {count(len(pairs), 'image')} {are}"
+            if owner is not table:
+                say(f"{text} in {owner.folder}{LEAK if pairs else ''}")
+            elif pairs:
+                say(text)
+    log_pairs("the same image with different labels", conflicts, "warning")
 
 
-class Pairs:
-    """Pairs of images that are the same: how many there are, and the first of them."""
-
-    def __init__(self, what: str):
-        self.what, self.number, self._shown = what, 0, []
-
-    def add(self, owner: ImageTable, other: Row, table: ImageTable, row: Row) -> None:
-        self.number += 1
-        if self.number <= SHOWN:
-            self._shown.append(f"{owner.describe(other)} and {table.describe(row)}")
-
-    def log(self, level: str | None) -> None:
-        for pair in self._shown:
-            log(f"{self.what}: {pair}", level)
-        if self.number > SHOWN:
-            log(f"… and {self.number - SHOWN:,} more: {self.what}", level)
+def log_pairs(what: str, pairs: list[Pair], level: str | None) -> None:
+    """Log the first of some pairs of images that are the same, and how many more there are."""
+    for owner, other, table, row in pairs[:SHOWN]:
+        log(f"{what}: {owner.describe(other)} and {table.describe(row)}", level)
+    if len(pairs) > SHOWN:
+        log(f"… and {len(pairs) - SHOWN:,} more: {what}", level)

@@ -108,12 +108,8 @@ class Manifest(StrictModel):
         size = f"{self.width}x{self.height}" if self.width else "of different sizes"
         return (
             f"{count(self.num_records, kind)} {size}, {count(len(self.label_counts), 'class')}, "
-            f"in {count(len(self.parts), 'part')}, {self.num_bytes:,} bytes"
+            f"in {count(len(self.parts), 'part')}, {sum(part.bytes for part in self.parts):,} bytes"
         )
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(part.bytes for part in self.parts)
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from runtime.workers import num_cpus
 
 from ..record import BadRecord, read_part
 from .layout import MANIFEST_NAME, PART_PATTERN, TABLE_NAME
-from .manifest import CONVERT, load_manifest
+from .manifest import CONVERT, load_manifest, part_sizes
 from .model import Manifest, Part
 
 BAR_SECONDS = 2  # hashing that takes longer has a bar
@@ -56,11 +57,9 @@ class Dataset(NamedTuple):
         Each rank reads whole parts, in order; the first ranks read one more if the
         number of parts is not divisible by ``world_size``.
         """
-        parts, small, larger = [], *divmod(len(self.manifest.parts), world_size)
-        for rank in range(world_size):
-            start = sum(map(len, parts))
-            parts.append(self.manifest.parts[start : start + small + (rank < larger)])
-        return parts
+        parts = iter(self.manifest.parts)
+        sizes = part_sizes(len(self.manifest.parts), world_size)
+        return [list(islice(parts, size)) for size in sizes]
 
     def records_per_rank(self, world_size: int) -> list[int]:
         """Return the number of records that each rank reads in an epoch."""
@@ -81,29 +80,21 @@ def open_dataset(
     manifest = dataset.manifest
     if any(label.startswith("-") for label in manifest.label_counts):
         raise InputError(f"{folder} has labels below 0, which are no classes: labels count from 0")
-    listed = set(manifest.part_names)
     with os_errors("list", folder):
-        found = sorted(os.listdir(folder))
-    for name in found:
-        if PART_PATTERN.fullmatch(name) and name not in listed:
-            path = os.path.join(folder, name)
-            raise InputError(
-                f"{path} does not belong to this dataset ({MANIFEST_NAME} does not list it): "
-                "move it away"
-            )
-    if TABLE_NAME not in found:
-        raise InputError(f"{os.path.join(folder, TABLE_NAME)} is missing; {CONVERT}")
-    for part in manifest.parts:
-        path = os.path.join(folder, part.file)
-        if part.file not in found:
+        found = {n for n in os.listdir(folder) if PART_PATTERN.fullmatch(n) or n == TABLE_NAME}
+    listed = {TABLE_NAME: None, **{part.file: part.bytes for part in manifest.parts}}
+    for name in sorted(found.difference(listed)):
+        belongs = f"does not belong to this dataset ({MANIFEST_NAME} does not list it)"
+        raise InputError(f"{os.path.join(folder, name)} {belongs}: move it away")
+    for name, size in listed.items():
+        path = os.path.join(folder, name)
+        if name not in found:
             raise InputError(f"{path} is missing; {CONVERT}")
         with os_errors("read", path):
-            size = os.stat(path).st_size
-        if size != part.bytes:
-            raise InputError(
-                f"{path} has {size:,} bytes and should have {part.bytes:,}: "
-                f"it was truncated or changed; {CONVERT}"
-            )
+            there = os.path.getsize(path)
+        if size not in (there, None):
+            reason = f"has {there:,} bytes and should have {size:,}: it was truncated or changed"
+            raise InputError(f"{path} {reason}; {CONVERT}")
     if check_hashes:
         _check_hashes(folder, manifest.images_csv, dataset.parts_per_rank(world_size)[rank])
     return dataset
@@ -111,28 +102,20 @@ def open_dataset(
 
 def _check_hashes(folder: str, table: str, parts: list[Part]) -> None:
     """Raise InputError where the table of images or a part has other bytes than were written."""
-    files = {TABLE_NAME: table, **{part.file: part.sha256 for part in parts}}
-    num_bytes = sum(part.bytes for part in parts)
-    with (
-        ThreadPoolExecutor(num_cpus()) as threads,  # hashing lets go of Python's lock
-        tqdm(total=num_bytes, unit="B", unit_scale=True, delay=BAR_SECONDS, disable=None) as bar,
-    ):
-        paths = [os.path.join(folder, name) for name in files]
-        sums = threads.map(lambda path: _sum_of(path, bar), paths)
+    sums = {TABLE_NAME: table, **{part.file: part.sha256 for part in parts}}
+    with ThreadPoolExecutor(num_cpus()) as threads:  # hashing lets go of Python's lock
+        paths = [os.path.join(folder, name) for name in sums]
+        futures = [threads.submit(sha256_of, path) for path in paths]
+        bar = tqdm(futures, unit="file", delay=BAR_SECONDS, disable=None)
         try:
-            for path, wanted, found in zip(paths, files.values(), sums, strict=True):
+            for path, wanted, future in zip(paths, sums.values(), bar, strict=True):
+                with os_errors("read", path):
+                    found = future.result()
                 if found != wanted:
                     reason = "was changed or damaged after it was written (SHA-256 differs)"
                     raise InputError(f"{path} {reason}; {CONVERT}")
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _sum_of(path: str, bar: tqdm) -> str:
-    with os_errors("read", path):
-        sum_ = sha256_of(path)
-        bar.update(os.path.getsize(path))
-    return sum_
 
 
 def sha256_of(path: str) -> str:

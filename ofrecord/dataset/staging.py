@@ -12,19 +12,16 @@ from runtime.atomic import flush_file
 from runtime.cli import os_errors
 
 from .images_csv import Row, write_rows
-from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
+from .layout import MANIFEST_NAME, STAGING_NAME, TABLE_NAME
 
 UNMARKED_NAME = f"{MANIFEST_NAME}.new"
-OLD_PLAN = "plan.json"  # with part-0 and part-0.json, an unfinished conversion of layout 2
+OLD_PLAN = "plan.json"  # of an unfinished conversion of layout 2, whose part-0 is not renamed yet
 
-# What cannot be continued with: files that were being written, or were renamed for a commit.
-REST_PATTERN = re.compile(
-    rf"new-[0-9a-f]{{16}}|{PART_PATTERN.pattern}|{TABLE_NAME}|{re.escape(UNMARKED_NAME)}"
-)
-# The files in a hidden folder; a part's key is a SHA-256.
+# The files in a hidden folder. Those of the group cannot be continued with: they were being
+# written, or were renamed for a commit. A part's key is a SHA-256.
 STAGED_PATTERN = re.compile(
-    rf"{REST_PATTERN.pattern}|{PART_PATTERN.pattern}(\.[0-9a-f]{{64}})?(\.json|\.csv)?"
-    rf"|{MANIFEST_NAME}|{OLD_PLAN}|survey\.json"
+    r"(new-[0-9a-f]{16}|part-[0-9]{1,9}|images\.csv|dataset\.json\.new)"
+    r"|part-[0-9]{1,9}(?:\.[0-9a-f]{64})?(?:\.json)?|dataset\.json|plan\.json|survey\.json"
 )
 
 
@@ -84,13 +81,15 @@ class DatasetFolder:
         sizes = {}
         with suppress(OSError), os.scandir(self.staging) as entries:
             sizes = {each.name: each.stat().st_size for each in entries}
-        names = [name for name in sizes if PART_PATTERN.fullmatch(name.partition(".")[0])]
+        names = [name for name in sizes if re.fullmatch(r"part-[0-9]{1,9}\.[0-9a-f]{64}", name)]
         return {name: sizes[name] for name in sorted(names) if f"{name}.json" in sizes}
 
     def remove_rest(self) -> None:
-        """Remove what no run can continue with. Raises OSError."""
-        names = os.listdir(self.staging) if os.path.isdir(self.staging) else []
-        if MANIFEST_NAME in names or OLD_PLAN in names:
-            return
-        for name in filter(REST_PATTERN.fullmatch, names):
-            os.remove(os.path.join(self.staging, name))
+        """Remove what no run can continue with, as far as possible, and the empty hidden folder."""
+        with suppress(OSError):
+            names = os.listdir(self.staging)
+            if MANIFEST_NAME not in names and OLD_PLAN not in names:
+                for match in filter(None, map(STAGED_PATTERN.fullmatch, names)):
+                    if match[1]:
+                        os.remove(os.path.join(self.staging, match[1]))
+            os.rmdir(self.staging)

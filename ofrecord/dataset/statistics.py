@@ -19,7 +19,6 @@ class EncodedImage(NamedTuple):
     pixels: np.ndarray  # uint8, gray (height, width) or B G R (height, width, 3)
     reencode_reason: str | None = None  # None where the file's bytes are stored unchanged
     several: bool = False  # the file holds more pictures, of which this is the first
-    reduced: bool = False  # ``pixels`` are those at an eighth of the size
 
 
 class ImageStatistics:

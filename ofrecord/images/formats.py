@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from ..dataset.manifest import DEFAULT_BACKGROUND, FORMATS
+from ..dataset.layout import FORMATS
+from ..dataset.model import DEFAULT_BACKGROUND
 
 # Extensions of image files, for folders that are searched for images. Some are of formats
 # that are not read (.pam, .ras, .sr): such a file is refused by name, and not passed over.

@@ -1,6 +1,8 @@
 """Datasets on disk: whole, damaged, of strangers, of the version before; records and statistics."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -15,7 +17,7 @@ import pytest
 from damage import MANIFEST, change_record, cut, flip, frame, ofrecord, rewrite_manifest
 from helpers import ENVIRONMENT, PROJECT, assert_one_error, convert, read_manifest, snapshot
 
-from ofrecord.dataset.images_csv import Row, read_rows
+from ofrecord.dataset.images_csv import Row, csv_line, read_rows, write_rows
 from ofrecord.dataset.manifest import load_manifest, part_sizes
 from ofrecord.dataset.model import digest_of
 from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset, read_records
@@ -317,13 +319,13 @@ def tfrecord(data):
 PARTS = {
     "empty": (b"", "record 0: the part file is empty"),
     "half a length": (frame(record_of([1])) + b"\1\0", "record 1: the file ends inside"),
-    "a length of zero": (bytes(8), "record 0: invalid length 0"),
-    "a negative length": (struct.pack("<q", -1), "record 0: invalid length -1"),
+    "a length of zero": (bytes(8), "record 0: its length is 0 bytes"),
+    "a negative length": (struct.pack("<q", -1), "record 0: its length is -1 bytes"),
     "a long length": (
         struct.pack("<q", 2**40) + b"x",
-        "record 0: it should have 1,099,511,627,776",
+        "record 0: its length is 1,099,511,627,776 bytes, and the file ends after 1",
     ),
-    "TFRecord": (tfrecord(b"a" * 50) + tfrecord(b"b" * 60), "record 0: TFRecord"),
+    "TFRecord": (tfrecord(b"a" * 50) + tfrecord(b"b" * 60), "record 1: its length is "),
 }
 
 
@@ -346,6 +348,20 @@ def test_a_damaged_record_is_an_error_that_names_it(dataset):
 
 def test_part_sizes():
     assert part_sizes(50, 7) == [8] + [7] * 6 and part_sizes(3, 3) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["a.png", "x\ry.png", 'a\n"b",c\r\n', "\r", " é猫\x85\u2028", ""])
+def test_a_table_of_odd_names(tmp_path, name):
+    """It is as the csv module writes it, but for what that of Python 3.10 forgets to put in quotes."""
+    rows = [Row("part-0", index, name, 3, "b4004edbe7f63934") for index in range(2500)]
+    with open(tmp_path / "images.csv", "wb") as file:
+        write_rows(file, rows)
+    assert list(read_rows(str(tmp_path))) == rows
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerow(rows[0])
+    if "\r" not in name or "\n" in name:
+        assert csv_line(rows[0]) + "\n" == written.getvalue()
+    assert csv_line(["", "a", 1]) == ",a,1"
 
 
 @pytest.mark.parametrize("line", ["part,record", "part-0,x,a.png,1,00", "part-0,0,a.png", '"open'])
