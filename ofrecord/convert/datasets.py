@@ -30,6 +30,8 @@ def split(samples: Samples, options: ConvertOptions) -> dict[str, Samples]:
     They are drawn at random, class by class, or named by a label table's column ``split``. Logs
     which classes a dataset lacks. Raises InputError for a dataset without images.
     """
+    if not (samples.splits or options.fractions):
+        return {"train": samples}
     if samples.splits:
         sets = {name: [] for name in SET_NAMES if name == "train" or name in samples.splits}
         for index, name in enumerate(samples.splits):
@@ -42,8 +44,6 @@ def split(samples: Samples, options: ConvertOptions) -> dict[str, Samples]:
         if missing := set(samples.labels).difference(samples.labels[index] for index in chosen):
             few = first_few(map(samples.class_name, missing))
             log(f"classes without images in the {SET_NAMES[name]}: {few}", "warning")
-    if len(sets) == 1:
-        return {"train": samples}
     return {name: samples.take(sorted(chosen)) for name, chosen in sets.items()}
 
 

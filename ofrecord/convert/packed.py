@@ -31,12 +31,12 @@ class Problem(NamedTuple):
 class PackedImages:
     """Some images of a part as records, and what is known of them."""
 
-    def __init__(self):
+    def __init__(self, indices: range):
+        self.stamps = dict.fromkeys(indices, NO_FILE)  # of their files, by the index in the part
+        self.problems: dict[int, Problem] = {}  # of those that are not stored
         self.records = io.BytesIO()
         self.digests: list[str] = []  # of their stored bytes, as in images.csv
         self.statistics = ImageStatistics()
-        self.stamps = bytearray()  # of all files, also of images that are not stored
-        self.problems: dict[int, Problem] = {}  # by the image's index in the part
 
 
 def stamp_of(status: os.stat_result) -> bytes:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 
 from runtime.atomic import read_small_file
+from runtime.settings import load_json
 
 from ..dataset.layout import FORMATS, part_name
 from ..dataset.model import digest_of
@@ -89,7 +91,7 @@ class PlannedPart:
             while len(stamps) < len(self) * STAMP.size:
                 images = next(packed)
                 file.write(images.records.getbuffer())
-                stamps += images.stamps
+                stamps += b"".join(images.stamps.values())
                 digests += images.digests
                 problems += [problem for _, problem in sorted(images.problems.items())]
                 statistics.merge(images.statistics.state())
@@ -122,10 +124,11 @@ def plan_parts(
         **{f"--{name}": getattr(options, name) for name in OPTIONS},
         INTERVAL: max(1, interval),  # every n-th of a part
         "version of OpenCV": cv2.__version__,
-        "version of Pillow": _version_of("pillow"),
-        "version of pillow-heif": _version_of("pillow-heif"),
         "version of img2ofrecord.py": CODE,
     }
+    for package in ("pillow", "pillow-heif"):
+        with suppress(PackageNotFoundError):
+            recipe[f"version of {package}"] = version(package)
     image_root, parts, first = os.path.join(options.image_root, ""), [], 0
     for number, size in enumerate(sizes):
         taken = samples.take(range(first, first + size))
@@ -137,17 +140,10 @@ def plan_parts(
     return parts
 
 
-def _version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def load_finished(folder: DatasetFolder, name: str) -> FinishedPart:
-    """Return what is kept beside a part file. Raises OSError, and ValueError for a damaged one."""
+    """Return what is kept beside a part file.
+
+    Raises OSError, and ValueError or TypeError for a damaged one.
+    """
     path = os.path.join(folder.staging, f"{name}.json")
-    try:
-        return FinishedPart(**json.loads(read_small_file(path, LARGEST_FILE)))
-    except (TypeError, RecursionError):
-        raise ValueError(f"{path} is damaged") from None
+    return FinishedPart(**load_json(read_small_file(path, LARGEST_FILE)))

@@ -69,7 +69,7 @@ def _finished(
                 continue
             try:
                 finished = load_finished(folder, name)
-            except (OSError, ValueError):
+            except (OSError, ValueError, TypeError):
                 finished = None
             yield part, finished if finished and finished.bytes == size else None
 
@@ -80,7 +80,8 @@ def _difference(part: PlannedPart | None, finished: FinishedPart | None) -> str 
         return DAMAGED
     if part is None:
         return f"of other {IMAGES}"
-    others = [name for name in part.recipe if part.recipe[name] != finished.recipe.get(name)]
+    names = {**part.recipe, **finished.recipe}
+    others = [name for name in names if part.recipe.get(name) != finished.recipe.get(name)]
     return f"of other {', '.join(others)}" if others else None
 
 
