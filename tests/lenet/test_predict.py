@@ -219,8 +219,8 @@ def test_a_drawing_that_exif_turns(trained, tmp_path):
 def test_checkpoints_that_cannot_be_used(trained, tmp_path):
     assert_one_error(predict(trained, "--top", 0, FIVE), "--top")
     assert_one_error(call("lenet.predict", FIVE), "--checkpoint")
-    assert_one_error(predict(tmp_path / "none", FIVE), "no checkpoint", "No such file")
-    assert_one_error(predict(trained.parent, FIVE), "is a folder", "best.npz")
+    assert_one_error(predict(tmp_path / "none", FIVE), "cannot open the checkpoint", "No such file")
+    assert_one_error(predict(trained.parent, FIVE), "is not a regular file")
     copy = Path(shutil.copy(trained, tmp_path / "copy.npz"))
     flip(copy, copy.stat().st_size // 2)
     assert_one_error(predict(copy, FIVE), str(copy), "damaged")

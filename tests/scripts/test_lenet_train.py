@@ -283,10 +283,11 @@ def test_evaluation_counts_each_image_once(script, converted, batch_size):
     assert evaluation.loss == pytest.approx(expected, rel=1e-5)
     pairs, counts = np.unique([labels, said], axis=1, return_counts=True)
     assert dict(evaluation.pairs) == dict(zip(map(tuple, pairs.T.tolist()), counts, strict=True))
-    assert [sample.label for sample in evaluation.samples] == labels[:40].tolist()
+    assert [prediction.label for prediction, _ in evaluation.samples] == labels[:40].tolist()
     wrong = np.flatnonzero(said != labels)
     surest = sorted(probabilities[wrong, said[wrong]], reverse=True)[:40]
-    found = [sample.probability for sample in evaluation.mistakes]
+    assert sorted(mistake.index for mistake in evaluation.mistakes) == wrong.tolist()
+    found = [prediction.probability for prediction, _ in evaluation.worst]
     np.testing.assert_allclose(found, surest, rtol=1e-5)
 
 
@@ -325,7 +326,7 @@ DAMAGE = {  # what is done to a dataset, and texts of the line about it
     "manifest cut off": (file(MANIFEST, cut, 99), "dataset.json|not a manifest"),
     "manifest edited": (file(MANIFEST, edit_text), "dataset.json|changed"),
     "manifest of bytes": (file(MANIFEST, Path.write_bytes, b"\xff"), "dataset.json|not a manifest"),
-    "no manifest": (file(MANIFEST, Path.unlink), "no dataset.json|`python -m ofrecord index "),
+    "no manifest": (file(MANIFEST, Path.unlink), "no dataset.json|python -m ofrecord index "),
     "part missing": (file("part-3", Path.unlink), "part-3|missing"),
     "part cut off": (file("part-4", cut, -1), "part-4|bytes"),
     "part longer": (file("part-4", longer), "part-4|bytes"),

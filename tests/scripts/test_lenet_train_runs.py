@@ -1,5 +1,6 @@
 """Runs in a folder: what it holds, resumed from anywhere, for longer, and what is refused."""
 
+import csv
 import io
 import os
 import re
@@ -155,7 +156,7 @@ def test_odd_names_of_a_run(datasets, tmp_path, name):
     """They are no formulas in the title of its picture, and its command that resumes works."""
     command = ["lenet_train.py", *datasets, *OPTIONS, "--steps", 2, f"--run_dir={name}"]
     result = run_script(*command, cwd=tmp_path)
-    assert result.code == 0 and "arning" not in result.err and "missing" not in result.err, result
+    assert result.code == 0 and "cannot draw" not in result.err and "missing" not in result.err
     assert (tmp_path / name / "loss.png").exists()
     if name.isprintable():
         (line,) = re.findall(r"^to resume after a stop: python (.*)$", result.err, re.M)
@@ -293,21 +294,21 @@ def test_an_unreadable_run_is_not_started_again(whole, tmp_path, kind):
         command = ["lenet_train.py", "--run_dir", folder, "--resume"]
         result = run_script(*command, preexec_fn=without_rights)
         path.chmod(rights)
-        assert_one_error(result, f"cannot read {path}: Permission denied", started=True)
+        assert_one_error(result, str(folder), "Permission denied", started=True)
         assert "without --resume" not in result.err, result
     (tmp_path / "loop").symlink_to("loop")
-    assert_one_error(resume(tmp_path / "loop"), "cannot read ", "Too many levels of symbolic links")
+    assert_one_error(resume(tmp_path / "loop"), "cannot resume ", "Too many levels of symbolic links")
 
 
 def test_nothing_to_resume(datasets, tmp_path):
     none = tmp_path / "none"
-    assert_one_error(resume(none), f"no run to resume: {none} does not exist")
+    text = f"cannot resume the run in {none}: config.yaml: No such file or directory"
+    assert_one_error(resume(none), text)
     assert not none.exists()
     none.mkdir()
-    text = f"no run to resume in {none}: it has no config.yaml; start it without --resume"
     assert_one_error(resume(none), text)
     for folder in ([], ["--run_dir", "null"]):
-        text = "--resume requires the run's folder: --run_dir DIR"
+        text = "--resume takes the settings of a run: give its folder, --run_dir DIR"
         assert_one_error(call("lenet_train", "--resume", *folder), text)
     other = call("lenet_train", "--run_dir", none, "--config", "x.yaml", "--resume")
     assert_one_error(other, f"takes the settings of the run, {none}/config.yaml")
@@ -451,6 +452,34 @@ def test_an_undamaged_copy_is_resumed(stopped, tmp_path):
     copy = copied(stopped, tmp_path / "copy")
     edit_about(copy / "last.npz", lambda found: None)  # written anew, as the damaged ones were
     assert len(losses(resume(copy, "--steps", 22))) == 2
+
+
+# -- mistakes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_mistakes_are_named(datasets, tmp_path, ranks):
+    """mistakes.csv has the file, label and prediction of each image that is counted as wrong."""
+    folder, evaluated = tmp_path / "run", Path(datasets[datasets.index("--eval_dataset_dir") + 1])
+    options = [*datasets, *OPTIONS, "--steps", 4, "--batch_size", 8, "--run_dir", folder]
+    process = Trainer(tmp_path).start(*options, ranks=ranks)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    with (evaluated / "images.csv").open(newline="") as file:
+        labels = {row["image"]: row["label"] for row in csv.DictReader(file)}
+    with (folder / "mistakes.csv").open(newline="") as file:
+        mistakes = list(csv.DictReader(file))
+    correct = int(re.search(r"accuracy (\d+)/15", err)[1])
+    assert len({row["file"] for row in mistakes}) == len(mistakes) == 15 - correct > 0
+    for row in mistakes:
+        assert labels[row["file"]] == row["label"] != row["predicted"], row
+    probabilities = [float(row["probability"]) for row in mistakes]
+    assert probabilities == sorted(probabilities, reverse=True) and 0 < probabilities[-1] < 1
+
+
+def test_images_that_are_trained_and_evaluated_on(datasets, tmp_path):
+    result = call("lenet_train", *datasets, *OPTIONS, "--steps", 1)
+    assert "warning: 15 images of " in result.err and "names them" in result.err, result
 
 
 # -- full disks ---------------------------------------------------------------------------
