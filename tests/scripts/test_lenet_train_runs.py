@@ -31,6 +31,7 @@ from runs import (
     FILES,
     OPTIONS,
     STEPS,
+    Trainer,
     about,
     arrays,
     assert_same_run,
@@ -297,7 +298,9 @@ def test_an_unreadable_run_is_not_started_again(whole, tmp_path, kind):
         assert_one_error(result, str(folder), "Permission denied", started=True)
         assert "without --resume" not in result.err, result
     (tmp_path / "loop").symlink_to("loop")
-    assert_one_error(resume(tmp_path / "loop"), "cannot resume ", "Too many levels of symbolic links")
+    assert_one_error(
+        resume(tmp_path / "loop"), "cannot resume ", "Too many levels of symbolic links"
+    )
 
 
 def test_nothing_to_resume(datasets, tmp_path):
