@@ -311,10 +311,10 @@ def test_nothing_to_resume(datasets, tmp_path):
     none.mkdir()
     assert_one_error(resume(none), text)
     for folder in ([], ["--run_dir", "null"]):
-        text = "--resume takes the settings of a run: give its folder, --run_dir DIR"
+        text = "--resume takes the settings of a run: give --run_dir DIR, and no --config"
         assert_one_error(call("lenet_train", "--resume", *folder), text)
     other = call("lenet_train", "--run_dir", none, "--config", "x.yaml", "--resume")
-    assert_one_error(other, f"takes the settings of the run, {none}/config.yaml")
+    assert_one_error(other, text)
 
 
 def test_a_failed_start_can_be_repeated(datasets, tmp_path, monkeypatch):
