@@ -158,7 +158,9 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
 def config_of_run(file: str | None, run_dir: str | None) -> str:
     """Return the path of the settings of the run to resume. Raises InputError without a run."""
     if file or run_dir in (None, *NULLS):
-        raise InputError("--resume takes the settings of a run: give --run_dir DIR, and no --config")
+        raise InputError(
+            "--resume takes the settings of a run: give --run_dir DIR, and no --config"
+        )
     path = os.path.join(run_dir, CONFIG)
     with os_errors(f"resume the run in {run_dir}:", CONFIG):
         os.stat(path)

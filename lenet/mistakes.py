@@ -1,8 +1,6 @@
 """mistakes.csv: which images a model is wrong about, the most confident mistakes first."""
 
-import csv
-
-from ofrecord.dataset.images_csv import read_rows
+from ofrecord.dataset.images_csv import csv_line, read_rows
 from ofrecord.dataset.open_dataset import Dataset
 from runtime.atomic import replace_file
 from runtime.cli import os_errors
@@ -25,8 +23,7 @@ def write_mistakes(path: str, evaluation: Evaluation, dataset: Dataset, spec: Mo
         if index in wanted:
             files[index] = row.image or f"{row.part}, record {row.record}"
     with os_errors("write", path), replace_file(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        file.write(csv_line(COLUMNS) + "\n")
         for index, *classes, probability in sorted(evaluation.mistakes, key=lambda m: -m[3]):
             names = map(spec.class_name, classes)
-            writer.writerow([files[index], *names, f"{probability:.6f}"])
+            file.write(csv_line([files[index], *names, f"{probability:.6f}"]) + "\n")

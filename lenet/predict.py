@@ -11,14 +11,13 @@ from runtime.environment import check_environment
 check_environment(__name__)
 
 import argparse
-import csv
-import io
 import os
 
 import cv2
 import numpy as np
 
 from lenet_train import LeNet
+from ofrecord.dataset.images_csv import csv_line
 from ofrecord.images import (
     MAX_FILE_SIZE,
     BadImage,
@@ -48,7 +47,7 @@ def main() -> None:
     paths, top = find_images(args.files), min(args.top, model.spec.num_classes)
     if args.csv:
         more = (f"{name}_{n}" for n in range(2, top + 1) for name in ("label", "probability"))
-        output(csv_line("file", "label", "probability", *more))
+        output(csv_line(["file", "label", "probability", *more]))
     problems = []
     for first in range(0, len(paths), BATCH):
         images = {}
@@ -112,7 +111,8 @@ def find_images(paths: list[str]) -> list[str]:
             continue
         names = [name for name, _ in list_files(path)]
         images = list(filter(is_image, names))
-        if others := set(names).difference(images):
+        others = set(names).difference(images)
+        if others:
             number = f"{count(len(others), 'file')} without an image's extension"
             log(f"skipped {number} in {path} ({kinds_of(others)})", "warning")
         if not images:
@@ -168,14 +168,8 @@ def predict(model: LeNet, images: np.ndarray) -> np.ndarray:
 def describe(file: str, classes: list[tuple[str, float]], as_csv: bool) -> str:
     """Return a file's most probable classes, (name, probability), as text or as a CSV line."""
     if as_csv:
-        return csv_line(file, *(cell for name, p in classes for cell in (name, f"{p:.6f}")))
+        return csv_line([file, *(cell for name, p in classes for cell in (name, f"{p:.6f}"))])
     return f"{one_line(file)}: " + ", ".join(f"{name} ({p:.2%})" for name, p in classes)
-
-
-def csv_line(*cells: str) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
 
 
 if __name__ == "__main__":
