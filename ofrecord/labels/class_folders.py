@@ -8,7 +8,7 @@ from array import array
 from runtime.cli import InputError, InputErrors, count, os_errors
 
 from ..dataset.images_csv import printable
-from .files import fold, is_hidden, is_image, kinds_of, list_files
+from .files import fold, is_hidden, is_image, list_files
 from .names import number_classes
 from .options import SourceOptions
 from .samples import SPLITS, Samples
@@ -21,38 +21,30 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
     classes, and for class folders without images; InputError for folders that are datasets.
     """
     root = options.image_root
-    with os_errors("list", root), os.scandir(root) as entries:
-        found = {entry.name: os.path.isdir(entry.path) for entry in entries}
-    folders = sorted(name for name, is_folder in found.items() if is_folder and not is_hidden(name))
+    with os_errors("list", root):
+        found = sorted(name for name in os.listdir(root) if not is_hidden(name))
+    folders = [name for name in found if os.path.isdir(os.path.join(root, name))]
     if not folders:
         raise InputError(f"no class folders in {root}: each class needs a folder of its own there")
     if all(fold(name) in SPLITS for name in folders):
         raise InputError(how_to_convert_sets(root, folders))
-    problems = [
-        f"{os.path.join(root, name)} is not in a class folder"
-        for name in sorted(found)
-        if is_image(name) and not found[name] and not is_hidden(name)
-    ]
+    stray = set(filter(is_image, found)).difference(folders)
+    problems = [f"{os.path.join(root, name)} is not in a class folder" for name in sorted(stray)]
     numbers = number_classes(map(printable, folders), options.classes)
     names, labels, others = [], array("i"), []
     owners: dict[str, str] = {}  # the first name of each file, by its real path
     for folder in sorted(folders, key=lambda folder: numbers[printable(folder)]):
-        num_images, num_others = len(names), len(others)
+        num_images = len(names)
         for name, path in sorted(list_files(root, folder + "/")):
             if not is_image(name):
                 others.append(name)
-                continue
-            first = owners.setdefault(path, name)
-            if first == name:
+            elif (first := owners.setdefault(path, name)) == name:
                 names.append(name)
                 labels.append(numbers[printable(folder)])
             elif not first.startswith(folder + "/"):
                 problems.append(f"{name} and {first} in {root} are the same file in two classes")
         if len(names) == num_images and not options.classes:
-            kinds = kinds_of(others[num_others:]) or "it is empty"
-            problems.append(
-                f"the class folder {os.path.join(root, folder)} has no images ({kinds})"
-            )
+            problems.append(f"the class folder {os.path.join(root, folder)} has no images")
     if problems:
         raise InputErrors(problems, f"{count(len(problems), 'problem')} in {root}")
     if not names:

@@ -3,8 +3,8 @@
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TextIO
@@ -17,7 +17,8 @@ from ..images import IMAGE_EXTENSIONS
 # What systems put beside people's files: macOS, Linux, Windows; Synology, QNAP.
 SYSTEM_FOLDERS = {"__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 SYSTEM_FOLDERS |= {"@eaDir", "#recycle", "@Recycle"}
-ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}$")
+ENDINGS = ["", *IMAGE_EXTENSIONS, *map(str.upper, IMAGE_EXTENSIONS)]
+ANY_ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}$")
 ZEROS = re.compile("(?<![0-9])0+(?=[0-9])")
 
 
@@ -108,10 +109,10 @@ class ImageFiles:
             name = name.removeprefix(os.path.join(absolute(self._root), ""))
         if name.startswith(("/", "../")) or name in (".", ".."):
             raise ValueError(f"{name!r} is outside of the image root{self.did_you_mean(name)}")
-        found = [name] if name in self.names else self._without_ending.get(name, [name])
+        found = [name + end for end in ENDINGS if name + end in self.names]
         if len(found) > 1:
             raise ValueError(f"{name!r} may be {first_few(found)}: give the ending")
-        return found[0]
+        return found[0] if found else name
 
     def did_you_mean(self, name: str) -> str:
         """Return the end of a message about a missing image: which one it may be, or ``""``.
@@ -119,27 +120,20 @@ class ImageFiles:
         Its name may differ in case, spaces, ending and leading zeros, and it may lie in another
         folder, if it is the only one with so much of the path: of the longest part that fits.
         """
-        near = next((self._tails[tail] for tail in tails(name) if tail in self._tails), [])
-        return f"; did you mean {near[0]}?" if len(near) == 1 else ""
+        near = next((self._tails[tail] for tail in tails(name) if tail in self._tails), None)
+        return f"; did you mean {near}?" if near else ""
 
     @cached_property
-    def _without_ending(self) -> dict[str, list[str]]:
-        return self._images_by(lambda name: [os.path.splitext(name)[0]])
-
-    @cached_property
-    def _tails(self) -> dict[str, list[str]]:
-        return self._images_by(tails)
-
-    def _images_by(self, keys: Callable[[str], list[str]]) -> dict[str, list[str]]:
-        found = defaultdict(list)
+    def _tails(self) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}  # None: of several
         for name in filter(is_image, self.names):
-            for key in keys(name):
-                found[key].append(name)
+            for tail in tails(name):
+                found[tail] = None if tail in found else name
         return found
 
 
 def tails(name: str) -> list[str]:
     """Return a path and its ends, without what names differ in: ``in/cat/001.PNG``: ``cat/1``."""
-    path = ENDING.sub("", fold(name.replace("\\", "/")))
+    path = ANY_ENDING.sub("", fold(name.replace("\\", "/")))
     words = [ZEROS.sub("", word) for word in path.split("/")]
     return ["/".join(words[start:]) for start in range(len(words))]

@@ -1,19 +1,37 @@
-"""Label files: the images that they list, with their labels."""
+"""Label files: the tutorial's JSON lines, metadata.jsonl, tables, names and labels."""
 
 import csv
+import json
+import re
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain, islice, zip_longest
+from typing import Any, TextIO
 
-from runtime.cli import InputError, InputErrors, count
+from runtime.cli import InputError, InputErrors, count, log
 
-from .files import ImageFiles, is_image, open_text
-from .forms import find_form
+from .files import ImageFiles, fold, is_image, open_text
 from .names import number_labels
 from .options import SourceOptions
-from .samples import Samples
+from .samples import SPLITS, Samples
 
-LABEL_FIRST = "stands where the label should be: the image's name comes first, then the label"
+SEPARATOR = re.compile('"?sep=(.)"?')  # a first line with which Excel says what the delimiter is
+HEADER_LINES = 100  # at most: a quoted name of a column may have line breaks
+USUAL_COLUMNS = {  # the first of each that are there
+    "image": [("image", "file", "filename", "file_name", "filepath", "path"), ("name",), ("id",)],
+    "label": [("label", "class", "class_name", "category", "target")],
+    "split": [("split",)],
+}
+EXAMPLE = 'such as {"00000030_3.png": 3}'
+DECODER = json.JSONDecoder(  # keeps names that are there twice, and integers, 2.0 too, as text
+    object_pairs_hook=tuple,
+    parse_int=str,
+    parse_float=lambda text: text if text.endswith(".0") else float(text),
+)
+Rows = Iterator[tuple[str, str, str | None]]  # an image's name, its label, its split in SPLITS
 
 
 def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
@@ -32,7 +50,8 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
                 try:
                     for image, label, split in rows_of(content) if content else ():
                         if not lines and is_image(label) and not is_image(image):
-                            raise InputError(f"{path}, line {line}: {label!r} {LABEL_FIRST}")
+                            wrong = f"{label!r} stands where the label should be"
+                            raise InputError(f"{path}, line {line}: {wrong}: the name comes first")
                         name = files.resolve(image)
                         if first := lines.get(name):
                             raise ValueError(f"duplicate image {name!r}, first in line {first}")
@@ -55,3 +74,124 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
     labels = array("i", [numbers[label] for label in labels])
     samples = Samples(list(lines), labels, class_names, splits if splits[0] else None)
     return samples, [name for name in files.names if name not in lines and is_image(name)]
+
+
+def find_form(
+    file: TextIO, options: SourceOptions
+) -> tuple[Iterable[tuple[int, Any]], Callable[[Any], Rows]]:
+    """Find the form of a label file from its name and its first line.
+
+    Returns the number and the content of each line, and the function that yields the rows of
+    one, and raises ValueError where it has none. Raises InputError and csv.Error.
+    """
+    path, number, head, delimiter = options.label_dir, 1, [], None
+    is_table = path.lower().endswith((".csv", ".tsv"))
+    for line in file:
+        if match := SEPARATOR.fullmatch(line.strip(" \r\n")):
+            is_table, delimiter = True, match[1]
+        elif line.strip():
+            head = [line, *islice(file, HEADER_LINES)]
+            break
+        number += 1
+    first, place = "".join(head[:1]).strip(), f"{path}, line {number}"
+    lines = enumerate(map(str.strip, chain(head, file)), number)
+    if first[:1] in ("{", "[") and not is_table:
+        if first[-1] in "{[,":
+            spread = "the JSON goes over several lines: write one object a line"
+            raise InputError(f"{place}: {spread}, {EXAMPLE}")
+        keys = [key for key, _ in json_pairs(first)]
+        columns = find_columns(keys, options, place, "file_name" in keys)
+        return lines, partial(record_rows, columns) if columns else object_rows
+    delimiter = delimiter or next((each for each in "\t;" if each in first), ",")
+    header = [cell.strip() for cell in next(csv.reader(head, delimiter=delimiter), [])]
+    columns = find_columns(header, options, place, is_table)
+    if not columns:
+        return lines, plain_rows
+    log(f"{path}: " + ", ".join(f"{what}s in {name!r}" for what, name in columns.items()))
+    table = csv.reader(chain(head, file), delimiter=delimiter, strict=True)
+    return table_lines(table, header, number), partial(table_rows, columns)
+
+
+def find_columns(
+    header: list[str], options: SourceOptions, place: str, is_header: bool
+) -> dict[str, str] | None:
+    """Return the names of the columns "image", "label" and, if it is there, "split".
+
+    Raises InputError, which begins with ``place``, where one may be several, or is missing in
+    what must be a header; elsewhere the answer is None.
+    """
+    given = {"image": options.image_column, "label": options.label_column, "split": None}
+    columns = {}
+    for what, name in given.items():
+        wanted = [(name.strip().lower(),)] if name else USUAL_COLUMNS[what]
+        matches = ([each for each in header if each.lower() in names] for names in wanted)
+        found = next(filter(None, matches), [])
+        if len(found) > 1:
+            raise InputError(
+                f"{place}: {what}s may be in the columns {' and '.join(map(repr, found[:2]))}: "
+                "rename one, or choose one with --image_column or --label_column"
+            )
+        if found:
+            columns[what] = found[0]
+        elif what != "split" and (is_header or any(given.values())):
+            raise InputError(
+                f"{place}: the header lacks {name or what!r}; it has "
+                f"{', '.join(map(repr, header))} (--image_column and --label_column name others)"
+            )
+    return columns if {"image", "label"} <= columns.keys() else None
+
+
+def table_lines(table: Any, header: list[str], start: int) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line and the cells, by column, of each row of a csv.reader.
+
+    There are none for the header, and for a row of empty cells, as spreadsheets leave them.
+    """
+    for number, cells in enumerate(table):
+        is_row = number and any(map(str.strip, cells))
+        yield start - 1 + table.line_num, dict(zip_longest(header, cells)) if is_row else {}
+
+
+def plain_rows(line: str) -> Rows:
+    """Yield the row of a name, a space or a tab, and a label."""
+    cells = line.rsplit("\t" if "\t" in line else None, 1)
+    if len(cells) < 2 or cells[0][-1] in ",;":
+        raise ValueError("not an image name and a label, with a space or a tab between them")
+    yield cells[0].strip(), cells[1], None
+
+
+def object_rows(line: str) -> Rows:
+    """Yield the rows of a JSON object ``{"image name": label, …}``."""
+    pairs = json_pairs(line)
+    if not pairs:
+        raise ValueError(f"not a JSON object of image name and label, {EXAMPLE}")
+    for name, label in pairs:
+        if not isinstance(label, str):
+            raise ValueError(f"the label of {name!r} is not an integer or a class's name")
+        yield name, label, None
+
+
+def record_rows(columns: dict[str, str], line: str) -> Rows:
+    """Yield the row of a JSON object ``{"file_name": image name, "label": label}``."""
+    return table_rows(columns, dict(json_pairs(line)))
+
+
+def table_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
+    """Yield the row of a record with these columns."""
+    image, label = record.get(columns["image"]), record.get(columns["label"])
+    if None in record:
+        raise ValueError("more columns than the header has")
+    if not isinstance(image, str) or not isinstance(label, str):
+        raise ValueError(f"must have {' and '.join(map(repr, columns.values()))}")
+    split = fold(str(record.get(columns["split"]))) if "split" in columns else None
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"the split {split[:60]!r} of {image!r} is not train, val or test")
+    yield image, label, SPLITS.get(split)
+
+
+def json_pairs(line: str) -> tuple[tuple[str, Any], ...]:
+    """Return what a JSON object holds, and () for anything else."""
+    try:
+        pairs = DECODER.decode(line)
+    except (ValueError, RecursionError):
+        return ()
+    return pairs if isinstance(pairs, tuple) else ()

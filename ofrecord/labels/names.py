@@ -52,10 +52,8 @@ def number_classes(found: Iterable[str], class_file: str | None) -> dict[str, in
     listed = read_class_file(class_file) if class_file else found
     numbers = {name: number for number, name in enumerate(listed)}
     if missing := [repr(name[:60]) for name in found if name not in numbers]:
-        number = count(len(missing), "class")
-        raise InputError(
-            f"the class file {class_file} (--classes) lacks {number}: {first_few(missing)}"
-        )
+        lacks = f"lacks {count(len(missing), 'class')}: {first_few(missing)}"
+        raise InputError(f"the class file {class_file} (--classes) {lacks}")
     return numbers
 
 
@@ -75,15 +73,14 @@ def number_labels(
     matches = {label: INTEGER.fullmatch(text) for label, text in texts.items()}
     numbers = {label: int(match[1][:20]) for label, match in matches.items() if match}
     if 2 * sum(counts[label] for label in numbers) <= counts.total() or names & known:
-        numbers = number_classes(names, class_file)
-        return {label: numbers.get(text, "is empty") for label, text in texts.items()}, list(
-            numbers
-        )
+        classes = number_classes(names, class_file)
+        numbers = {label: classes.get(text, "is empty") for label, text in texts.items()}
+        return numbers, list(classes)
     for label in counts:
-        number = numbers.setdefault(label, "is not an integer, as most labels are")
-        if isinstance(number, str):
-            continue
-        if class_file and not 0 <= number < len(listed):
+        number = numbers.get(label)
+        if number is None:
+            numbers[label] = "is not an integer, as most labels are"
+        elif class_file and not 0 <= number < len(listed):
             numbers[label] = f"is no line of {class_file}, which has {len(listed)}, from 0"
         elif not INT32_MIN <= number <= INT32_MAX:
             numbers[label] = "does not fit in int32"

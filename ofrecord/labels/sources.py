@@ -20,20 +20,18 @@ def read_samples(options: SourceOptions) -> Samples:
     Logs which files in the image root are not used, and what looks wrong with the classes.
     Raises InputError for labels that cannot be used.
     """
-    if options.class_folders:
-        samples, unused = read_class_folders(options)
-        what = f"{count(len(unused), 'file')} without an image's extension"
-    else:
-        samples, unused = read_label_file(options)
-        what = f"{count(len(unused), 'image')} without a label"
+    read = read_class_folders if options.class_folders else read_label_file
+    samples, unused = read(options)
     if samples.splits and options.fractions:
         raise InputError(
             f"the column 'split' of {options.label_dir} says which image is in which dataset: "
             "leave out --val_fraction and --test_fraction"
         )
     if unused:
+        lacks = "an image's extension" if options.class_folders else "a label"
         few = f"{kinds_of(unused)} (such as {first_few(unused)})"
-        log(f"skipped {what} in {options.image_root}: {few}", "warning")
+        number = count(len(unused), "file")
+        log(f"skipped {number} without {lacks} in {options.image_root}: {few}", "warning")
     for doubt in doubts(samples):
         log(doubt, "warning")
     if options.limit:

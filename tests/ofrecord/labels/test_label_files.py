@@ -50,6 +50,7 @@ FORMS = {  # file name: text, what is said of its form
     "k.txt": ("0.png   b\n1.png a_c\n2.png b\n", None),
     "l.txt": ("0.png 1\n1.png 0\n2.png 1", None),
     "m.txt": (TUTORIAL, None),
+    "l.jsonl": ('{"0.png": "1", "1.png": 0}\n{"2.png": 1}', None),
     "n.csv.txt": ("\ufeff" + TUTORIAL, None),
     "metadata.jsonl": ("\n".join(HUGGING_FACE), None),
     "p.jsonl": ("\n".join(HUGGING_FACE).replace("file_name", "Path"), None),
@@ -120,8 +121,9 @@ WRONG = {  # file name, text, what the one error says
     "keys": ("a.jsonl", '{"file_name": "0.png", "label": 1, "class": 1}', ["line 1: ", "'label' and 'class'"]),
     "no key": ("a.jsonl", '{"file_name": "0.png", "text": "a"}', ["line 1: ", "'label'; it has 'file_name', 'text'"]),
     "a long row": ("a.csv", "image,label\n0.png,1\n0.png,1,2\n", ["line 3: more columns than the header has"]),
+    "no split": ("a.csv", "image,label,split\n0.png,1,\n", ["line 2: the split '' of '0.png' is not train, val or test"]),
     "a row without a label": ("a.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "1.png"}\n', ["line 2: must have 'file_name' and 'label'"]),
-    "no header": ("a.csv", "0.png,1\n1.png,2\n", ["line 1: the header lacks 'image' and 'label'", "'0.png'"]),
+    "no header": ("a.csv", "0.png,1\n1.png,2\n", ["line 1: the header lacks 'image'; it has", "--label_column"]),
     "empty": ("a.csv", "", ["line 1: the header lacks 'image'"]),
     "nothing but lines": ("a.txt", "\n \n", ["lists no images"]),
     "no images": ("a.csv", "image,label\n", ["lists no images"]),
@@ -146,9 +148,8 @@ WRONG = {  # file name, text, what the one error says
     "a list": ("a.json", '[{"file_name": "0.png", "label": 1}]', ["line 1: not a JSON object"]),
     "no JSON": ("a.txt", '{"0.png": 1}\n{"1.png": }\n', ["line 2: not a JSON object"]),
     "deep": ("a.txt", '{"0.png": 1}\n' + "[" * 100_000, ["line 2: not a JSON object"]),
-    "a string": ("a.txt", '{"0.png": "3"}', ["line 1: the label of '0.png' is not an integer"]),
-    "a fraction": ("a.txt", '{"0.png": 3.5}', ["line 1: the label of '0.png' is not an integer"]),
-    "a boolean": ("a.txt", '{"0.png": true}', ["line 1: the label of '0.png' is not an integer"]),
+    "a fraction": ("a.txt", '{"0.png": 3.5}', ["line 1: the label of '0.png' is not an integer or a class's name"]),
+    "a boolean": ("a.txt", '{"0.png": true}', ["line 1: the label of '0.png' is not an integer or a class's name"]),
     "twice in an object": ("a.txt", '{"0.png": 1, "0.png": 2}', ["line 1: duplicate image '0.png'"]),
     "half a character": ("a.txt", '{"\\ud800.png": 1}', ["line 1: ", "surrogates not allowed"]),
     "NUL in JSON": ("a.txt", '{"0\\u0000.png": 1}', ["line 1: ", "not a valid file name"]),
@@ -249,7 +250,7 @@ def test_a_name_in_other_words(images, capsys, listed):
         )
         result = read(capsys, images / root, label_dir=images / "labels.csv")
         assert result.pairs == {"sub/x.y.png": "1"}, result
-        assert_one(result.warnings, "skipped 12 images without a label")
+        assert_one(result.warnings, "skipped 12 files without a label")
 
 
 def test_a_name_that_two_files_fit(images, capsys):
@@ -305,7 +306,7 @@ def test_paths_of_another_machine(images, capsys):
 def test_images_without_a_label(images, capsys):
     make_files(images / "in", ["sub/c.JPG", ".hidden/x.png", "__MACOSX/._0.png", "@eaDir/0.png"])
     result = read_column(capsys, images, range(11))
-    assert_one(result.warnings, "skipped 2 images without a label")
+    assert_one(result.warnings, "skipped 2 files without a label")
     assert "1 .jpg, 1 .png (such as 11.png, sub/c.JPG)" in result.warnings[0]
 
 
