@@ -5,22 +5,24 @@ import csv
 import os
 import shlex
 import shutil
+from contextlib import suppress
 
 from tqdm import tqdm
 
 from runtime.atomic import folder_lock
-from runtime.cli import PROJECT, InputError, count, module_command, os_errors, output
+from runtime.cli import PROJECT, InputError, count, os_errors, output
 
 from ..convert.options import ConvertOptions
-from ..dataset.images_csv import Row, read_rows
-from ..dataset.manifest import FORMATS, TABLE_NAME, Manifest
-from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset, read_records
+from ..dataset.layout import FORMATS, TABLE_NAME
+from ..dataset.model import Manifest
+from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
 from ..images import BadImage, read_header
 from ..labels.names import class_file_text
+from .scan import EXTENSIONS
+from .tracing import TracedRecord, check_outside, trace_records
 
 HELP = "Write the images as files under their names, with a label table"
 CLASSES_NAME = "classes.txt"
-EXTENSIONS = {kind: ext for ext, kind in reversed(FORMATS.items())}  # PNG: .png, JPEG: .jpg
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if os.path.lexists(args.target):
+        raise InputError(f"{args.target} exists: name a new folder")
+    check_outside(args.target, [args.folder])
     with dataset_in_use(args.folder):
         dataset = open_dataset(args.folder)
-        export(dataset, args.target)
+        export(dataset, os.path.realpath(args.target))
     output(f"{args.target}: {count(dataset.manifest.num_records, 'image')}")
     output(f"to convert them again: {command(dataset.manifest, args.target)}")
 
@@ -57,19 +62,11 @@ def command(manifest: Manifest, target: str) -> str:
 
 
 def export(dataset: Dataset, target: str) -> None:
-    """Write a dataset's images to a new folder, with a table of their names and labels.
+    """Write a dataset's images to a new folder, which does not exist where this is killed.
 
-    Killed at any moment, the folder does not exist. Raises InputError for a folder that exists
-    and is not empty, and for a damaged dataset.
+    Raises InputError for a damaged dataset.
     """
-    path = os.path.realpath(target)
-    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
-        raise InputError(f"{target} exists and is not an empty folder: choose another")
-    if os.path.ismount(path) or path == os.getcwd():
-        raise InputError(f"{target} cannot be replaced: name a new folder in it")
-    if path.startswith(os.path.join(os.path.realpath(dataset.folder), "")):
-        raise InputError(f"{target} is inside of {dataset.folder}: choose another folder")
-    staging = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.export")
+    staging = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.export")
     with os_errors("write to", target):
         os.makedirs(staging, exist_ok=True)
         with folder_lock(staging, "another export is writing to"):
@@ -78,67 +75,47 @@ def export(dataset: Dataset, target: str) -> None:
             os.mkdir(new)
             try:
                 write_files(dataset, new)
-                os.replace(new, path)
+                os.rename(new, target)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_files(dataset: Dataset, target: str) -> None:
     """Write the images, classes.txt and images.csv to an empty folder."""
-    folder, manifest = dataset
-    names, rows = manifest.class_names, read_rows(folder)
-    hint = f"{module_command('ofrecord check', folder)} lists all problems"
+    names = dataset.manifest.class_names
     if names:
         with open(os.path.join(target, CLASSES_NAME), "x", encoding="utf-8", newline="") as file:
             file.write(class_file_text(names))
-    with (
-        open(os.path.join(target, TABLE_NAME), "x", encoding="utf-8", newline="") as file,
-        tqdm(total=manifest.num_records, unit="image", disable=None) as bar,
-    ):
+    records = trace_records(dataset)
+    bar = tqdm(records, total=dataset.manifest.num_records, unit="image", disable=None)
+    with open(os.path.join(target, TABLE_NAME), "x", encoding="utf-8", newline="") as file, bar:
         # Text in quotes, as the csv module of Python 3.10 else forgets those around "\r".
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(("image", "label"))
-        for path, record, image, label in read_records(folder, manifest):
-            row, where = next(rows, None), f"{path}, record {record}"
-            if row is None or row[:2] != (os.path.basename(path), record):
-                raise InputError(f"{where} is not the next one in {TABLE_NAME}; {hint}")
-            if names and not 0 <= label < len(names):
-                raise InputError(f"{where}: there is no class {label}; {hint}")
-            try:
-                ext = EXTENSIONS.get(read_header(image).kind, ".bin")
-            except BadImage as error:
-                raise InputError(f"{where}: invalid image: {error}; {hint}") from None
-            name = write_file(target, file_names(row, ext), image)
-            table.writerow((name, names[label] if names else label))
-            bar.update()
+        for record in bar:
+            label = record.row.label
+            table.writerow((write_image(target, record), names[label] if names else label))
 
 
-def file_names(row: Row, ext: str) -> list[str]:
-    """Return the names that an image's file may get: its own, inside of any folder, comes first.
+def write_image(target: str, record: TracedRecord) -> str:
+    """Write an image's file under its name, or one that no other file has; return that.
 
-    It ends as its format does. The other two are its part's and its record's.
+    It is inside of ``target``, whatever the name is, and ends as the image's format does.
     """
+    row, ext = record.row, ".bin"
+    with suppress(BadImage):
+        ext = EXTENSIONS.get(read_header(record.image).kind, ext)
     unique = f"{row.part}/{row.record:05d}"
-    words = [
-        "__" if word == ".." else word for word in row.image.split("/") if word not in ("", ".")
-    ]
-    if not words:
-        return [f"{unique}{ext}", f"{unique}/image{ext}"]
-    if FORMATS.get(os.path.splitext(words[-1])[1].lower()) != FORMATS.get(ext):
-        words[-1] += ext
-    name = "/".join(words)
-    return [name, f"{unique}/{name}", f"{unique}{ext}"]
-
-
-def write_file(target: str, names: list[str], data: bytes) -> str:
-    """Write a new file under the first of the names that it can have; return that."""
-    for name in names:
-        path = os.path.join(target, name)
+    name = os.path.normpath(f"/{row.image}").lstrip("/") or unique  # "/.." is "/"
+    if FORMATS.get(os.path.splitext(name)[1].lower()) != FORMATS.get(ext):
+        name += ext
+    for new in (name, f"{unique}/{name}", f"{unique}/image{ext}"):
+        path = os.path.join(target, new)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "xb") as file:
-                file.write(data)
-            return name
-        except OSError as error:  # it is taken, as a folder too, or too long
+                file.write(record.image)
+            return new
+        except OSError as error:  # the name is taken, as a folder's too, or too long
             problem = error
     raise problem

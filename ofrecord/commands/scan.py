@@ -9,14 +9,14 @@ from typing import Any
 
 import cv2
 
-from runtime.atomic import why_no_folder
-from runtime.cli import InputError, first_few
+from runtime.cli import InputError, first_few, os_errors
 from runtime.settings import validate
 from runtime.workers import num_cpus, ordered_map
 
 from ..dataset.images_csv import Row, image_digest
 from ..dataset.layout import FORMATS, PART_PATTERN, PART_PREFIX, STAGING_NAME
-from ..dataset.manifest import CONVERT, Manifest, Part, load_manifest
+from ..dataset.manifest import CONVERT, load_manifest
+from ..dataset.model import Manifest, Part
 from ..dataset.statistics import EncodedImage, ImageStatistics
 from ..images import BadImage, decode, decoder_messages, read_header
 from ..record import LENGTH, BadRecord, read_record, split_part
@@ -24,6 +24,7 @@ from ..record import LENGTH, BadRecord, read_record, split_part
 # Why OneFlow turns an image into other pixels than we do without a word. (Of others, such as a
 # palette, it makes much the same.)
 MISREAD = {"16-bit", "CMYK", "rare JPEG coding"}
+EXTENSIONS = {kind: ext for ext, kind in reversed(FORMATS.items())}  # PNG: .png, JPEG: .jpg
 
 
 class PartReport:
@@ -31,18 +32,12 @@ class PartReport:
 
     def __init__(self, file: str):
         self.file, self.sha256 = file, ""
-        self.num_records = self.num_bytes = 0
+        self.num_records = self.bytes = 0
         self.rows: list[Row] = []  # of images.csv, for the records that can be read
         self.label_types: set[str] = set()
         self.kinds: set[tuple[str, bool]] = set()  # (image format, whether it is gray)
         self.statistics = ImageStatistics()  # reencode_reasons: why OneFlow may misread an image
-        self.problems: list[tuple[int | None, str]] = []  # (record, or None: all of it; reason)
-
-    @property
-    def part(self) -> Part:
-        """The part as a manifest has it; one without records counts as one."""
-        fields = {"num_records": max(self.num_records, 1), "bytes": self.num_bytes}
-        return Part(file=self.file, sha256=self.sha256, **fields)
+        self.problems: dict[int, str] = {}  # {record: what is wrong}
 
 
 def scan_parts(folder: str, features: tuple[str, str]) -> Iterator[PartReport]:
@@ -50,12 +45,11 @@ def scan_parts(folder: str, features: tuple[str, str]) -> Iterator[PartReport]:
 
     ``features`` are the names of the image's and the label's. Raises InputError for no parts.
     """
-    if reason := why_no_folder(folder):
-        raise InputError(f"no dataset: {folder} {reason}")
-    found = os.listdir(folder)
-    names = [name for name in found if PART_PATTERN.fullmatch(name)]
+    with os_errors("read", folder):
+        found = os.listdir(os.path.join(folder, "."))  # so that files in it may be opened, too
     if STAGING_NAME in found:  # old and new parts may be mixed
         load_manifest(folder)  # says that it is unfinished
+    names = [name for name in found if PART_PATTERN.fullmatch(name)]
     if not names:
         others = f", but {first_few(found)}" if found else ""
         raise InputError(f"no dataset: there are no part files in {folder}{others}")
@@ -71,23 +65,25 @@ def scan_part(folder: str, features: tuple[str, str], file: str) -> PartReport:
         with decoder_messages:
             for index, serialized in split_part(os.path.join(folder, file)):
                 digest.update(LENGTH.pack(len(serialized)) + serialized)
-                report.num_bytes += LENGTH.size + len(serialized)
+                report.bytes += LENGTH.size + len(serialized)
                 report.num_records += 1
                 try:
-                    data, label, kind = read_record(serialized, index, *features)
-                    report.rows.append(Row(file, index, "", label, image_digest(data)))
+                    image, label, kind = read_record(serialized, index, *features)
+                    report.rows.append(Row(file, index, "", label, image_digest(image)))
                     report.label_types.add(kind)
-                    scan_image(data, report)
+                    scan_image(image, report)
+                    if label < 0:
+                        raise BadRecord(index, f"invalid label {label}: labels start at 0")
                 except BadRecord as error:
-                    report.problems.append((index, error.reason))
+                    report.problems[index] = error.reason
                 except BadImage as error:
-                    report.problems.append((index, f"invalid image: {error}"))
+                    report.problems[index] = f"invalid image: {error}"
                 except MemoryError:
-                    report.problems.append((index, "not enough memory to decode its image"))
+                    report.problems[index] = "not enough memory to decode its image"
     except BadRecord as error:  # the framing is lost: what follows cannot be read
-        report.problems.append((error.index, error.reason))
+        report.problems[error.index] = error.reason
     except OSError as error:
-        report.problems.append((None, f"cannot be read: {error.strerror}"))
+        report.problems[report.num_records] = f"cannot be read: {error.strerror}"
     report.sha256 = digest.hexdigest()
     return report
 
@@ -100,7 +96,7 @@ def scan_image(data: bytes, report: PartReport) -> None:
         pixels = pixels[:, :, 0]
     report.kinds.add((header.kind, bool(header.gray)))
     report.statistics.add(EncodedImage(data, pixels.shape[1::-1], pixels, reason))
-    if header.kind not in FORMATS.values() or reason in MISREAD:
+    if header.kind not in EXTENSIONS or reason in MISREAD:
         raise BadImage(f"OneFlow would misread it ({reason or header.kind}); {CONVERT}")
 
 
@@ -111,8 +107,7 @@ def found_fields(reports: list[PartReport]) -> dict[str, Any]:
         statistics.merge(report.statistics.state())
         labels.update(row.label for row in report.rows)
     kinds = set().union(*(report.kinds for report in reports))
-    formats = sorted({kind for kind, _ in kinds})
-    extensions = {kind: ext for ext, kind in reversed(FORMATS.items())}  # PNG: .png, JPEG: .jpg
+    formats = {kind for kind, _ in kinds}
     is_plain = statistics.channels == 3 and not statistics.reencode_reasons
     return {
         **statistics.manifest_fields(),
@@ -120,9 +115,9 @@ def found_fields(reports: list[PartReport]) -> dict[str, Any]:
         "num_classes": max(labels, default=-1) + 1,
         "label_counts": {str(label): labels[label] for label in sorted(labels)},
         "label_type": " and ".join(sorted(set().union(*(each.label_types for each in reports)))),
-        "image_format": extensions.get(formats[0]) if len(formats) == 1 else None,
+        "image_format": EXTENSIONS.get(*formats) if len(formats) == 1 else None,
         "plain_jpeg": is_plain and kinds == {("JPEG", False)},
-        "parts": [report.part for report in reports],
+        "parts": [{name: getattr(each, name) for name in Part.model_fields} for each in reports],
     }
 
 

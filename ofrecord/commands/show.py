@@ -2,17 +2,17 @@
 
 import argparse
 import os
-import random
-from collections import defaultdict
+from collections import Counter
 
 import numpy as np
 
 from runtime.cli import InputError, count, module_command, one_line, os_errors, output
 
-from ..dataset.images_csv import read_rows
-from ..dataset.manifest import MANIFEST_NAME, Manifest
-from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset, read_records
+from ..dataset.layout import MANIFEST_NAME
+from ..dataset.model import Manifest
+from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
 from ..images import BadImage, decode, decoder_messages, read_header
+from .tracing import trace_records
 
 HELP = "Print what is in a dataset and draw a contact sheet of sample images"
 BAR, MOST_CLASSES, COLUMNS = 40, 50, 12
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from .sheet import Tile, draw_groups, legible  # matplotlib takes a second to import
+    from .sheet import Tile, draw_groups  # matplotlib takes a second to import
 
     folder, sheet = args.folder, args.sheet or f"{os.path.abspath(args.folder)}_sheet.png"
     if not sheet.lower().endswith(".png"):
@@ -42,50 +42,47 @@ def run(args: argparse.Namespace) -> None:
         output(f"skipped: {count(len(manifest.skipped), 'image')}, listed in {MANIFEST_NAME}")
     print_histogram(manifest)
     with os_errors("write the contact sheet", sheet):
-        tiles = [Tile(legible(name, str(label)), pixels) for name, label, pixels in samples]
+        tiles = [Tile(caption(manifest, label), pixels) for label, pixels in samples]
         draw_groups(sheet, [(manifest.summary, tiles)], COLUMNS)
     output(f"contact sheet: {sheet if args.sheet else os.path.relpath(sheet)}")
 
 
-def class_name(manifest: Manifest, label: int) -> str:
-    return one_line(manifest.class_names[label] if manifest.class_names else label)
+def caption(manifest: Manifest, label: int) -> str:
+    """Return a class's number, which every font has, and its name."""
+    return one_line(f"{label} {manifest.class_names[label]}" if manifest.class_names else label)
 
 
-def read_samples(dataset: Dataset) -> list[tuple[str, int, np.ndarray]]:
-    """Return (class, label, pixels) of some images of each class, drawn at random: gray or RGB."""
-    folder, manifest = dataset
-    rows = defaultdict(list)
-    for row in read_rows(folder):
-        if str(row.label) in manifest.label_counts:  # else the table is not this dataset's
-            rows[row.label].append(row[:2])
-    number = min(TILES_OF_CLASS, max(1, TILES // max(1, len(rows))))
-    rng, chosen = random.Random(0), {}
-    for label, places in sorted(rows.items())[:TILES]:
-        for place in rng.sample(places, min(number, len(places))):
-            chosen[place] = class_name(manifest, label)
-    samples = []
+def read_samples(dataset: Dataset) -> list[tuple[int, np.ndarray]]:
+    """Return (label, pixels) of images of each class, evenly from its first to its last.
+
+    Pixels are gray or RGB.
+    """
+    counts = {int(label): n for label, n in dataset.manifest.label_counts.items() if n}
+    most = min(TILES_OF_CLASS, max(1, TILES // len(counts)))  # of a class
+    intervals = {label: -(-counts[label] // most) for label in sorted(counts)[:TILES]}
+    samples, seen = [], Counter()
     with decoder_messages:
-        for path, record, data, label in read_records(folder, manifest):
-            if name := chosen.get((os.path.basename(path), record)):
+        for path, _, _, row, image in trace_records(dataset):
+            seen[row.label] += 1
+            if row.label in intervals and seen[row.label] % intervals[row.label] == 0:
                 try:
-                    pixels = decode(data, read_header(data))
+                    pixels = decode(image, read_header(image))
                 except BadImage as error:
-                    check = module_command("ofrecord check", folder)
+                    check = module_command("ofrecord check", dataset.folder)
                     reason = f"invalid image: {error}; {check} lists all problems"
-                    raise InputError(f"{path}, record {record}: {reason}") from None
-                samples.append((name, label, pixels if pixels.ndim == 2 else pixels[:, :, ::-1]))
-    return sorted(samples, key=lambda sample: sample[1])
+                    raise InputError(f"{path}, record {row.record}: {reason}") from None
+                samples.append((row.label, pixels if pixels.ndim == 2 else pixels[:, :, ::-1]))
+    return sorted(samples, key=lambda sample: sample[0])
 
 
 def print_histogram(manifest: Manifest) -> None:
     """Print a line for each class: name, count, bar; the fifty largest where there are more."""
     counts = {int(label): number for label, number in manifest.label_counts.items()}
     shown = sorted(sorted(counts, key=counts.get, reverse=True)[:MOST_CLASSES])
-    names = {label: class_name(manifest, label)[:30] for label in shown}
-    width, most = max(map(len, names.values())), max(counts.values()) or 1
+    names = {n: one_line(manifest.class_names[n] if manifest.class_names else n) for n in shown}
+    width, most = min(30, max(map(len, names.values()))), max(counts.values())
     for label, name in names.items():
-        number = counts[label]
-        bar = "█" * max(number > 0, round(BAR * number / most))
-        output(f"  {name:>{width}}  {number:>{len(f'{most:,}')},}  {bar}".rstrip())
-    if len(counts) > len(shown):
-        output(f"  … and {len(counts) - len(shown):,} smaller classes")
+        bar = "█" * round(BAR * counts[label] / most)
+        output(f"  {name[:30]:>{width}}  {counts[label]:>{len(f'{most:,}')},}  {bar}".rstrip())
+    if len(counts) > MOST_CLASSES:
+        output(f"  … and {len(counts) - MOST_CLASSES:,} smaller classes")

@@ -123,11 +123,10 @@ def test_splits_that_are_merged(tmp_path):
     make(tmp_path / "c", numbered(["cat", "dog"], start=700))
     ids = {name: read_manifest(tmp_path / name)["split_id"] for name in ("a", "a_val", "b", "c")}
     assert ids["a"] == ids["a_val"] != ids["b"] and ids["c"] is None
-    for names, wanted in (("a c", ids["a"]), ("a b", None), ("a a_val", None)):
+    for names, wanted in (("a c", ids["a"]), ("a b", None), ("a a_val", ids["a"])):
         target = tmp_path / names.replace(" ", "-")
-        result = merged(*(tmp_path / name for name in names.split()), target)
+        merged(*(tmp_path / name for name in names.split()), target)
         assert read_manifest(target)["split_id"] == wanted
-        assert ("two sides of a split" in result.err) == (names == "a a_val"), result
 
 
 # -- what is refused --------------------------------------------------------------------------
@@ -138,7 +137,7 @@ def test_splits_that_are_merged(tmp_path):
     [
         ({"color": False}, "together: channels 3 and 1"),
         ({"size": (9, 8)}, "height 8 and 9"),
-        ({"img_format": ".bmp"}, "image format .png and .bmp"),
+        ({"img_format": ".bmp"}, "image format PNG and BMP"),
         ({"background": "black"}, "background white and black"),
         ({"label_feature": "class"}, "label feature labels and class"),
     ],
@@ -154,7 +153,7 @@ def test_what_does_not_fit(tmp_path, options, text):
 def test_names_for_the_classes_of_one_only(converted, dataset, tmp_path):
     rewrite_manifest(dataset, class_names=list("abcdefghij"))
     result = ofrecord("merge", converted, dataset, tmp_path / "x")
-    assert_one_error(result, "only one of them has names for its classes", "--classes")
+    assert_one_error(result, "classes without names and with names (--classes)")
 
 
 def test_bad_options(converted, tmp_path):
@@ -163,10 +162,9 @@ def test_bad_options(converted, tmp_path):
         ([converted, tmp_path / "x", "--part_num", 51], "it should be from 1 to 50"),
         ([converted, tmp_path / "x", "--part_num", 0], "--part_num 0"),
         ([converted, tmp_path / "x", "--seed", 1], "--seed is for --shuffle"),
-        ([converted, copy, tmp_path / "x"], "are the same dataset"),
         ([converted, copy], f"{copy} is a dataset already"),
-        ([copy, copy], "named twice"),
-        ([copy, tmp_path / "x" / ".." / "x", tmp_path / "x"], "named twice"),
+        ([copy, copy], "is a dataset already"),
+        ([copy, tmp_path / "x" / ".." / "x", tmp_path / "x"], "is inside of"),
     ):
         assert_one_error(ofrecord("merge", *arguments), text)
     assert not (tmp_path / "x").exists()
@@ -191,24 +189,26 @@ def test_bad_folders(dataset, tmp_path, action):
 @pytest.mark.parametrize("number", [8, 12])
 def test_records_are_counted(dataset, tmp_path, number):
     parts = [{**part, "num_records": number} for part in read_manifest(dataset)["parts"]]
-    fields = {"num_records": 5 * number, "label_counts": {"0": 5 * number}}
+    counts = {str(label): number // 2 for label in range(10)}
+    fields = {"num_records": 5 * number, "label_counts": counts}
     rewrite_manifest(dataset, parts=parts, **fields)
     result = ofrecord("merge", dataset, tmp_path / "d")
-    assert_one_error(result, f"part-0 has 10, and dataset.json says {number} records")
+    text = f"part-0, record 9: it is the last one, and dataset.json says that there are {number}"
+    assert_one_error(result, text)
     assert not (tmp_path / "d").exists()
 
 
 def test_a_part_that_becomes_shorter_is_an_error(dataset):
     """Not a loop without an end."""
-    from ofrecord.commands.copying import copy_records, find_records
+    from ofrecord.commands.merge import copy_records, find_records
     from ofrecord.dataset.open_dataset import open_dataset
     from runtime.cli import InputError
 
-    sources = find_records(open_dataset(str(dataset)), {})
+    records = find_records([open_dataset(str(dataset))], None)
     with (dataset / "part-0").open("r+b") as file:
         file.truncate(1000)
     with pytest.raises(InputError, match="part-0 became shorter while it was read"):
-        list(copy_records(sources, range(50)))
+        list(copy_records(records, "labels"))
 
 
 @pytest.mark.slow
