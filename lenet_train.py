@@ -29,7 +29,7 @@ from lenet.resume import open_run
 from lenet.run import Run
 from lenet.spec import ModelSpec, init_weights, make_dropout_mask
 from ofrecord.dataset.open_dataset import Dataset
-from runtime.cli import log, run_main
+from runtime.cli import run_main
 
 nn = flow.nn
 relu, max_pool2d = nn.functional.relu, nn.functional.max_pool2d
@@ -169,7 +169,7 @@ def main() -> None:
     with open_datasets(config) as (train_set, eval_set):
         with open_run(config, train_set, eval_set, resume) as run:
             if run.finished:
-                log(f"{config.run_dir} is finished: {run.history.step:,} steps")
+                run.report_finished()
             else:
                 train(config, train_set, eval_set, run)
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, os_errors, output
 from runtime.settings import (
     NULLS,
@@ -165,3 +166,13 @@ def config_of_run(file: str | None, run_dir: str | None) -> str:
     with os_errors(f"resume the run in {run_dir}:", CONFIG):
         os.stat(path)
     return path
+
+
+def write_config(folder: str, config: TrainConfig, title: str) -> None:
+    """Write the settings that a run is resumed with, datasets by absolute paths."""
+    paths = {name: getattr(config, name) for name in DATASETS}
+    absolute = {name: path and os.path.abspath(path) for name, path in paths.items()}
+    text = to_yaml(config.model_copy(update=absolute), title, leave_out=("run_dir",))
+    path = os.path.join(folder, CONFIG)
+    with os_errors("write", path), replace_file(path, "w") as file:
+        file.write(text)

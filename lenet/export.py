@@ -81,9 +81,9 @@ def make_onnx(checkpoint: Checkpoint):
     expected = {f"{layer}.weight": (shape, "float32") for layer, shape in shapes.items()}
     expected |= {f"{layer}.bias": (shape[:1], "float32") for layer, shape in shapes.items()}
     check_layout(checkpoint.path, checkpoint.weights, expected)
-    figures = {"mean": spec.mean, "std": spec.scale}
-    constants = {name: np.float32(each).reshape(1, -1, 1, 1) for name, each in figures.items()}
-    constants |= checkpoint.weights
+    constants = dict(checkpoint.weights)
+    for name, figures in ("mean", spec.mean), ("std", spec.scale):
+        constants[name] = np.float32(figures).reshape(1, -1, 1, 1)
 
     def tensor(name, *shape):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
@@ -102,8 +102,7 @@ def make_onnx(checkpoint: Checkpoint):
     model = helper.make_model(graph, opset_imports=opset, producer_name="lenet.export")
     model.ir_version = IR_VERSION
     if spec.class_names:
-        names = json.dumps(spec.class_names, ensure_ascii=False)
-        helper.set_model_props(model, {"class_names": names})
+        helper.set_model_props(model, {"class_names": json.dumps(spec.class_names)})
     return model
 
 

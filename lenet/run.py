@@ -21,12 +21,10 @@ import sys
 import numpy as np
 
 from ofrecord.dataset.open_dataset import Dataset
-from runtime.atomic import replace_file
-from runtime.cli import InputError, count, log, os_errors
-from runtime.settings import to_yaml
+from runtime.cli import InputError, count, log
 
 from .checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
-from .config import CONFIG, DATASETS, TrainConfig
+from .config import TrainConfig, write_config
 from .evaluation import Evaluation
 from .history import History
 from .learner import weights_of
@@ -60,8 +58,8 @@ class Run:
     @property
     def command(self) -> str:
         """What to type to resume the run."""
-        script, folder = shlex.quote(sys.argv[0]), shlex.quote(self.path)
-        folder = f"./{folder}" if folder.startswith("-") else folder  # no option
+        path = f"./{self.path}" if self.path.startswith("-") else self.path  # it is no option
+        script, folder = shlex.quote(sys.argv[0]), shlex.quote(path)
         return f"python {launcher()}{script} --run_dir {folder} --resume"
 
     def start(self, learner) -> None:
@@ -81,11 +79,19 @@ class Run:
             log(f"to resume after a stop: {self.command}")
         self.progress = Progress(self.plan.num_steps, self.saved, self.config.batch_size, RANK == 0)
 
-    # -- the loop --
-
     @property
     def finished(self) -> bool:
         return self.history.step == self.plan.num_steps and not self.evaluation_missing()
+
+    def report_finished(self) -> None:
+        """Log the end of a finished run, and write the files again that follow from its history."""
+        step = self.history.step
+        accuracy = self.history.evaluations[step][1]
+        log(f"{self.path} is finished: {count(step, 'step')}, accuracy {accuracy:.2%}")
+        if self.writes:
+            self.history.open(self.path)
+            self.progress = Progress(step, step, self.config.batch_size, shown=False)
+            self._draw_losses()
 
     def remaining_steps(self) -> range:
         """Return the numbers of the steps to take."""
@@ -135,11 +141,10 @@ class Run:
         if self.writes and self.progress.draw(picture, model.spec, evaluation):
             history.events.add_picture(step, picture)
         if self.plan.evaluates_each_epoch:
-            epoch = self.plan.epoch_of(step)
+            epoch, num_epochs = self.plan.epoch_of(step), self.plan.num_epochs
             training = history.losses(epoch).mean(dtype=np.float64)
             losses = f"loss {evaluation.loss:.4f}, training loss {training:.4f}"
-            where = f"epoch {epoch}/{self.plan.num_epochs}"
-            self.progress.log(f"{where}: accuracy {evaluation}, {losses}")
+            self.progress.log(f"epoch {epoch}/{num_epochs}: accuracy {evaluation}, {losses}")
             if step == self.plan.num_steps:
                 self.progress.log("\n".join(evaluation.report(model.spec)))
         else:
@@ -152,9 +157,8 @@ class Run:
             return
         self._write(LAST, learner, learner.state_dict())
         self.saved = self.history.step
-        title = os.path.basename(os.path.abspath(self.path))
         if self.writes:
-            self.progress.draw(f"{self.path}/loss.png", title, self.plan, self.history)
+            self._draw_losses()
         self.progress.skip_time()
 
     def _write(self, name: str, learner, training: dict[str, np.ndarray]) -> None:
@@ -173,7 +177,9 @@ class Run:
         path, history = f"{self.path}/{name}", self.history.to_arrays()
         save_checkpoint(Checkpoint(path, info, weights_of(model), training, history))
 
-    # -- the end --
+    def _draw_losses(self) -> None:
+        title = os.path.basename(os.path.abspath(self.path))
+        self.progress.draw(f"{self.path}/loss.png", title, self.plan, self.history)
 
     def close(self) -> None:
         """Close the files and the bar, and log how fast a finished training was."""
@@ -190,13 +196,3 @@ class Run:
 def _check_finite(name: str, value: float, step: int) -> None:
     if not math.isfinite(value):
         raise InputError(f"the {name} is {value} at step {step}: reduce --learning_rate")
-
-
-def write_config(folder: str, config: TrainConfig, title: str) -> None:
-    """Write the settings that a run is resumed with, datasets by absolute paths."""
-    paths = {name: getattr(config, name) for name in DATASETS}
-    absolute = {name: path and os.path.abspath(path) for name, path in paths.items()}
-    text = to_yaml(config.model_copy(update=absolute), title, leave_out=("run_dir",))
-    path = os.path.join(folder, CONFIG)
-    with os_errors("write", path), replace_file(path, "w") as file:
-        file.write(text)
