@@ -94,5 +94,6 @@ constraints:  # after a change in a requirements file; its uv is there after any
 	  --annotation-style line $(if $(UPGRADE),--upgrade) -o constraints.txt requirements.txt tests/requirements.txt
 
 clean:
-	rm -rf dataset dataset_val dataset_4 dataset_again dataset_jobs shapes shapes.csv merged exported dataset_test split split_val jpeg zoo foreign damaged lenet.onnx .pytest_cache .ruff_cache
+	rm -rf dataset dataset_val dataset_test dataset_4 dataset_jobs exported_dataset shapes shapes.csv shapes_val shapes_test \
+	  classes.txt sets digits merged exported split split_val jpeg zoo foreign damaged lenet.onnx .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
