@@ -43,13 +43,13 @@ def main() -> None:
     print_settings(options)
     samples = read_samples(options)
     with open_folders(options, samples) as folders:  # locked
-        datasets = plan_datasets(folders, samples, options)  # "train", and perhaps "val", "test"
-        parts = [part for dataset in datasets.values() for part in dataset.parts]
+        datasets = plan_datasets(folders, samples, options)  # {"train": its parts, …}
+        parts = [part for dataset in datasets.values() for part in dataset]
         write_parts(parts, options)
         if options.job:  # the run without --job commits the parts of all jobs
             report_job(parts)
         else:
-            commit(datasets, options)
+            commit(datasets.values(), options)
     output("Process image successfully !!!")
 
 

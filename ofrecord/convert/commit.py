@@ -1,18 +1,17 @@
 """The end of a conversion: the manifest and the table of each dataset, and what is said of them."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from runtime.cli import SHOWN_PROBLEMS, InputError, count, log, os_errors
 from runtime.settings import validate
 
-from ..dataset.commit import NewDataset
-from ..dataset.commit import commit as commit_datasets
 from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, printable
 from ..dataset.layout import FORMATS, part_name
 from ..dataset.model import Manifest, Part, digest_of
+from ..dataset.staging import commit as commit_datasets
 from ..dataset.statistics import ImageStatistics
-from .datasets import PlannedDataset
 from .options import ConvertOptions
 from .packed import Problem, describe
 from .parts import PlannedPart, load_finished
@@ -20,42 +19,45 @@ from .parts import PlannedPart, load_finished
 DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
 
 
-def commit(datasets: dict[str, PlannedDataset], options: ConvertOptions) -> None:
+def commit(datasets: Iterable[list[PlannedPart]], options: ConvertOptions) -> None:
     """Put the datasets, all of whose parts are there, in place of the old ones.
 
     Logs what was skipped, what looks wrong, and copies. Raises InputError where a dataset is
     left without an image.
     """
-    finished = [FinishedDataset(planned, options) for planned in datasets.values()]
+    finished = [FinishedDataset(parts, options) for parts in datasets]
     tables = [each.write_table() for each in finished]
     channels = max(each.statistics.channels for each in finished)
     split_id = digest_of(tables) if len(tables) > 1 else None
     new = [
-        NewDataset(each.folder, each.manifest(table, channels, split_id), each.staged)
+        (each.folder, each.manifest(table, channels, split_id), each.staged)
         for each, table in zip(finished, tables, strict=True)
     ]
     for each in finished:
         each.report()
-    names = datasets["train"].samples.class_names
-    report_copies([ImageTable(each.folder.path, each.rows, names) for each in finished], say=log)
+    copied = [ImageTable(each.folder.path, each.rows, each.class_names) for each in finished]
+    report_copies(copied, say=log)
     commit_datasets(new)
 
 
 class FinishedDataset:
     """A dataset all of whose parts are there."""
 
-    def __init__(self, planned: PlannedDataset, options: ConvertOptions):
-        self.folder, self._samples, self._options = planned.folder, planned.samples, options
+    def __init__(self, parts: list[PlannedPart], options: ConvertOptions):
+        self.folder, self.class_names = parts[0].folder, parts[0].samples.class_names
         self.statistics = ImageStatistics()
         self.rows: list[Row] = []  # of images.csv
         self.staged: list[str] = []  # the names of the part files in the hidden folder
+        self._options, self._planned = options, parts
         self._parts: list[Part] = []
         self._problems: list[Problem] = []
         with os_errors("read", self.folder.staging):
-            for part in planned.parts:
+            for part in parts:
                 self._add(part)
+        self._num_images = len(self.rows) + len(self._problems)
+        self._label_counts = Counter(row.label for row in self.rows)
         if not self.statistics.num_measured:
-            images = f"the {len(self._samples):,} for {self.folder.path} in {options.image_root}"
+            images = f"the {self._num_images:,} for {self.folder.path} in {options.image_root}"
             which = f"those of {images} whose pixels would be counted" if self.rows else images
             raise InputError(f"no valid image among {which}")
 
@@ -86,8 +88,7 @@ class FinishedDataset:
 
         Raises InputError for class names that are no names.
         """
-        options, names = self._options, self._samples.class_names
-        counts = Counter(row.label for row in self.rows)
+        options, names, counts = self._options, self.class_names, self._label_counts
         fields = {
             **options.manifest_fields,
             **self.statistics.manifest_fields(channels),
@@ -112,8 +113,7 @@ class FinishedDataset:
 
     def report(self) -> None:
         """Log how many images are stored unchanged, why others are not, and what looks wrong."""
-        statistics, samples = self.statistics, self._samples
-        reencoded = statistics.reencode_reasons
+        statistics, reencoded = self.statistics, self.statistics.reencode_reasons
         stored = count(statistics.num_images - reencoded.total(), "image")
         text = f"{self.folder.path}: {stored} stored unchanged"
         if reencoded:
@@ -126,9 +126,11 @@ class FinishedDataset:
         problems = describe(self._problems, self._options.image_root)[:SHOWN_PROBLEMS]
         lines = [f"skipped: {line}" for line in problems]
         if problems:
-            lines.append(f"skipped {len(self._problems):,} of {count(len(samples), 'image')}")
-        lost = sorted(set(samples.labels).difference(row.label for row in self.rows))
-        names = map(samples.class_name, lost[:SHOWN_PROBLEMS])
+            images = count(self._num_images, "image")
+            lines.append(f"skipped {len(self._problems):,} of {images}")
+        labels = set().union(*(part.samples.labels for part in self._planned))
+        lost = sorted(labels.difference(self._label_counts))[:SHOWN_PROBLEMS]
+        names = map(self._planned[0].samples.class_name, lost)
         lines += [f"--skip_bad left no image of class {name}" for name in names]
         for line in lines + self._doubts():
             log(line, "warning")
@@ -136,8 +138,6 @@ class FinishedDataset:
     def _doubts(self) -> list[str]:
         """Return what looks wrong with the images, a line each."""
         statistics, folder, lines = self.statistics, self.folder.path, []
-        if not any(statistics.manifest_fields()["std"]):
-            lines.append(f"{folder}: all pixels of all images have the same value")
         if len(self.rows) > 2 and len({row.sha256 for row in self.rows}) == 1:
             lines.append(f"{folder}: all images are the same")
         wide = statistics.reencode_reasons["16-bit"]

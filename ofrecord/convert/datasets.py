@@ -4,24 +4,14 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from runtime.cli import InputError, count, first_few, log
 
 from ..dataset.folder import open_folders as open_dataset_folders
-from ..dataset.manifest import part_sizes
 from ..dataset.staging import DatasetFolder
 from ..labels.samples import SET_NAMES, Samples
 from .options import ConvertOptions
 from .parts import PlannedPart, plan_parts
-
-
-class PlannedDataset(NamedTuple):
-    """A dataset to write."""
-
-    folder: DatasetFolder
-    samples: Samples
-    parts: list[PlannedPart]
 
 
 def split(samples: Samples, options: ConvertOptions) -> dict[str, Samples]:
@@ -79,8 +69,8 @@ def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str
     """
     wanted = {"train", *options.fractions, *(samples.splits or ())}
     sets = [name for name in SET_NAMES if name in wanted]
-    paths = [options.folder(name) for name in sets]
-    committed_with = [options.folder(name) for name in SET_NAMES]
+    committed_with = map(options.folder, SET_NAMES)
+    paths = list(map(options.folder, sets))
     with open_dataset_folders(paths, committed_with, shared=bool(options.job)) as folders:
         try:
             yield dict(zip(sets, folders, strict=True))
@@ -95,8 +85,8 @@ def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str
 
 def plan_datasets(
     folders: dict[str, DatasetFolder], samples: Samples, options: ConvertOptions
-) -> dict[str, PlannedDataset]:
-    """Return the datasets to write, with their parts, by their key in SET_NAMES.
+) -> dict[str, list[PlannedPart]]:
+    """Return the parts of each dataset to write, by its key in SET_NAMES.
 
     A validation or a test set has fewer parts where it has fewer images. Raises InputError for
     a training set with fewer images than parts, and for a set without images.
@@ -106,9 +96,4 @@ def plan_datasets(
     if options.part_num > num_images:
         images = f"{count(num_images, 'image')} of the dataset to write"
         raise InputError(f"--part_num {options.part_num} is more than the {images}")
-    datasets = {}
-    for name, samples in sets.items():
-        sizes = part_sizes(len(samples), min(options.part_num, len(samples)))
-        parts = plan_parts(folders[name], samples, sizes, options)
-        datasets[name] = PlannedDataset(folders[name], samples, parts)
-    return datasets
+    return {name: plan_parts(folders[name], each, options) for name, each in sets.items()}

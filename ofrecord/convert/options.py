@@ -16,7 +16,6 @@ from ..images import ImageOptions
 from ..labels.options import SourceOptions, option
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
 
-MAX_SIDE, MAX_PIXELS = 2**16, 2**26  # of --size
 DEFAULT_QUALITY = 95  # OpenCV's own for JPEG
 
 
@@ -77,15 +76,8 @@ class ConvertOptions(SourceOptions):
     @field_validator("size")
     @classmethod
     def _is_size(cls, value):
-        if value is None:
-            return value
-        match = re.fullmatch("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", value)
-        width, height = map(int, match.groups()) if match else (0, 0)
-        if not match or max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-            raise ValueError(
-                f"it should be WxH, such as 28x28, of at most {MAX_SIDE:,} pixels a side "
-                f"and {MAX_PIXELS:,} in all"
-            )
+        if value is not None and not re.fullmatch("[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", value):
+            raise ValueError("it should be WxH, such as 28x28, of at most 9,999 pixels a side")
         return value
 
     @field_validator("background")

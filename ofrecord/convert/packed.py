@@ -7,10 +7,10 @@ import struct
 from typing import NamedTuple
 
 from runtime.atomic import read_with_status
-from runtime.cli import InputErrors, count, first_few
+from runtime.cli import InputErrors, count
 
 from ..dataset.statistics import ImageStatistics
-from ..images import MAX_FILE_SIZE, NO_HEIF, BadImage
+from ..images import MAX_FILE_SIZE, BadImage
 from ..labels.files import ImageFiles
 from .options import ConvertOptions
 
@@ -73,12 +73,8 @@ def invalid_images(problems: list[Problem], options: ConvertOptions) -> InputErr
 
 
 def describe(problems: list[Problem], root: str) -> list[str]:
-    """Return a line for each problem, and one for all HEIC files that none can read."""
-    lines = []
-    if heic := [each.name for each in problems if each.reason.endswith(NO_HEIF)]:
-        lines.append(f"{count(len(heic), 'file')} in {root} ({first_few(heic)}): {NO_HEIF}")
-        problems = [each for each in problems if not each.reason.endswith(NO_HEIF)]
-    files = ImageFiles(root)
+    """Return a line for each problem, with the image that may be meant where it is missing."""
+    lines, files = [], ImageFiles(root)
     for name, reason, _ in problems:
         path = os.path.join(root, name)
         hint = "" if os.path.lexists(path) else files.did_you_mean(name)

@@ -24,9 +24,7 @@ MOST_LINES = 1000  # images that get a line each; for more there is a bar
 
 @contextmanager
 def pack_in_workers(
-    pack: Callable[[PlannedPart, range, ConvertOptions], PackedImages],
-    parts: list[PlannedPart],
-    options: ConvertOptions,
+    pack: Callable[..., PackedImages], parts: list[PlannedPart], options: ConvertOptions
 ) -> Iterator[Iterator[PackedImages]]:
     """Yield what ``pack(part, indices, options)`` returns for chunks of the parts' images, in order.
 

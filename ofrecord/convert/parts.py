@@ -20,6 +20,7 @@ from runtime.atomic import read_small_file
 from runtime.settings import load_json
 
 from ..dataset.layout import FORMATS, part_name
+from ..dataset.manifest import part_sizes
 from ..dataset.model import digest_of
 from ..dataset.staging import DatasetFolder
 from ..dataset.statistics import ImageStatistics
@@ -115,9 +116,9 @@ class PlannedPart:
 
 
 def plan_parts(
-    folder: DatasetFolder, samples: Samples, sizes: list[int], options: ConvertOptions
+    folder: DatasetFolder, samples: Samples, options: ConvertOptions
 ) -> list[PlannedPart]:
-    """Return the parts of a dataset, which have so many images each."""
+    """Return the parts of a dataset, at least one image in each."""
     # Images of other formats have to be decoded in full, to see whether they are whole.
     interval = len(samples) // SAMPLE if FORMATS[options.img_format] == "JPEG" else 1
     recipe = {
@@ -130,6 +131,7 @@ def plan_parts(
         with suppress(PackageNotFoundError):
             recipe[f"version of {package}"] = version(package)
     image_root, parts, first = os.path.join(options.image_root, ""), [], 0
+    sizes = part_sizes(len(samples), min(options.part_num, len(samples)))
     for number, size in enumerate(sizes):
         taken = samples.take(range(first, first + size))
         first += size

@@ -107,6 +107,9 @@ def test_two_fractions(classes):
     assert all(sum(name[0] == "a" for name in names) * 2 == len(names) for names in sets.values())
     ids = {read_manifest(classes / f"d{end}")["split_id"] for end in SUFFIXES.values()}
     assert len(ids) == 1 and None not in ids
+    write_images(classes / "in", ["a/00.png"], first=999)  # other images of the same names
+    assert convert_in(classes, "--val_fraction", 0.2, "--test_fraction", 0.1, "--seed", 4).code == 0
+    assert names_in(classes) == sets and read_manifest(classes / "d")["split_id"] not in ids
 
 
 def test_the_split_follows_from_the_names_and_the_seed(classes):
@@ -379,7 +382,6 @@ def test_doubts_about_the_images(tmp_path):
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"in/a/{number}.png"), np.full((6, 7), 9, np.uint8))
     result = convert_in(tmp_path)
-    assert "all pixels of all images have the same value" in result.err, result
     assert "all images are the same" in result.err, result
 
 
@@ -410,6 +412,11 @@ def test_mean_and_std_of_a_sample_of_jpeg_files(tmp_path, monkeypatch):
     (root / "02.jpg").write_bytes(data[:400] + bytes(100) + data[500:])
     result = convert_in(tmp_path, "--img_format", ".jpg")
     assert_one_error(result, "02.jpg: invalid image: ", started=True)
+    for index in range(0, 43, 4):
+        (root / f"{index:02}.jpg").write_bytes(b"no image")
+    result = convert_in(tmp_path, "--img_format", ".jpg", "--skip_bad")
+    text = "no valid image among those of the 43 for"
+    assert_one_error(result, text, "whose pixels would be counted", started=True)
 
 
 def test_names_of_classes_are_data(tmp_path):

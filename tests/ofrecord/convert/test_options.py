@@ -82,7 +82,7 @@ def test_quality_and_features(tmp_path):
 
 BAD = {
     "a size": (["--size", "28"], "--size: it should be WxH"),
-    "a large size": (["--size", "65536x65536"], "of at most 65,536 pixels a side"),
+    "a large size": (["--size", "10000x9"], "of at most 9,999 pixels a side"),
     "a colour": (["--background", "nocolor"], "--background: "),
     "a transparent colour": (["--background", "#ff000080"], "it should be an opaque color"),
     "quality of PNG": (["--quality", 80], "--quality is for JPEG"),
