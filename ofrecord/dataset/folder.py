@@ -1,7 +1,7 @@
 """The folders that datasets are written to: made, locked, checked, and made whole again.
 
-Everything is first written to ``DIR/.img2ofrecord/`` (staging.py) and then takes the place of
-what is there (commit.py), whole or not at all. A commit that was killed is finished here.
+Everything is first written to ``DIR/.img2ofrecord/`` and then takes the place of what is there,
+whole or not at all (staging.py). A commit that was killed is finished here.
 """
 
 import os
@@ -12,7 +12,6 @@ from pathlib import Path
 from runtime.atomic import folder_lock, why_no_folder
 from runtime.cli import InputError, first_few, log, os_errors
 
-from .commit import move_marked
 from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
 from .manifest import files_of, is_marked, read_fields
 from .staging import STAGED_PATTERN, DatasetFolder
@@ -123,7 +122,7 @@ def _recover(paths: list[str], split: Sequence[str], shared: bool) -> None:
             with suppress(ValueError):  # of layout 2, whose mark may be half written
                 fields = read_fields(mark)
                 if is_complete or not fields.get("split_id"):  # which was committed alone
-                    move_marked(path, files_of(fields))
+                    DatasetFolder(path).move_marked(files_of(fields))
                     log(f"{path}: the conversion that was interrupted at its very end is finished")
                     continue
             os.remove(mark)

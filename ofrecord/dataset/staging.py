@@ -1,4 +1,10 @@
-"""Files that are written to a dataset's hidden folder, under random names until they are whole."""
+"""What is written to a dataset's hidden folder, and how it takes the place of the old dataset.
+
+Files have random names until they are whole. When those of all datasets that are written together
+have their final names, each manifest gets its name there, which is the mark, the first dataset's
+last; then the files are moved (runtime/atomic.py), the first dataset's last. Killed before its
+mark, all old datasets are untouched; killed after it, the next run finishes the new ones.
+"""
 
 import hashlib
 import os
@@ -8,11 +14,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from runtime.atomic import flush_file
+from runtime.atomic import commit_folder, flush_file, flush_folder
 from runtime.cli import os_errors
 
 from .images_csv import Row, write_rows
-from .layout import MANIFEST_NAME, STAGING_NAME, TABLE_NAME
+from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
+from .model import Manifest
 
 UNMARKED_NAME = f"{MANIFEST_NAME}.new"
 OLD_PLAN = "plan.json"  # of an unfinished conversion of layout 2, whose part-0 is not renamed yet
@@ -43,7 +50,7 @@ class NewFile:
 
 
 class DatasetFolder:
-    """A folder that a dataset is being written to, which this process has locked."""
+    """A folder that a dataset is written to, which this process has locked."""
 
     def __init__(self, path: str):
         self.path, self.staging = path, os.path.join(path, STAGING_NAME)
@@ -73,6 +80,11 @@ class DatasetFolder:
             write_rows(file, rows)
         return file.sha256
 
+    def move_marked(self, names: list[str]) -> None:
+        """Move the marked dataset, which has these files, in place of the old one."""
+        with os_errors("replace the dataset in", self.path, "the same command finishes it"):
+            commit_folder(self.path, self.staging, MANIFEST_NAME, names, PART_PATTERN.fullmatch)
+
     def kept_parts(self) -> dict[str, int]:
         """Return the part files that another run can continue with, and their sizes.
 
@@ -93,3 +105,26 @@ class DatasetFolder:
                     if match[1]:
                         os.remove(os.path.join(self.staging, match[1]))
             os.rmdir(self.staging)
+
+
+def commit(datasets: list[tuple[DatasetFolder, Manifest, list[str]]]) -> None:
+    """Put new datasets in place of the old ones, all of them or none. Raises InputError.
+
+    Of each, images.csv is in the hidden folder, and the part files under the names that are given,
+    in order; what else is there is removed.
+    """
+    last = datasets[0][0].path
+    with os_errors("write to", last, f"nothing was changed in {last}"):
+        for folder, manifest, _ in datasets:
+            with folder.new_file(UNMARKED_NAME) as file:
+                file.write(manifest.to_json().encode())
+        for folder, manifest, staged in datasets:
+            for old, new in zip(staged, manifest.part_names, strict=True):
+                os.replace(os.path.join(folder.staging, old), os.path.join(folder.staging, new))
+            flush_folder(folder.staging)
+        for folder, _, _ in reversed(datasets):
+            mark = os.path.join(folder.staging, MANIFEST_NAME)
+            os.replace(os.path.join(folder.staging, UNMARKED_NAME), mark)
+            flush_folder(folder.staging)
+    for folder, manifest, _ in reversed(datasets):
+        folder.move_marked([*manifest.part_names, TABLE_NAME])
