@@ -55,13 +55,13 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
 def how_to_convert_sets(root: str, folders: list[str]) -> str:
     """Return the error for a root whose folders are sets, not classes: how to convert each."""
     folders = sorted(folders, key=lambda name: list(SPLITS).index(fold(name)))
-    paths = [shlex.quote(os.path.join(root, name)) for name in folders]
+    paths = {name: shlex.quote(os.path.join(root, name)) for name in folders}
     command = f"python {shlex.quote(sys.argv[0])} --class_folders --classes classes.txt"
-    commands = [
+    commands = [f"`ls {paths[folders[0]]} > classes.txt`"] + [
         f"`{command} --image_root {path} --save_dir dataset_{SPLITS[fold(name)]}`"
-        for name, path in zip(folders, paths, strict=True)
+        for name, path in paths.items()
     ]
     return (
         f"{root} holds sets ({', '.join(folders)}), not classes: convert each, with one list of "
-        f"classes: `ls {paths[0]} > classes.txt`, then {', then '.join(commands)}"
+        f"classes: {', then '.join(commands)}"
     )

@@ -72,14 +72,13 @@ def list_files(root: str, folder: str = "") -> Iterator[tuple[str, str]]:
         seen.add(real)
         with os_errors("list", path), os.scandir(path) as entries:
             for entry in entries:
-                name, is_link = entry.name, entry.is_symlink()
-                if is_hidden(name):
+                if is_hidden(entry.name):
                     continue
+                name, is_link = folder + entry.name, entry.is_symlink()
                 if os.path.isdir(entry.path) if is_link else entry.is_dir():
-                    folders.append(f"{folder}{name}/")
+                    folders.append(name + "/")
                 else:
-                    file = f"{real}/{name}"
-                    yield folder + name, os.path.realpath(file) if is_link else file
+                    yield name, os.path.realpath(entry.path) if is_link else f"{real}/{entry.name}"
 
 
 class ImageFiles:

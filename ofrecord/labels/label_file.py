@@ -7,7 +7,6 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import chain, islice, zip_longest
 from typing import Any, TextIO
 
@@ -101,7 +100,9 @@ def find_form(
             raise InputError(f"{place}: {spread}, {EXAMPLE}")
         keys = [key for key, _ in json_pairs(first)]
         columns = find_columns(keys, options, place, "file_name" in keys)
-        return lines, partial(record_rows, columns) if columns else object_rows
+        if not columns:
+            return lines, object_rows
+        return lines, lambda line: record_rows(columns, dict(json_pairs(line)))
     delimiter = delimiter or next((each for each in "\t;" if each in first), ",")
     header = [cell.strip() for cell in next(csv.reader(head, delimiter=delimiter), [])]
     columns = find_columns(header, options, place, is_table)
@@ -109,7 +110,13 @@ def find_form(
         return lines, plain_rows
     log(f"{path}: " + ", ".join(f"{what}s in {name!r}" for what, name in columns.items()))
     table = csv.reader(chain(head, file), delimiter=delimiter, strict=True)
-    return table_lines(table, header, number), partial(table_rows, columns)
+    next(table)  # the header
+    rows = (  # some of empty cells: spreadsheets leave them
+        (number - 1 + table.line_num, cells if any(map(str.strip, cells)) else [])
+        for cells in table
+    )
+    rows = chain([(number, [])], rows)  # so that what is wrong next is in the line after it
+    return rows, lambda cells: record_rows(columns, dict(zip_longest(header, cells)))
 
 
 def find_columns(
@@ -141,16 +148,6 @@ def find_columns(
     return columns if {"image", "label"} <= columns.keys() else None
 
 
-def table_lines(table: Any, header: list[str], start: int) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line and the cells, by column, of each row of a csv.reader.
-
-    There are none for the header, and for a row of empty cells, as spreadsheets leave them.
-    """
-    for number, cells in enumerate(table):
-        is_row = number and any(map(str.strip, cells))
-        yield start - 1 + table.line_num, dict(zip_longest(header, cells)) if is_row else {}
-
-
 def plain_rows(line: str) -> Rows:
     """Yield the row of a name, a space or a tab, and a label."""
     cells = line.rsplit("\t" if "\t" in line else None, 1)
@@ -170,13 +167,8 @@ def object_rows(line: str) -> Rows:
         yield name, label, None
 
 
-def record_rows(columns: dict[str, str], line: str) -> Rows:
-    """Yield the row of a JSON object ``{"file_name": image name, "label": label}``."""
-    return table_rows(columns, dict(json_pairs(line)))
-
-
-def table_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
-    """Yield the row of a record with these columns."""
+def record_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
+    """Yield the row of a record with these columns, from a table or a JSON object."""
     image, label = record.get(columns["image"]), record.get(columns["label"])
     if None in record:
         raise ValueError("more columns than the header has")

@@ -35,9 +35,7 @@ def read_class_file(path: str) -> list[str]:
                 with suppress(ValueError):  # it only begins like a JSON string
                     name = str(json.loads(name))
             if name and lines.setdefault(name, line) != line:
-                raise InputError(
-                    f"{path}, line {line}: {name!r} again, first in line {lines[name]}"
-                )
+                raise InputError(f"{path}, line {line}: {name!r} is line {lines[name]}, too")
     if not lines:
         raise InputError(f"the class file {path} names no classes")
     return list(lines)

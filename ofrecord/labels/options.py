@@ -22,28 +22,21 @@ class SourceOptions(StrictModel):
     label_dir: Name = option(
         "./data/images/train_label/label.txt",
         'the label file: a JSON object {"image name": label} a line; a table with a header, whose '
-        "column `split` (train, val, test) makes datasets; metadata.jsonl; or a name and a label a "
-        "line",
+        "column `split` (train, val, test) makes datasets; metadata.jsonl; or name and label a line",
         "FILE",
     )
-    class_folders: bool = option(
-        False, "no label file: each folder in the image root is a class, named by the folder"
-    )
+    class_folders: bool = option(False, "no label file: each folder in the image root is a class")
     image_column: Name | None = option(None, "of image names, in a table; null: guessed", "NAME")
     label_column: Name | None = option(None, "of labels, in a table; null: guessed", "NAME")
     classes: Name | None = option(
         None, "a file with a class name a line: the classes, in this order; null: sorted", "FILE"
     )
     limit: int | None = option(None, "take N images at random, of all classes", "N", ge=1)
-    shuffle: bool = option(
-        False, "write the records in random order, which sorted labels need to be trained on"
-    )
+    shuffle: bool = option(False, "random order, which sorted labels need to be trained on")
     val_fraction: Fraction | None = option(
         None, "hold out this fraction of each class, at random, as a second dataset", "FRACTION"
     )
-    test_fraction: Fraction | None = option(
-        None, "hold out this fraction, too, as a dataset for testing", "FRACTION"
-    )
+    test_fraction: Fraction | None = option(None, "the same, as a dataset for testing", "FRACTION")
     seed: int = option(0, "of what is chosen at random, and of --shuffle", "N", ge=0, lt=2**63)
 
     @model_validator(mode="after")
@@ -61,8 +54,7 @@ class SourceOptions(StrictModel):
             problems.append("--val_fraction and --test_fraction leave nothing to train on")
         if self.class_folders and given & {"label_dir", "image_column", "label_column"}:
             problems.append(
-                "--class_folders is without a label file: --label_dir, --image_column and "
-                "--label_column are not for it"
+                "--label_dir, --image_column and --label_column are not for --class_folders"
             )
         if reason := why_no_folder(self.image_root):
             problems.append(f"--image_root {self.image_root} {reason}")

@@ -1,7 +1,8 @@
 """The images to convert, with their labels, as the options name them."""
 
 import random
-from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
 
 from runtime.cli import InputError, count, first_few, log
 
@@ -51,29 +52,25 @@ def take_few(samples: Samples, limit: int, seed: int) -> Samples:
     return samples.take(sorted(list(dict.fromkeys([*first.values(), *order]))[:limit]))
 
 
-def doubts(samples: Samples) -> list[str]:
-    """Return what looks wrong with the classes, a line each."""
-    used, names, lines = set(samples.labels), samples.class_names or [], []
+def doubts(samples: Samples) -> Iterator[str]:
+    """Yield what looks wrong with the classes, a line each."""
+    used, names = set(samples.labels), samples.class_names or []
     low, high = min(used), max(used)
     if len(used) == 1:
-        lines.append("all images are of a single class: there is nothing to learn")
+        yield "all images are of a single class: there is nothing to learn"
     if low < 0:
-        lines.append("there are negative labels: lenet_train.py only accepts labels from 0")
+        yield "there are negative labels: lenet_train.py only accepts labels from 0"
     elif not names and (low > 0 or high >= 2 * len(used)):
         classes, unused = count(high + 1, "class"), high + 1 - len(used)
-        lines.append(
+        yield (
             f"labels go from {low} to {high}, which makes {classes}, {unused:,} of them without "
             "images: --classes with a file of the labels that there are, one a line, makes only those"
         )
-    alike = defaultdict(list)
+    for name, other in pairwise(sorted(names, key=fold)):
+        if fold(name) == fold(other):
+            yield f"the classes {name!r} and {other!r} differ in case or spaces only"
     for name in names:
-        alike[fold(name)].append(repr(name))
-    for group in alike.values():
-        if len(group) > 1:
-            lines.append(f"classes that differ in case or spaces only: {', '.join(group)}")
-    if missing := NOT_KNOWN & alike.keys():
-        name = alike[min(missing)][0]
-        lines.append(f"{name} is a class here: if it stands for no label, remove those lines")
+        if name.lower() in NOT_KNOWN:
+            yield f"{name!r} is a class here: if it stands for no label, remove those lines"
     if empty := set(range(len(names))) - used:
-        lines.append(f"classes without images: {first_few(names[label] for label in empty)}")
-    return lines
+        yield f"classes without images: {first_few(names[label] for label in empty)}"

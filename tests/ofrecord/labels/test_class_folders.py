@@ -127,8 +127,8 @@ def test_hard_links_are_files_of_their_own(classes, capsys):
 # -- options ------------------------------------------------------------------------------
 
 OPTIONS = [
-    ({"class_folders": True, "label_dir": "x.csv"}, "--class_folders is without a label file"),
-    ({"class_folders": True, "label_column": "x"}, "--class_folders is without a label file"),
+    ({"class_folders": True, "label_dir": "x.csv"}, "are not for --class_folders"),
+    ({"class_folders": True, "label_column": "x"}, "are not for --class_folders"),
     ({"seed": 3}, "--seed is for --shuffle"),
     ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
     ({"val_fraction": 1.0}, "less than 1"),

@@ -201,8 +201,8 @@ def test_names_sort_naturally(images, capsys):
 
 
 DOUBTS = {  # labels, and what one warning says
-    "case": (["cat", "Cat", "dog"], "differ in case or spaces only: 'Cat', 'cat'"),
-    "spaces": (["ice cream", "icecream", "dog"], "'ice cream', 'icecream'"),
+    "case": (["cat", "Cat", "dog"], "'Cat' and 'cat' differ in case or spaces only"),
+    "spaces": (["ice cream", "icecream", "dog"], "'ice cream' and 'icecream'"),
     "Unicode": (["cafe\u0301", "café", "dog"], "differ in case or spaces only"),
     "one name": (["one", "one", "one"], "a single class"),
     "one number": ([7, 7, 7], "a single class"),
@@ -352,7 +352,7 @@ def test_class_names_are_data(images, capsys):
 
 BAD_CLASSES = [  # the class file, the labels of a table, what the error says
     ("a\nb", "abc", ["lacks 1 class: 'c'", "classes.txt", "--classes"]),
-    ("a\nb\nc\n\na", "abc", ["classes.txt, line 5: 'a' again, first in line 1"]),
+    ("a\nb\nc\n\na", "abc", ["classes.txt, line 5: 'a' is line 1, too"]),
     ("\n", "abc", ["names no classes"]),
     (b"\xff", "abc", ["not UTF-8 text"]),
     (None, "abc", ["cannot read the class file"]),
