@@ -26,13 +26,9 @@ def commit(datasets: Iterable[list[PlannedPart]], options: ConvertOptions) -> No
     left without an image.
     """
     finished = [FinishedDataset(parts, options) for parts in datasets]
-    tables = [each.write_table() for each in finished]
     channels = max(each.statistics.channels for each in finished)
-    split_id = digest_of(tables) if len(tables) > 1 else None
-    new = [
-        (each.folder, each.manifest(table, channels, split_id), each.staged)
-        for each, table in zip(finished, tables, strict=True)
-    ]
+    split_id = digest_of([each.table for each in finished]) if len(finished) > 1 else None
+    new = [(each.folder, each.manifest(channels, split_id), each.staged) for each in finished]
     for each in finished:
         each.report()
     copied = [ImageTable(each.folder.path, each.rows, each.class_names) for each in finished]
@@ -41,7 +37,7 @@ def commit(datasets: Iterable[list[PlannedPart]], options: ConvertOptions) -> No
 
 
 class FinishedDataset:
-    """A dataset all of whose parts are there."""
+    """A dataset all of whose parts are there, and its ``table``: the SHA-256 of images.csv."""
 
     def __init__(self, parts: list[PlannedPart], options: ConvertOptions):
         self.folder, self.class_names = parts[0].folder, parts[0].samples.class_names
@@ -60,6 +56,8 @@ class FinishedDataset:
             images = f"the {self._num_images:,} for {self.folder.path} in {options.image_root}"
             which = f"those of {images} whose pixels would be counted" if self.rows else images
             raise InputError(f"no valid image among {which}")
+        anonymous = (row._replace(image="") for row in self.rows)
+        self.table = self.folder.write_table(anonymous if options.anonymous else self.rows)
 
     def _add(self, part: PlannedPart) -> None:
         """Add a part; one all of whose images were skipped is none, and the next ones move up."""
@@ -78,19 +76,13 @@ class FinishedDataset:
         for record, (image, digest) in enumerate(zip(stored, finished.digests, strict=True)):
             self.rows.append(Row(file, record, *image, digest))
 
-    def write_table(self) -> str:
-        """Write images.csv to the hidden folder, and return its SHA-256."""
-        anonymous = (row._replace(image="") for row in self.rows)
-        return self.folder.write_table(anonymous if self._options.anonymous else self.rows)
-
-    def manifest(self, table: str, channels: int, split_id: str | None) -> Manifest:
-        """Return the manifest. ``table``: the SHA-256 of images.csv; the others are those of all.
-
-        Raises InputError for class names that are no names.
-        """
+    def manifest(self, channels: int, split_id: str | None) -> Manifest:
+        """Return the manifest, with what all datasets share. Raises InputError."""
         options, names, counts = self._options, self.class_names, self._label_counts
         fields = {
-            **options.manifest_fields,
+            **options.model_dump(include={"background", "image_feature", "label_feature"}),
+            "fit": options.fit if options.size else None,
+            "image_format": options.img_format,
             **self.statistics.manifest_fields(channels),
             "num_records": len(self.rows),
             "num_classes": len(names or ()) or max(max(counts) + 1, 0),
@@ -103,7 +95,7 @@ class FinishedDataset:
                 {"file": "" if options.anonymous else printable(name), "reason": reason}
                 for name, reason, _ in self._problems
             ],
-            "images_csv": table,
+            "images_csv": self.table,
             "parts": self._parts,
         }
         try:

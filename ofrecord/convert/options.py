@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import field_validator
 
@@ -127,13 +127,6 @@ class ConvertOptions(SourceOptions):
         """How the images are stored."""
         size = tuple(map(int, self.size.split("x"))) if self.size else None
         return ImageOptions(self.color, size, self.quality, self.background, self.fit)
-
-    @property
-    def manifest_fields(self) -> dict[str, Any]:
-        """The fields of a Manifest that say how the images are stored."""
-        fields = self.model_dump(include={"background", "image_feature", "label_feature"})
-        fit = self.fit if self.size else None
-        return {**fields, "fit": fit, "image_format": self.img_format}
 
 
 def parse_options() -> ConvertOptions:

@@ -59,7 +59,7 @@ class PlannedPart:
     samples: Samples
     image_root: str  # ends in a slash
     recipe: dict[str, Any]  # all that its bytes follow from, but for the images' files
-    key: str | None = None  # None until it is there
+    file: str | None = None  # its name in the hidden folder, once it is there
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -68,18 +68,13 @@ class PlannedPart:
         """Return the path of an image's file."""
         return self.image_root + self.samples.names[index]
 
-    def key_of(self, stamps: str) -> str:
-        """Return the key for images whose files have these stamps, as hexadecimal digits."""
-        return digest_of([self.recipe, stamps])
+    def file_of(self, stamps: str) -> str:
+        """Return the name, with the key, that follows from the stamps of its images' files."""
+        return f"{part_name(self.number)}.{digest_of([self.recipe, stamps])}"
 
     def is_measured(self, index: int) -> bool:
         """Whether an image's pixels are counted for mean and standard deviation."""
         return index % self.recipe[INTERVAL] == 0
-
-    @property
-    def file(self) -> str:
-        """The name of its file in the hidden folder, when it is there."""
-        return f"{part_name(self.number)}.{self.key}"
 
     def write(self, packed: Iterator[PackedImages], skip_bad: bool) -> list[Problem]:
         """Write the part, whose images are the next that are packed.
@@ -99,8 +94,7 @@ class PlannedPart:
             errors = [each for each in problems if not (skip_bad and each.may_be_skipped)]
             if errors:
                 return errors
-            self.key = self.key_of(stamps.hex())
-            file.name = self.file
+            file.name = self.file = self.file_of(stamps.hex())
         finished = FinishedPart(
             recipe=self.recipe,
             stamps=stamps.hex(),

@@ -11,17 +11,11 @@ from .options import ConvertOptions
 from .packed import NO_FILE, NOT_THERE, STAMP, UNREADABLE, stamp_of
 from .parts import IMAGES, FinishedPart, PlannedPart, load_finished
 
-# Why a finished part does not fit.
-DAMAGED = "damaged"
-CHANGED = "of images whose files were changed"
-OTHER_TIMES = "of images whose files differ in their time stamps only (rsync -a keeps them)"
-SKIPPED = "without images that --skip_bad skipped"
-
 
 def parts_to_make(parts: list[PlannedPart], options: ConvertOptions) -> list[PlannedPart]:
     """Return the parts that are not there yet; with ``--job`` a share of them.
 
-    The others get their keys. Logs how many there are, and why other parts do not fit.
+    The others get their files. Logs how many there are, and why other parts do not fit.
     """
     first, step = options.share
     share, misfits = parts[first::step], defaultdict(list)  # examples of images, by the reason
@@ -32,8 +26,8 @@ def parts_to_make(parts: list[PlannedPart], options: ConvertOptions) -> list[Pla
         if reason:
             misfits[reason].append(image)
         else:
-            part.key = part.key_of(finished.stamps)
-    if there := sum(part.key is not None for part in share):
+            part.file = part.file_of(finished.stamps)
+    if there := sum(part.file is not None for part in share):
         log(f"{there:,} of {count(len(share), 'part')} are there already")
     if misfits:
         reasons = (
@@ -43,13 +37,13 @@ def parts_to_make(parts: list[PlannedPart], options: ConvertOptions) -> list[Pla
         total = count(sum(map(len, misfits.values())), "finished part")
         end = "will be removed when the dataset is committed"
         log(f"{total} {end}: {'; '.join(reasons)}", "warning")
-    return [part for part in share if part.key is None]
+    return [part for part in share if part.file is None]
 
 
 def report_job(parts: list[PlannedPart]) -> None:
     """Print how many parts all jobs have made so far."""
     found = _finished(parts)
-    there = {part for part, finished in found if part.key or not _difference(part, finished)}
+    there = {part for part, finished in found if part.file or not _difference(part, finished)}
     output(f"{len(there):,} of {count(len(parts), 'part')}; then the same command without --job")
 
 
@@ -77,7 +71,7 @@ def _finished(
 def _difference(part: PlannedPart | None, finished: FinishedPart | None) -> str | None:
     """Return why a finished part is another one than is planned; None: only files can tell."""
     if finished is None:
-        return DAMAGED
+        return "damaged"
     if part is None:
         return f"of other {IMAGES}"
     names = {**part.recipe, **finished.recipe}
@@ -93,10 +87,12 @@ def _difference_of_files(
     pairs = zip(part.samples.names, STAMP.iter_unpack(old), STAMP.iter_unpack(new), strict=True)
     changed = [(name, one[0] == two[0]) for name, one, two in pairs if one != two]
     if changed:
-        only_times = all(same_size for _, same_size in changed)
-        return OTHER_TIMES if only_times else CHANGED, changed[0][0]
+        what = "differ in their time stamps only (rsync -a keeps them)"
+        if not all(same_size for _, same_size in changed):
+            what = "were changed"
+        return f"of images whose files {what}", changed[0][0]
     if finished.skipped and not skip_bad:
-        return SKIPPED, finished.skipped[0][0]
+        return "without images that --skip_bad skipped", finished.skipped[0][0]
     return None, None
 
 
