@@ -28,7 +28,7 @@ EXAMPLE = 'such as {"00000030_3.png": 3}'
 DECODER = json.JSONDecoder(  # keeps names that are there twice, and integers, 2.0 too, as text
     object_pairs_hook=tuple,
     parse_int=str,
-    parse_float=lambda text: text if text.endswith(".0") else float(text),
+    parse_float=lambda text: text[:-2] if text.endswith(".0") else float(text),
 )
 Rows = Iterator[tuple[str, str, str | None]]  # an image's name, its label, its split in SPLITS
 

@@ -57,9 +57,7 @@ def test_bad_class_folders(tmp_path, capsys):
     assert_error(read_folders(capsys, tmp_path), "stray.png is not in a class folder")
     (tmp_path / "in/stray.png").rename(tmp_path / "in/cat/2.png")
     make_files(tmp_path / "in", ["films/1.MOV", "films/2.mov"])
-    assert_error(
-        read_folders(capsys, tmp_path), "the class folder", "in/films has no images"
-    )
+    assert_error(read_folders(capsys, tmp_path), "the class folder", "in/films has no images")
 
 
 SETS = {  # folders: the commands in the one line

@@ -82,6 +82,11 @@ def test_columns_that_are_named(images, capsys):
     lines = '{"id": "0.png", "file_name": "9.png", "fine": 3}\n'
     named = {"image_column": "id", "label_column": "fine"}
     assert read_text(capsys, images, lines, "a.jsonl", **named).pairs == {"0.png": "3"}
+    lines += (
+        '{"id": "1.png", "fine": 3.0}\n{"id": "2.png", "fine": "x"}\n{"id": "3.png", "fine": "y"}'
+    )
+    result = read_text(capsys, images, lines, "a.jsonl", **named)
+    assert result.samples.class_names == ["3", "x", "y"]
 
 
 @pytest.mark.parametrize(
