@@ -13,7 +13,6 @@ from runtime.cli import InputError, module_command, os_errors
 from runtime.settings import load_json, validate
 
 from .layout import (
-    FORMATS,  # noqa: F401 (for a while)
     LAYOUT,
     MANIFEST_NAME,
     OLD_LAYOUT,
@@ -23,7 +22,7 @@ from .layout import (
     TABLE_NAME,
     part_name,
 )
-from .model import Manifest, Part, digest_of  # noqa: F401 (Part for a while)
+from .model import Manifest, digest_of
 
 CONVERT = "convert the images again with img2ofrecord.py"
 NO_MANIFEST = "not a manifest of img2ofrecord.py"

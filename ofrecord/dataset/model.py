@@ -44,7 +44,7 @@ class Manifest(StrictModel):
     num_classes: Annotated[int, Field(ge=0, le=2**31)]  # the largest label + 1
     class_names: list[Name] | None  # None where classes are unnamed
     label_counts: dict[Annotated[str, Field(pattern="^(0|-?[1-9][0-9]{0,9})$")], Count]
-    image_format: Annotated[str, Field(max_length=8)] | None  # as a file extension; None: mixed
+    image_format: Literal[tuple(FORMATS)] | None  # as a file extension; None: mixed
     channels: Literal[1, 3]  # 3 if any image is in colour
     num_gray: Count  # images that are gray
     plain_jpeg: bool  # all are 3-channel JPEG, which OneFlow's faster decoder reads
@@ -79,11 +79,10 @@ class Manifest(StrictModel):
                 and all(len(counts) == 256 and sum(counts) for counts in self.histogram)
             ),
             "sizes agree": (self.width is None) == (self.height is None),
-            "format is known": self.image_format in (None, *FORMATS),
         }
-        wrong = [name for name, holds in checks.items() if not holds]
-        if wrong:
-            raise ValueError(f"it does not hold that {wrong[0]}")
+        for name, holds in checks.items():
+            if not holds:
+                raise ValueError(f"it does not hold that {name}")
         return self
 
     @property

@@ -23,7 +23,7 @@ from runtime.atomic import folder_lock, open_regular_file
 from runtime.cli import InputError, module_command, os_errors
 from runtime.workers import num_cpus
 
-from ..record import BadRecord, read_part
+from ..record import BadRecord
 from .layout import MANIFEST_NAME, PART_PATTERN, TABLE_NAME
 from .manifest import CONVERT, load_manifest, part_sizes
 from .model import Manifest, Part
@@ -136,16 +136,3 @@ def part_errors(folder: str, path: str) -> Iterator[None]:
     except BadRecord as error:
         check = module_command("ofrecord check", folder)
         raise InputError(f"{path}, {error}; {check} lists all problems") from None
-
-
-def read_records(folder: str, manifest: Manifest) -> Iterator[tuple[str, int, bytes, int]]:
-    """Yield (path of the part, index in it, encoded image, label) of each record.
-
-    Raises InputError for a part that cannot be read, and for a damaged record.
-    """
-    features = manifest.image_feature, manifest.label_feature
-    for part in manifest.parts:
-        path = os.path.join(folder, part.file)
-        with part_errors(folder, path):
-            for record in read_part(path, *features):
-                yield path, *record

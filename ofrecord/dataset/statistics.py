@@ -33,7 +33,7 @@ class ImageStatistics:
         self.brightest = 0  # 8-bit level in 16-bit images
         self.reencode_reasons: Counter[str] = Counter()  # of those that are not stored unchanged
         self._counts = np.zeros((4, 256), np.int64)  # gray images', then B, G, R of colour ones
-        self._waiting: list[np.ndarray] = []  # pixels to count
+        self._waiting = {1: [], 3: []}  # pixels to count, by their channels
         self._num_waiting = 0
 
     @property
@@ -43,35 +43,34 @@ class ImageStatistics:
 
     def add(self, image: EncodedImage, measured: bool = True) -> None:
         """Add an image; its pixels are counted if it is ``measured``."""
+        channels = 1 if image.pixels.ndim == 2 else 3
         self.num_images += 1
-        self.num_gray += image.pixels.ndim == 2
+        self.num_gray += channels == 1
+        self.num_several += image.several
         if len(self.sizes) < 2:
             self.sizes.add(image.size)
-        if image.several:
-            self.num_several += 1
         if image.reencode_reason:
             self.reencode_reasons[image.reencode_reason] += 1
             if image.reencode_reason == "16-bit":
                 self.brightest = max(self.brightest, int(image.pixels.max()))
         if measured:
             self.num_measured += 1
-            self._waiting.append(image.pixels)
+            self._waiting[channels].append(image.pixels.reshape(-1, 1, channels))
             self._num_waiting += image.pixels.size
             if self._num_waiting > WAIT:
                 self._count()
 
     def _count(self) -> None:
         """Count the pixels that wait."""
-        for channels in (1, 3):
-            waiting = [p for p in self._waiting if p.ndim == (2 if channels == 1 else 3)]
-            waiting = [pixels.reshape(-1, 1, channels) for pixels in waiting]
+        for channels, waiting in self._waiting.items():
             pixels = waiting[0] if len(waiting) == 1 else np.concatenate(waiting or [()])
             for first in range(0, len(pixels), BLOCK):
                 for channel in range(channels):
                     block = [pixels[first : first + BLOCK]], [channel], None, [256], [0, 256]
                     row = self._counts[channel + (channels == 3)]
                     row += cv2.calcHist(*block)[:, 0].astype(np.int64)
-        self._waiting, self._num_waiting = [], 0
+            waiting.clear()
+        self._num_waiting = 0
 
     def __getstate__(self) -> dict[str, Any]:
         self._count()  # so that no pixels are sent to another process

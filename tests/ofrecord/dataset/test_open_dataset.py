@@ -17,10 +17,11 @@ import pytest
 from damage import MANIFEST, change_record, cut, flip, frame, ofrecord, rewrite_manifest
 from helpers import ENVIRONMENT, PROJECT, assert_one_error, convert, read_manifest, snapshot
 
+from ofrecord.commands.tracing import trace_records
 from ofrecord.dataset.images_csv import Row, csv_line, read_rows, write_rows
-from ofrecord.dataset.manifest import load_manifest, part_sizes
+from ofrecord.dataset.manifest import part_sizes
 from ofrecord.dataset.model import digest_of
-from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset, read_records
+from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset
 from ofrecord.dataset.statistics import EncodedImage, ImageStatistics
 from ofrecord.record import BadRecord, OFRecord, read_part, read_record, split_part
 from runtime.cli import InputError
@@ -45,11 +46,13 @@ def test_a_whole_dataset(converted):
     assert dataset.records_per_rank(1) == [50] and dataset.records_per_rank(3) == [20, 20, 10]
     names = [[part.file for part in parts] for parts in dataset.parts_per_rank(3)]
     assert names == [["part-0", "part-1"], ["part-2", "part-3"], ["part-4"]]
-    found = list(read_records(str(converted), dataset.manifest))
-    assert len(found) == 50 and found[-1][:2] == (str(converted / "part-4"), 9)
+    found = [
+        record for part in dataset.manifest.parts for record in read_part(converted / part.file)
+    ]
+    assert len(found) == 50 and found[-1][0] == 9
     rows = list(read_rows(str(converted)))
     assert [(row.label, row.sha256) for row in rows] == [
-        (label, hashlib.sha256(image).hexdigest()[:16]) for _, _, image, label in found
+        (label, hashlib.sha256(image).hexdigest()[:16]) for _, image, label in found
     ]
 
 
@@ -342,7 +345,7 @@ def test_a_damaged_record_is_an_error_that_names_it(dataset):
     with pytest.raises(
         InputError, match="part-0, record 0: .*ofrecord check .* lists all problems"
     ):
-        list(read_records(str(dataset), load_manifest(str(dataset))))
+        list(trace_records(open_dataset(str(dataset))))
     assert len(list(read_part(dataset / "part-1"))) == 10
 
 
