@@ -11,9 +11,8 @@
     ...
     Process image successfully !!!
 
-Read main() -> write_parts() -> pack_images(), in worker processes -> encode_img_file() and
-ndarray2ofrecords(). Results are printed to stdout, everything else to stderr. Exit code 2: the
-input is wrong; each problem is one line, and the dataset that was there before is untouched.
+Results are printed to stdout, everything else to stderr. Exit code 2: the input is wrong; each
+problem is one line, and the dataset that was there before is untouched.
 """
 
 from runtime.environment import check_environment
@@ -51,6 +50,48 @@ def main() -> None:
         else:
             commit(datasets.values(), options)
     output("Process image successfully !!!")
+
+
+def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
+    """Write the parts that are not there yet; with ``--job`` a share of them.
+
+    Raises InputErrors with every image that is missing or invalid, after looking at all.
+    """
+    parts, problems = parts_to_make(parts, options), []
+    with pack_in_workers(pack_images, parts, options) as packed:  # some images at a time, in order
+        for part in parts:
+            problems += part.write(packed, options.skip_bad)
+        if problems:
+            raise invalid_images(problems, options)
+
+
+def pack_images(part: PlannedPart, indices: range, options: ConvertOptions) -> PackedImages:
+    """Read, encode and pack some images of a part; in a worker process.
+
+    All are read, then all encoded, then all packed: each step's code stays in the CPU's cache, which
+    makes small images twice as fast.
+    """
+    packed, files, encoded = PackedImages(indices), {}, {}
+    names, labels, image_options = part.samples.names, part.samples.labels, options.image_options
+    for index in indices:
+        try:
+            files[index], packed.stamps[index] = read_image(part.path(index))  # size, time
+        except (OSError, MemoryError) as error:
+            packed.problems[index] = problem_of(names[index], error)
+    with images.decoder_messages:
+        for index, data in files.items():
+            path, measured = part.path(index), part.is_measured(index)  # for mean and deviation
+            try:
+                image = encode_img_file(path, options.img_format, image_options, data, not measured)
+                packed.statistics.add(image, measured)
+                encoded[index] = image.data
+            except (images.BadImage, OSError, MemoryError) as error:
+                packed.problems[index] = problem_of(names[index], error)
+    dataname, labelname = options.image_feature, options.label_feature
+    for index, data in encoded.items():
+        packed.digests.append(image_digest(data))
+        ndarray2ofrecords(packed.records, dataname, data, labelname, labels[index])
+    return packed
 
 
 def encode_img_file(
@@ -103,48 +144,6 @@ def ndarray2ofrecords(
     # deterministic: a map has no order of its own, and the same images should give the same bytes
     serialized = record.SerializeToString(deterministic=True)
     return dsfile.write(LENGTH.pack(len(serialized)) + serialized)
-
-
-def pack_images(part: PlannedPart, indices: range, options: ConvertOptions) -> PackedImages:
-    """Read, encode and pack some images of a part; in a worker process.
-
-    First all are read, then all encoded, then all packed: so each step's code stays in the CPU's
-    cache, which makes small images twice as fast.
-    """
-    packed, files, encoded = PackedImages(indices), {}, {}
-    names, labels, image_options = part.samples.names, part.samples.labels, options.image_options
-    for index in indices:
-        try:
-            files[index], packed.stamps[index] = read_image(part.path(index))
-        except (OSError, MemoryError) as error:
-            packed.problems[index] = problem_of(names[index], error)
-    with images.decoder_messages:
-        for index, data in files.items():
-            path, measured = part.path(index), part.is_measured(index)
-            try:
-                image = encode_img_file(path, options.img_format, image_options, data, not measured)
-                packed.statistics.add(image, measured)
-                encoded[index] = image.data
-            except (images.BadImage, OSError, MemoryError) as error:
-                packed.problems[index] = problem_of(names[index], error)
-    dataname, labelname = options.image_feature, options.label_feature
-    for index, data in encoded.items():
-        packed.digests.append(image_digest(data))
-        ndarray2ofrecords(packed.records, dataname, data, labelname, labels[index])
-    return packed
-
-
-def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
-    """Write the parts that are not there yet; with ``--job`` a share of them.
-
-    Raises InputErrors with every image that is missing or invalid, after looking at all.
-    """
-    parts, problems = parts_to_make(parts, options), []
-    with pack_in_workers(pack_images, parts, options) as packed:  # some images at a time, in order
-        for part in parts:
-            problems += part.write(packed, options.skip_bad)
-        if problems:
-            raise invalid_images(problems, options)
 
 
 if __name__ == "__main__":

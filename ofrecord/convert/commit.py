@@ -130,7 +130,7 @@ class FinishedDataset:
     def _doubts(self) -> list[str]:
         """Return what looks wrong with the images, a line each."""
         statistics, folder, lines = self.statistics, self.folder.path, []
-        if len(self.rows) > 2 and len({row.sha256 for row in self.rows}) == 1:
+        if len(self.rows) > 2 and all(row.sha256 == self.rows[0].sha256 for row in self.rows):
             lines.append(f"{folder}: all images are the same")
         wide = statistics.reencode_reasons["16-bit"]
         if wide and statistics.brightest < DARK:
