@@ -45,9 +45,8 @@ def run(args: argparse.Namespace) -> None:
         else:
             reports = check(folder, (args.image_feature, args.label_feature))
             output(f"(there is no {MANIFEST_NAME}, which would tell how many there should be)")
-            report_copies(
-                [ImageTable(folder, [row for each in reports for row in each.rows], None)]
-            )
+            rows = [row for report in reports for row in report.rows]
+            report_copies([ImageTable(folder, rows, None)])
 
 
 def open_table(folder: str) -> ImageTable:
@@ -73,15 +72,11 @@ def check(
 ) -> list[PartReport]:
     """Print a line for each part and one for the whole, and return what is in the parts.
 
-    Raises InputErrors with all that is wrong.
+    Raises InputErrors with all that is wrong, and InputError for a damaged images.csv.
     """
-    rows, problems, reports = [], [], []
-    try:
-        rows = read_table(folder, manifest) if manifest else []
-    except InputError as error:
-        problems.append(str(error))
+    rows = read_table(folder, manifest) if manifest else []
     parts = {part.file: part for part in manifest.parts} if manifest else {}
-    listed = {row[:2]: row for row in rows}
+    listed, reports, problems = {row[:2]: row for row in rows}, [], []
     for report in scan_parts(folder, features):
         reports.append(report)
         found = part_problems(folder, report, parts.get(report.file), listed)
@@ -90,12 +85,11 @@ def check(
         output(f"{report.file}: {records}, {report.bytes:,} bytes, {state}")
         problems += found
     problems += dataset_problems(folder, reports, manifest)
-    if (
-        manifest
-        and not problems
-        and list(listed) != [row[:2] for each in reports for row in each.rows]
-    ):
-        problems = [f"{os.path.join(folder, TABLE_NAME)}: its rows are not the records in order"]
+    places = [row[:2] for report in reports for row in report.rows]
+    if manifest and not problems and [row[:2] for row in rows] != places:
+        problems.append(
+            f"{os.path.join(folder, TABLE_NAME)}: its rows are not the records in order"
+        )
     if problems:
         raise InputErrors(problems, f"{count(len(problems), 'problem')} in {folder}")
     records = count(sum(report.num_records for report in reports), "record")
@@ -111,8 +105,7 @@ def part_problems(
 
     ``part`` is the part as the manifest has it, ``listed`` the rows of images.csv by place.
     """
-    path, lines = os.path.join(folder, report.file), []
-    problems = dict(report.problems)
+    path, problems, lines = os.path.join(folder, report.file), dict(report.problems), []
     for row in report.rows:
         if listed.get(row[:2], row)[3:] != row[3:]:
             problems.setdefault(row.record, f"{TABLE_NAME} has another label or SHA-256")
@@ -123,28 +116,27 @@ def part_problems(
     if part and part.sha256 != report.sha256:
         lines.append(f"{path}: {OTHER_BYTES}")
     elif part and part.num_records != report.num_records:
-        lines.append(
-            f"{path}: {MANIFEST_NAME} says that it has {count(part.num_records, 'record')}"
-        )
+        lines.append(f"{path}: {MANIFEST_NAME} says that it has {part.num_records:,} records")
     return lines
 
 
 def dataset_problems(
     folder: str, reports: list[PartReport], manifest: Manifest | None
 ) -> list[str]:
-    """Return where the parts and the manifest disagree, or the parts among themselves."""
-    found, fields = {report.file for report in reports}, found_fields(reports)
+    """Return which part files are missing, and where the parts are not what the manifest says."""
+    found, fields = [report.file for report in reports], found_fields(reports)
+    if manifest:
+        listed = manifest.part_names
+    else:
+        listed = [part_name(n, len(found[0]) - len(PART_PREFIX)) for n in range(len(found))]
+    missing = sorted(set(listed).difference(found))
+    problems = [f"{os.path.join(folder, name)} is missing" for name in missing]
     if manifest is None:
-        digits = len(reports[0].file) - len(PART_PREFIX)
-        names = [part_name(index, digits) for index in range(len(found))]
-        lines = [f"{os.path.join(folder, name)} is missing" for name in names if name not in found]
-        if len(fields["label_type"].split()) > 1:
-            lines.append(f"{folder}: some labels are {fields['label_type']}")
-        return lines
-    listed = set(manifest.part_names)
-    lines = [f"{os.path.join(folder, name)} is missing" for name in sorted(listed - found)]
-    for name in sorted(found - listed):
-        lines.append(f"{os.path.join(folder, name)} does not belong to this dataset")
+        if " and " in fields["label_type"]:
+            problems.append(f"{folder}: some labels are {fields['label_type']}")
+        return problems
+    for name in sorted(set(found).difference(listed)):
+        problems.append(f"{os.path.join(folder, name)} does not belong to this dataset")
     fields["channels"] = max(fields["channels"], manifest.channels)  # gray may be stored as colour
     is_plain = {kind for each in reports for kind in each.kinds} == {("JPEG", False)}
     fields["plain_jpeg"] = manifest.plain_jpeg and is_plain
@@ -152,8 +144,8 @@ def dataset_problems(
     for name in {**says, **there}:
         one, two = says.get(name, 0), there.get(name, 0)
         if one != two:
-            lines.append(f"{folder}: {MANIFEST_NAME} says {name} {one}, and the parts say {two}")
-    return lines
+            problems.append(f"{folder}: {MANIFEST_NAME} says {name} {one}, and the parts say {two}")
+    return problems
 
 
 def facts(fields: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
 from ..images import BadImage, read_header
 from ..labels.names import class_file_text
 from .scan import EXTENSIONS
-from .tracing import TracedRecord, check_outside, trace_records
+from .tracing import TracedRecord, trace_records
 
 HELP = "Write the images as files under their names, with a label table"
 CLASSES_NAME = "classes.txt"
@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if os.path.lexists(args.target):
         raise InputError(f"{args.target} exists: name a new folder")
-    check_outside(args.target, [args.folder])
     with dataset_in_use(args.folder):
         dataset = open_dataset(args.folder)
         export(dataset, os.path.realpath(args.target))

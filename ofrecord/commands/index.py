@@ -43,15 +43,11 @@ def run(args: argparse.Namespace) -> None:
             reports = check(folder, (args.image_feature, args.label_feature))
         else:
             raise InputError(f"{folder} has its {MANIFEST_NAME} already")
-        table, kept, fields = (
-            make_table(folder, reports),
-            kept_fields(folder),
-            found_fields(reports),
-        )
+        table, fields, kept = make_table(folder, reports), found_fields(reports), old_fields(folder)
         fields |= {
             "class_names": None,
             **kept,
-            "num_classes": max(fields["num_classes"], len(kept.get("class_names") or ())),
+            "num_classes": max(fields["num_classes"], kept.get("num_classes", 0)),
             "image_feature": args.image_feature,
             "label_feature": args.label_feature,
             "images_csv": hashlib.sha256(table).hexdigest(),
@@ -75,10 +71,11 @@ def make_table(folder: str, reports: list[PartReport]) -> bytes:
     return file.getvalue()
 
 
-def kept_fields(folder: str) -> dict[str, Any]:
+def old_fields(folder: str) -> dict[str, Any]:
     """Return what a manifest of this or an earlier layout says that part files do not tell."""
     with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
         fields = load_json(read_small_file(os.path.join(folder, MANIFEST_NAME)))
         if fields.pop("sha256") == digest_of(fields):
-            return {name: fields[name] for name in KEPT}
+            kept = {name: fields[name] for name in KEPT if name in fields}
+            return {**kept, "num_classes": len(kept["class_names"] or ())}
     return {}  # there is none, or it is another program's

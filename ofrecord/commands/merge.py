@@ -27,7 +27,7 @@ from ..dataset.statistics import mean_and_std
 from ..labels.names import natural_key
 from ..record import LENGTH, OFRecord
 from .scan import manifest_of
-from .tracing import TracedRecord, check_outside, trace_records
+from .tracing import TracedRecord, trace_records
 
 HELP = "Copy the records of datasets into a new one: to join, append, reshard or shuffle"
 # Fields of the manifests that must be the same in all.
@@ -49,7 +49,6 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--seed is for --shuffle, which is not given")
     if os.path.lexists(os.path.join(args.target, MANIFEST_NAME)):
         raise InputError(f"{args.target} is a dataset already: name a new folder, or remove it")
-    check_outside(args.target, args.sources)
     with ExitStack() as stack:
         for folder in args.sources:
             stack.enter_context(dataset_in_use(folder))

@@ -44,10 +44,7 @@ def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -
             axes = figure.add_axes(place, xticks=[], yticks=[])
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             axes.spines[:].set(color=color, visible=color != "black")
-            if len(caption) > LONGEST:
-                caption = f"{caption[: LONGEST - 1]}…"
-            size = 8 if len(caption) <= 13 else 6
-            axes.set_title(caption, pad=2, fontsize=size, color=color, **style)
+            axes.set_title(caption[:LONGEST], pad=2, fontsize=7, color=color, **style)
         top += ROW * -(-len(tiles) // columns)
     save_figure(figure, path)
 

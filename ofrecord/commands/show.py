@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from runtime.cli import InputError, count, module_command, one_line, os_errors, output
+from runtime.cli import InputError, count, one_line, os_errors, output
 
 from ..dataset.layout import MANIFEST_NAME
 from ..dataset.model import Manifest
@@ -68,9 +68,8 @@ def read_samples(dataset: Dataset) -> list[tuple[int, np.ndarray]]:
                 try:
                     pixels = decode(image, read_header(image))
                 except BadImage as error:
-                    check = module_command("ofrecord check", dataset.folder)
-                    reason = f"invalid image: {error}; {check} lists all problems"
-                    raise InputError(f"{path}, record {row.record}: {reason}") from None
+                    where = f"{path}, record {row.record}"
+                    raise InputError(f"{where}: invalid image: {error}") from None
                 samples.append((row.label, pixels if pixels.ndim == 2 else pixels[:, :, ::-1]))
     return sorted(samples, key=lambda sample: sample[0])
 

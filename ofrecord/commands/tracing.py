@@ -1,11 +1,8 @@
-"""The records of a dataset with their rows of images.csv, and the new folders made of them."""
+"""The records of a dataset with their rows of images.csv."""
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
-
-from runtime.cli import InputError
 
 from ..dataset.images_csv import Row, read_rows
 from ..dataset.layout import MANIFEST_NAME, TABLE_NAME
@@ -46,10 +43,3 @@ def trace_records(dataset: Dataset) -> Iterator[TracedRecord]:
             if index + 1 != part.num_records:
                 says = f"{MANIFEST_NAME} says that there are {part.num_records:,}"
                 raise BadRecord(index, f"it is the last one, and {says}")
-
-
-def check_outside(target: str, folders: list[str]) -> None:
-    """Raise InputError for a new folder that is inside of a dataset's."""
-    for folder in folders:
-        if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder)):
-            raise InputError(f"{target} is inside of {folder}: choose another folder")

@@ -164,7 +164,6 @@ def test_bad_options(converted, tmp_path):
         ([converted, tmp_path / "x", "--seed", 1], "--seed is for --shuffle"),
         ([converted, copy], f"{copy} is a dataset already"),
         ([copy, copy], "is a dataset already"),
-        ([copy, tmp_path / "x" / ".." / "x", tmp_path / "x"], "is inside of"),
     ):
         assert_one_error(ofrecord("merge", *arguments), text)
     assert not (tmp_path / "x").exists()
@@ -177,8 +176,6 @@ def test_bad_folders(dataset, tmp_path, action):
     (tmp_path / "full" / "mine").touch()
     for target, text in (("full", "full"), ("full/mine/x", "mine"), ("dataset", "dataset")):
         assert_one_error(ofrecord(action, dataset, tmp_path / target), text)
-    for name in ("part-9", ".img2ofrecord", "x/y"):
-        assert_one_error(ofrecord(action, dataset, dataset / name), "is inside of")
     flip(part_files(dataset)[3], 100)
     assert_one_error(ofrecord(action, dataset, tmp_path / "x"), f"{part_files(dataset)[3]} was ")
     flip(part_files(dataset)[3], 100)
