@@ -15,11 +15,10 @@ from runtime.cli import PROJECT, InputError, count, os_errors, output
 from ..convert.options import ConvertOptions
 from ..dataset.layout import FORMATS, TABLE_NAME
 from ..dataset.model import Manifest
-from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
+from ..dataset.open_dataset import Dataset, Record, dataset_in_use, open_dataset, read_records
 from ..images import BadImage, read_header
 from ..labels.names import class_file_text
 from .scan import EXTENSIONS
-from .tracing import TracedRecord, trace_records
 
 HELP = "Write the images as files under their names, with a label table"
 CLASSES_NAME = "classes.txt"
@@ -85,7 +84,7 @@ def write_files(dataset: Dataset, target: str) -> None:
     if names:
         with open(os.path.join(target, CLASSES_NAME), "x", encoding="utf-8", newline="") as file:
             file.write(class_file_text(names))
-    records = trace_records(dataset)
+    records = read_records(dataset)
     bar = tqdm(records, total=dataset.manifest.num_records, unit="image", disable=None)
     with open(os.path.join(target, TABLE_NAME), "x", encoding="utf-8", newline="") as file, bar:
         # Text in quotes, as the csv module of Python 3.10 else forgets those around "\r".
@@ -96,7 +95,7 @@ def write_files(dataset: Dataset, target: str) -> None:
             table.writerow((write_image(target, record), names[label] if names else label))
 
 
-def write_image(target: str, record: TracedRecord) -> str:
+def write_image(target: str, record: Record) -> str:
     """Write an image's file under its name, or one that no other file has; return that.
 
     It is inside of ``target``, whatever the name is, and ends as the image's format does.

@@ -21,13 +21,12 @@ from ..dataset.images_csv import read_rows
 from ..dataset.layout import FORMATS, MANIFEST_NAME, part_name
 from ..dataset.manifest import part_sizes
 from ..dataset.model import Manifest, Part
-from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
+from ..dataset.open_dataset import Dataset, Record, dataset_in_use, open_dataset, read_records
 from ..dataset.staging import commit
 from ..dataset.statistics import mean_and_std
 from ..labels.names import natural_key
 from ..record import LENGTH, OFRecord
 from .scan import manifest_of
-from .tracing import TracedRecord, trace_records
 
 HELP = "Copy the records of datasets into a new one: to join, append, reshard or shuffle"
 # Fields of the manifests that must be the same in all.
@@ -115,7 +114,7 @@ def joined_statistics(manifests: list[Manifest]) -> dict[str, Any]:
     return {"histogram": histogram.tolist(), "mean": list(mean), "std": list(std)}
 
 
-def find_records(datasets: list[Dataset], class_names: list[str] | None) -> list[TracedRecord]:
+def find_records(datasets: list[Dataset], class_names: list[str] | None) -> list[Record]:
     """Return where all records are, with their rows as they will be.
 
     Labels are those of ``class_names``. An image's name that another dataset has, too, gets its
@@ -133,7 +132,7 @@ def find_records(datasets: list[Dataset], class_names: list[str] | None) -> list
             log(f"{dataset.folder}: labels renumbered: {one_line(moves)}")
         if titles.count(title) > 1:
             title += f"_{index}"
-        for record in trace_records(dataset):
+        for record in read_records(dataset):
             row = record.row._replace(label=new.get(record.row.label, record.row.label))
             if row.image and owners[row.image] > 1:
                 row = row._replace(image=f"{title}/{row.image}")
@@ -141,7 +140,7 @@ def find_records(datasets: list[Dataset], class_names: list[str] | None) -> list
     return records
 
 
-def write(target: str, names: list[str], records: list[TracedRecord], fields: dict) -> Manifest:
+def write(target: str, names: list[str], records: list[Record], fields: dict) -> Manifest:
     """Write parts with these names, and return the new manifest, which has these fields."""
     copied, rows, parts = copy_records(records, fields["label_feature"]), [], []
     bar = tqdm(total=len(records), unit="record", disable=None)
@@ -166,7 +165,7 @@ def write(target: str, names: list[str], records: list[TracedRecord], fields: di
     return manifest
 
 
-def copy_records(records: list[TracedRecord], label_feature: str) -> Iterator[bytes]:
+def copy_records(records: list[Record], label_feature: str) -> Iterator[bytes]:
     """Yield records with their lengths, and the labels of their rows. Raises InputError."""
     opened = lru_cache(OPEN_FILES)(open_regular_file)
     for path, start, size, row, _ in records:

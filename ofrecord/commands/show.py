@@ -10,9 +10,8 @@ from runtime.cli import InputError, count, one_line, os_errors, output
 
 from ..dataset.layout import MANIFEST_NAME
 from ..dataset.model import Manifest
-from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset
+from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset, read_records
 from ..images import BadImage, decode, decoder_messages, read_header
-from .tracing import trace_records
 
 HELP = "Print what is in a dataset and draw a contact sheet of sample images"
 BAR, MOST_CLASSES, COLUMNS = 40, 50, 12
@@ -62,7 +61,7 @@ def read_samples(dataset: Dataset) -> list[tuple[int, np.ndarray]]:
     intervals = {label: -(-counts[label] // most) for label in sorted(counts)[:TILES]}
     samples, seen = [], Counter()
     with decoder_messages:
-        for path, _, _, row, image in trace_records(dataset):
+        for path, _, _, row, image in read_records(dataset):
             seen[row.label] += 1
             if row.label in intervals and seen[row.label] % intervals[row.label] == 0:
                 try:

@@ -23,7 +23,8 @@ from runtime.atomic import folder_lock, open_regular_file
 from runtime.cli import InputError, module_command, os_errors
 from runtime.workers import num_cpus
 
-from ..record import BadRecord
+from ..record import LENGTH, BadRecord, read_record, split_part
+from .images_csv import Row, read_rows
 from .layout import MANIFEST_NAME, PART_PATTERN, TABLE_NAME
 from .manifest import CONVERT, load_manifest, part_sizes
 from .model import Manifest, Part
@@ -127,12 +128,40 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def part_errors(folder: str, path: str) -> Iterator[None]:
-    """Make what is wrong with a part file of a dataset an InputError that names it."""
-    try:
-        with os_errors("read", path):
-            yield
-    except BadRecord as error:
-        check = module_command("ofrecord check", folder)
-        raise InputError(f"{path}, {error}; {check} lists all problems") from None
+class Record(NamedTuple):
+    """A record of a dataset, and where it is from."""
+
+    path: str  # of the part file
+    start: int  # byte in it
+    size: int  # in bytes, with the length field
+    row: Row  # of images.csv
+    image: bytes  # encoded
+
+
+def read_records(dataset: Dataset) -> Iterator[Record]:
+    """Yield the records of a dataset, in order.
+
+    Raises InputError for a damaged one, and where images.csv or the manifest has others.
+    """
+    folder, manifest = dataset
+    features, rows = (manifest.image_feature, manifest.label_feature), read_rows(folder)
+    for part in manifest.parts:
+        path, start, index = os.path.join(folder, part.file), 0, 0
+        try:
+            with os_errors("read", path):
+                for index, serialized in split_part(path):
+                    image, label, _ = read_record(serialized, index, *features)
+                    row, place = next(rows, None), (part.file, index)
+                    if row is None or (row.part, row.record, row.label) != (*place, label):
+                        raise BadRecord(index, f"it is not the next one in {TABLE_NAME}")
+                    if str(label) not in manifest.label_counts:
+                        raise BadRecord(index, f"{MANIFEST_NAME} has no label {label}")
+                    size = LENGTH.size + len(serialized)
+                    yield Record(path, start, size, row, image)
+                    start += size
+            if index + 1 != part.num_records:
+                says = f"{MANIFEST_NAME} says that there are {part.num_records:,}"
+                raise BadRecord(index, f"it is the last one, and {says}")
+        except BadRecord as error:
+            check = module_command("ofrecord check", folder)
+            raise InputError(f"{path}, {error}; {check} lists all problems") from None

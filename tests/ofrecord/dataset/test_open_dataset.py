@@ -17,11 +17,10 @@ import pytest
 from damage import MANIFEST, change_record, cut, flip, frame, ofrecord, rewrite_manifest
 from helpers import ENVIRONMENT, PROJECT, assert_one_error, convert, read_manifest, snapshot
 
-from ofrecord.commands.tracing import trace_records
 from ofrecord.dataset.images_csv import Row, csv_line, read_rows, write_rows
 from ofrecord.dataset.manifest import part_sizes
 from ofrecord.dataset.model import digest_of
-from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset
+from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset, read_records
 from ofrecord.dataset.statistics import EncodedImage, ImageStatistics
 from ofrecord.record import BadRecord, OFRecord, read_part, read_record, split_part
 from runtime.cli import InputError
@@ -345,7 +344,7 @@ def test_a_damaged_record_is_an_error_that_names_it(dataset):
     with pytest.raises(
         InputError, match="part-0, record 0: .*ofrecord check .* lists all problems"
     ):
-        list(trace_records(open_dataset(str(dataset))))
+        list(read_records(open_dataset(str(dataset))))
     assert len(list(read_part(dataset / "part-1"))) == 10
 
 
