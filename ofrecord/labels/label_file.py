@@ -24,7 +24,6 @@ USUAL_COLUMNS = {  # the first of each that are there
     "label": [("label", "class", "class_name", "category", "target")],
     "split": [("split",)],
 }
-EXAMPLE = 'such as {"00000030_3.png": 3}'
 DECODER = json.JSONDecoder(  # keeps names that are there twice, and integers, 2.0 too, as text
     object_pairs_hook=tuple,
     parse_int=str,
@@ -41,26 +40,21 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
     """
     path, files = options.label_dir, ImageFiles(options.image_root)
     lines: dict[str, int] = {}  # of the images
-    labels, splits, problems, line = [], [], [], 0
-    try:
-        with open_text(path, "label file", "specify it with --label_dir") as file:
-            contents, rows_of = find_form(file, options)
-            for line, content in contents:
-                try:
-                    for image, label, split in rows_of(content) if content else ():
-                        if not lines and is_image(label) and not is_image(image):
-                            wrong = f"{label!r} stands where the label should be"
-                            raise InputError(f"{path}, line {line}: {wrong}: the name comes first")
-                        name = files.resolve(image)
-                        if first := lines.get(name):
-                            raise ValueError(f"duplicate image {name!r}, first in line {first}")
-                        lines[name] = line
-                        labels.append(sys.intern(label))  # a class's images share one text
-                        splits.append(split)
-                except ValueError as error:
-                    problems.append((line, str(error)))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line + 1}: invalid CSV: {error}") from None
+    labels, splits, problems = [], [], []
+    for line, rows in rows_by_line(options):
+        try:
+            for image, label, split in rows:
+                if not lines and is_image(label) and not is_image(image):
+                    wrong = f"{label!r} stands where the label should be: the name comes first"
+                    raise InputError(f"{path}, line {line}: {wrong}")
+                name = files.resolve(image)
+                if name in lines:
+                    raise ValueError(f"duplicate image {name!r}, first in line {lines[name]}")
+                lines[name] = line
+                labels.append(sys.intern(label))  # a class's images share one text
+                splits.append(split)
+        except ValueError as error:
+            problems.append((line, str(error)))
     numbers, class_names = number_labels(Counter(labels), options.classes)
     for (name, line), label in zip(lines.items(), labels, strict=True):
         if isinstance(numbers[label], str):
@@ -75,13 +69,29 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
     return samples, [name for name in files.names if name not in lines and is_image(name)]
 
 
+def rows_by_line(options: SourceOptions) -> Iterator[tuple[int, Rows]]:
+    """Yield the number and the rows of each line that has any.
+
+    The rows raise ValueError for what is wrong with the line. Raises InputError.
+    """
+    path, line = options.label_dir, 0
+    try:
+        with open_text(path, "label file", "specify it with --label_dir") as file:
+            contents, rows_of = find_form(file, options)
+            for line, content in contents:
+                if content:
+                    yield line, rows_of(content)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line + 1}: invalid CSV: {error}") from None
+
+
 def find_form(
     file: TextIO, options: SourceOptions
 ) -> tuple[Iterable[tuple[int, Any]], Callable[[Any], Rows]]:
     """Find the form of a label file from its name and its first line.
 
     Returns the number and the content of each line, and the function that yields the rows of
-    one, and raises ValueError where it has none. Raises InputError and csv.Error.
+    such a content. Raises InputError and csv.Error.
     """
     path, number, head, delimiter = options.label_dir, 1, [], None
     is_table = path.lower().endswith((".csv", ".tsv"))
@@ -96,8 +106,7 @@ def find_form(
     lines = enumerate(map(str.strip, chain(head, file)), number)
     if first[:1] in ("{", "[") and not is_table:
         if first[-1] in "{[,":
-            spread = "the JSON goes over several lines: write one object a line"
-            raise InputError(f"{place}: {spread}, {EXAMPLE}")
+            raise InputError(f"{place}: the JSON goes over several lines: write one object a line")
         keys = [key for key, _ in json_pairs(first)]
         columns = find_columns(keys, options, place, "file_name" in keys)
         if not columns:
@@ -160,7 +169,7 @@ def object_rows(line: str) -> Rows:
     """Yield the rows of a JSON object ``{"image name": label, …}``."""
     pairs = json_pairs(line)
     if not pairs:
-        raise ValueError(f"not a JSON object of image name and label, {EXAMPLE}")
+        raise ValueError('not a JSON object of image name and label, such as {"00000030_3.png": 3}')
     for name, label in pairs:
         if not isinstance(label, str):
             raise ValueError(f"the label of {name!r} is not an integer or a class's name")
