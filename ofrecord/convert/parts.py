@@ -32,10 +32,10 @@ CODE = 1  # raised when a change of the code changes the bytes of parts, or thei
 SAMPLE = 4000  # images of a JPEG dataset that are decoded in full, about
 LARGEST_FILE = 2**32  # bytes of a JSON file
 
-# What a part follows from, by names for people: "of other …". The options:
+# What a part follows from, by names for people: "parts that differ in …". First the options.
 OPTIONS = "img_format size fit color background quality image_feature label_feature".split()
 INTERVAL = "number of JPEG files that are decoded in full"
-IMAGES = "images, or of another number of parts"
+IMAGES = "images or number of parts"
 
 
 class FinishedPart(NamedTuple):

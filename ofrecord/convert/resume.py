@@ -73,10 +73,10 @@ def _difference(part: PlannedPart | None, finished: FinishedPart | None) -> str 
     if finished is None:
         return "damaged"
     if part is None:
-        return f"of other {IMAGES}"
+        return f"that differ in {IMAGES}"
     names = {**part.recipe, **finished.recipe}
     others = [name for name in names if part.recipe.get(name) != finished.recipe.get(name)]
-    return f"of other {', '.join(others)}" if others else None
+    return f"that differ in {', '.join(others)}" if others else None
 
 
 def _difference_of_files(

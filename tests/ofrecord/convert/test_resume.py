@@ -78,11 +78,11 @@ def test_what_does_not_matter_may_change(own, tmp_path):
 
 
 OTHER_PARTS = {
-    "another quality": (["--quality", 80], "of other --quality"),
-    "two options": (["--size", "20x20", "--color", "color"], "of other --size, --color"),
-    "another number of parts": (["--part_num", 8], "of another number of parts"),
-    "another order": (["--shuffle"], "of other images"),
-    "fewer images": (["--limit", 20], "of other images"),
+    "another quality": (["--quality", 80], "that differ in --quality"),
+    "two options": (["--size", "20x20", "--color", "color"], "that differ in --size, --color"),
+    "another number of parts": (["--part_num", 8], "that differ in images or number of parts"),
+    "another order": (["--shuffle"], "that differ in images"),
+    "fewer images": (["--limit", 20], "that differ in images"),
 }
 
 
