@@ -192,7 +192,7 @@ def record_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
 def json_pairs(line: str) -> tuple[tuple[str, Any], ...]:
     """Return what a JSON object holds, and () for anything else."""
     try:
-        pairs = DECODER.decode(line)
+        pairs, end = DECODER.raw_decode(line)  # decode() looks for spaces, which takes as long
     except (ValueError, RecursionError):
         return ()
-    return pairs if isinstance(pairs, tuple) else ()
+    return pairs if isinstance(pairs, tuple) and end == len(line) else ()

@@ -152,6 +152,7 @@ WRONG = {  # file name, text, what the one error says
     "indented after {": ("a.json", '\n{"0.png": 1,\n "1.png": 2}', ["line 2: the JSON goes over several lines"]),
     "a list": ("a.json", '[{"file_name": "0.png", "label": 1}]', ["line 1: not a JSON object"]),
     "no JSON": ("a.txt", '{"0.png": 1}\n{"1.png": }\n', ["line 2: not a JSON object"]),
+    "two objects": ("a.txt", '{"0.png": 1}\n{"1.png": 1}, {"2.png": 1}\n', ["line 2: not a JSON object"]),
     "deep": ("a.txt", '{"0.png": 1}\n' + "[" * 100_000, ["line 2: not a JSON object"]),
     "a fraction": ("a.txt", '{"0.png": 3.5}', ["line 1: the label of '0.png' is not an integer or a class's name"]),
     "a boolean": ("a.txt", '{"0.png": true}', ["line 1: the label of '0.png' is not an integer or a class's name"]),
