@@ -1,7 +1,6 @@
 """``export``: the images of a dataset as files again, whose bytes are those in the records."""
 
 import argparse
-import csv
 import os
 import shlex
 import shutil
@@ -13,6 +12,7 @@ from runtime.atomic import folder_lock
 from runtime.cli import PROJECT, InputError, count, os_errors, output
 
 from ..convert.options import ConvertOptions
+from ..dataset.images_csv import csv_line
 from ..dataset.layout import FORMATS, TABLE_NAME
 from ..dataset.model import Manifest
 from ..dataset.open_dataset import Dataset, Record, dataset_in_use, open_dataset, read_records
@@ -84,15 +84,13 @@ def write_files(dataset: Dataset, target: str) -> None:
     if names:
         with open(os.path.join(target, CLASSES_NAME), "x", encoding="utf-8", newline="") as file:
             file.write(class_file_text(names))
-    records = read_records(dataset)
-    bar = tqdm(records, total=dataset.manifest.num_records, unit="image", disable=None)
-    with open(os.path.join(target, TABLE_NAME), "x", encoding="utf-8", newline="") as file, bar:
-        # Text in quotes, as the csv module of Python 3.10 else forgets those around "\r".
-        table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        table.writerow(("image", "label"))
+    number = dataset.manifest.num_records
+    bar = tqdm(read_records(dataset), total=number, unit="image", disable=None)
+    with open(os.path.join(target, TABLE_NAME), "x", encoding="utf-8", newline="") as table:
+        table.write("image,label\n")
         for record in bar:
-            label = record.row.label
-            table.writerow((write_image(target, record), names[label] if names else label))
+            label = names[record.row.label] if names else record.row.label
+            table.write(csv_line((write_image(target, record), label)) + "\n")
 
 
 def write_image(target: str, record: Record) -> str:
@@ -111,9 +109,11 @@ def write_image(target: str, record: Record) -> str:
         path = os.path.join(target, new)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "xb") as file:
-                file.write(record.image)
-            return new
+            file = open(path, "xb")
         except OSError as error:  # the name is taken, as a folder's too, or too long
             problem = error
+        else:
+            with file:
+                file.write(record.image)
+            return new
     raise problem

@@ -8,14 +8,13 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from runtime.atomic import folder_lock, read_small_file, replace_file
+from runtime.atomic import folder_lock, replace_file
 from runtime.cli import InputError, log, os_errors, output
-from runtime.settings import load_json
 
 from ..dataset.folder import BUSY
 from ..dataset.images_csv import read_rows, write_rows
 from ..dataset.layout import MANIFEST_NAME, TABLE_NAME
-from ..dataset.model import digest_of
+from ..dataset.manifest import read_fields
 from .check import add_feature_arguments, check, open_table
 from .scan import PartReport, found_fields, manifest_of
 
@@ -73,9 +72,8 @@ def make_table(folder: str, reports: list[PartReport]) -> bytes:
 
 def old_fields(folder: str) -> dict[str, Any]:
     """Return what a manifest of this or an earlier layout says that part files do not tell."""
-    with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
-        fields = load_json(read_small_file(os.path.join(folder, MANIFEST_NAME)))
-        if fields.pop("sha256") == digest_of(fields):
-            kept = {name: fields[name] for name in KEPT if name in fields}
-            return {**kept, "num_classes": len(kept["class_names"] or ())}
+    with suppress(InputError, ValueError, TypeError):
+        fields = read_fields(os.path.join(folder, MANIFEST_NAME))
+        kept = {name: fields[name] for name in KEPT if name in fields}
+        return {**kept, "num_classes": len(fields.get("class_names") or ())}
     return {}  # there is none, or it is another program's

@@ -20,7 +20,7 @@ from ..dataset.folder import open_folders
 from ..dataset.images_csv import read_rows
 from ..dataset.layout import FORMATS, MANIFEST_NAME, part_name
 from ..dataset.manifest import part_sizes
-from ..dataset.model import Manifest, Part
+from ..dataset.model import Manifest
 from ..dataset.open_dataset import Dataset, Record, dataset_in_use, open_dataset, read_records
 from ..dataset.staging import commit
 from ..dataset.statistics import mean_and_std
@@ -151,15 +151,11 @@ def write(target: str, names: list[str], records: list[Record], fields: dict) ->
                     file.write(data)
                     rows.append(records[len(rows)].row._replace(part=name, record=index))
             sums = {"bytes": file.num_bytes, "sha256": file.sha256}
-            parts.append(Part(file=name, num_records=size, **sums))
+            parts.append({"file": name, "num_records": size, **sums})
             bar.update(size)
-        labels = Counter(row.label for row in rows)
-        fields = {
-            **fields,
-            "label_counts": {str(label): labels[label] for label in sorted(labels)},
-            "parts": parts,
-            "images_csv": folder.write_table(rows),
-        }
+        counts = sorted(Counter(row.label for row in rows).items())
+        fields["label_counts"] = {str(label): number for label, number in counts}
+        fields |= {"parts": parts, "images_csv": folder.write_table(rows)}
         manifest = manifest_of(fields, f"{target} cannot be a dataset")
         commit([(folder, manifest, manifest.part_names)])
     return manifest

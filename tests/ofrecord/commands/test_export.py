@@ -51,7 +51,7 @@ def test_the_files_again_under_their_names(converted, tmp_path):
     assert snapshot(convert_again(result)) == snapshot(converted)
 
 
-NAMES = ["cat", "two\nlines", "cr\rx", " b ", '"q"', "1,5", "7", "NA", "é猫"]
+NAMES = ["cat", "two\nlines", "cr\rx", " b ", '"q"', "1,5", "x;y\tz", "7", "NA", "é猫"]
 
 
 @pytest.mark.parametrize(
