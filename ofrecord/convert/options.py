@@ -16,8 +16,6 @@ from ..images import ImageOptions
 from ..labels.options import SourceOptions, option
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
 
-DEFAULT_QUALITY = 95  # OpenCV's own for JPEG
-
 
 class ConvertOptions(SourceOptions):
     """What to convert, and how.
@@ -47,7 +45,7 @@ class ConvertOptions(SourceOptions):
         "color behind transparent images, and of the bars of --fit pad: a name or #rrggbb",
         "COLOR",
     )
-    quality: int = option(DEFAULT_QUALITY, "JPEG quality of re-encoded images", "Q", ge=1, le=100)
+    quality: int = option(95, "JPEG quality of re-encoded images", "Q", ge=1, le=100)
     skip_bad: bool = option(
         False, "skip images that are missing or invalid, and list them in dataset.json"
     )
