@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from .cli import InputError, log
+from .cli import InputError, log, os_errors
 
 # What SMB, FUSE and the drives of WSL answer where a folder is to be flushed: they cannot.
 NO_FLUSH = {errno.EINVAL, errno.EOPNOTSUPP, errno.EIO}
@@ -116,13 +116,14 @@ def flush_folder(path: str) -> None:
 def folder_lock(folder: str | None, busy: str, shared: bool = False) -> Iterator[None]:
     """Hold a folder for this process; ``shared``: together with others who share it.
 
-    None, or a folder that does not exist, is nothing to hold. Raises InputError, which begins
-    with ``busy``, where another process holds it, and OSError where it cannot be opened.
+    None, or a folder that does not exist, is nothing to hold. Raises InputError where it cannot
+    be opened, and, beginning with ``busy``, where another process holds it.
     """
     if folder is None or not os.path.isdir(folder):
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with os_errors("open", folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

@@ -30,8 +30,7 @@ NO_MANIFEST = "not a manifest of img2ofrecord.py"
 
 def load_manifest(folder: str) -> Manifest:
     """Return the manifest of a finished dataset. Raises InputError where there is none."""
-    path, index = os.path.join(folder, MANIFEST_NAME), module_command("ofrecord index", folder)
-    make = "make one first with img2ofrecord.py"
+    path, make = os.path.join(folder, MANIFEST_NAME), "make one first with img2ofrecord.py"
     if reason := why_no_folder(folder):
         raise InputError(f"no dataset: {folder} {reason}; {make}")
     with os_errors("read", path):
@@ -45,6 +44,7 @@ def load_manifest(folder: str) -> Manifest:
                     raise ValueError("an earlier version wrote this dataset")
                 return validate(Manifest, fields)
             except ValueError as error:
+                index = module_command("ofrecord index", folder)
                 hint = f"{CONVERT}, or write a new manifest: {index}"
                 raise InputError(f"{path}: {error}: {hint}") from None
         elif STAGING_NAME in names:
@@ -53,6 +53,7 @@ def load_manifest(folder: str) -> Manifest:
                 "img2ofrecord.py, without --job, continues it; a merge is started again"
             )
         elif any(map(PART_PATTERN.fullmatch, names)):
+            index = module_command("ofrecord index", folder)
             reason = f"it has part files but no {MANIFEST_NAME}: {index} writes one"
         else:
             reason = f"there is no {MANIFEST_NAME} in it; {make}"

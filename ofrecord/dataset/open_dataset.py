@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import NamedTuple
 
@@ -33,17 +33,13 @@ BAR_SECONDS = 2  # hashing that takes longer has a bar
 BLOCK = 2**20  # bytes that are hashed at once
 
 
-@contextmanager
-def dataset_in_use(folder: str | None) -> Iterator[None]:
-    """Hold a block in which no converter replaces the dataset in a folder; None: no dataset.
+def dataset_in_use(folder: str | None) -> AbstractContextManager[None]:
+    """Return a context in which no converter replaces the dataset in a folder; None: no dataset.
 
-    Any number of readers may be in it at once. Raises InputError if a conversion is
-    writing to the folder, or it may not be read.
+    Any number of readers may be in one at once. It raises InputError if a conversion is writing
+    to the folder, or it may not be read.
     """
-    with ExitStack() as stack:
-        with os_errors("read", folder):
-            stack.enter_context(folder_lock(folder, "a conversion is writing to", shared=True))
-        yield
+    return folder_lock(folder, "a conversion is writing to", shared=True)
 
 
 class Dataset(NamedTuple):
