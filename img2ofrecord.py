@@ -30,7 +30,7 @@ from ofrecord.convert.packing import pack_in_workers
 from ofrecord.convert.parts import PlannedPart
 from ofrecord.convert.resume import parts_to_make, report_job
 from ofrecord.dataset.images_csv import image_digest
-from ofrecord.dataset.layout import FORMATS
+from ofrecord.dataset.manifest import FORMATS
 from ofrecord.dataset.statistics import EncodedImage
 from ofrecord.labels.sources import read_samples
 from ofrecord.record import LENGTH, OFRecord

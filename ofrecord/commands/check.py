@@ -8,9 +8,16 @@ from runtime.cli import InputError, InputErrors, count, os_errors, output
 
 from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, read_rows
-from ..dataset.layout import FORMATS, MANIFEST_NAME, PART_PREFIX, TABLE_NAME, part_name
-from ..dataset.manifest import load_manifest
-from ..dataset.model import Manifest, Part
+from ..dataset.loading import load_manifest
+from ..dataset.manifest import (
+    FORMATS,
+    MANIFEST_NAME,
+    PART_PREFIX,
+    TABLE_NAME,
+    Manifest,
+    Part,
+    part_name,
+)
 from ..dataset.open_dataset import dataset_in_use, open_dataset, sha256_of
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
 from .scan import PartReport, found_fields, scan_parts

@@ -13,8 +13,7 @@ from runtime.cli import PROJECT, InputError, count, os_errors, output
 
 from ..convert.options import ConvertOptions
 from ..dataset.images_csv import csv_line
-from ..dataset.layout import FORMATS, TABLE_NAME
-from ..dataset.model import Manifest
+from ..dataset.manifest import FORMATS, TABLE_NAME, Manifest
 from ..dataset.open_dataset import Dataset, Record, dataset_in_use, open_dataset, read_records
 from ..images import BadImage, read_header
 from ..labels.names import class_file_text

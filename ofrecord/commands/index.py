@@ -13,8 +13,8 @@ from runtime.cli import InputError, log, os_errors, output
 
 from ..dataset.folder import BUSY
 from ..dataset.images_csv import read_rows, write_rows
-from ..dataset.layout import MANIFEST_NAME, TABLE_NAME
-from ..dataset.manifest import read_fields
+from ..dataset.loading import read_fields
+from ..dataset.manifest import MANIFEST_NAME, TABLE_NAME
 from .check import add_feature_arguments, check, open_table
 from .scan import PartReport, found_fields, manifest_of
 

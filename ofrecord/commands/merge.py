@@ -18,9 +18,7 @@ from runtime.cli import InputError, first_few, log, one_line, os_errors, output
 
 from ..dataset.folder import open_folders
 from ..dataset.images_csv import read_rows
-from ..dataset.layout import FORMATS, MANIFEST_NAME, part_name
-from ..dataset.manifest import part_sizes
-from ..dataset.model import Manifest
+from ..dataset.manifest import FORMATS, MANIFEST_NAME, Manifest, part_name, part_sizes
 from ..dataset.open_dataset import Dataset, Record, dataset_in_use, open_dataset, read_records
 from ..dataset.staging import commit
 from ..dataset.statistics import mean_and_std

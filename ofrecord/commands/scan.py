@@ -14,9 +14,8 @@ from runtime.settings import validate
 from runtime.workers import num_cpus, ordered_map
 
 from ..dataset.images_csv import Row, image_digest
-from ..dataset.layout import FORMATS, PART_PATTERN, PART_PREFIX, STAGING_NAME
-from ..dataset.manifest import CONVERT, load_manifest
-from ..dataset.model import Manifest, Part
+from ..dataset.loading import CONVERT, load_manifest
+from ..dataset.manifest import FORMATS, PART_PATTERN, PART_PREFIX, STAGING_NAME, Manifest, Part
 from ..dataset.statistics import EncodedImage, ImageStatistics
 from ..images import BadImage, decode, decoder_messages, read_header
 from ..record import LENGTH, BadRecord, read_record, split_part

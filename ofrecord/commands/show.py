@@ -8,8 +8,7 @@ import numpy as np
 
 from runtime.cli import InputError, count, one_line, os_errors, output
 
-from ..dataset.layout import MANIFEST_NAME
-from ..dataset.model import Manifest
+from ..dataset.manifest import MANIFEST_NAME, Manifest
 from ..dataset.open_dataset import Dataset, dataset_in_use, open_dataset, read_records
 from ..images import BadImage, decode, decoder_messages, read_header
 

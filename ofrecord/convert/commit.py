@@ -8,8 +8,7 @@ from runtime.settings import validate
 
 from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, printable
-from ..dataset.layout import FORMATS, part_name
-from ..dataset.model import Manifest, Part, digest_of
+from ..dataset.manifest import FORMATS, Manifest, Part, digest_of, part_name
 from ..dataset.staging import commit as commit_datasets
 from ..dataset.statistics import ImageStatistics
 from .options import ConvertOptions

@@ -10,8 +10,7 @@ from runtime.cli import ArgumentParser, count, output
 from runtime.settings import Name, given_options, parse_settings
 from runtime.workers import num_cpus
 
-from ..dataset.layout import FORMATS
-from ..dataset.model import DEFAULT_BACKGROUND
+from ..dataset.manifest import DEFAULT_BACKGROUND, FORMATS
 from ..images import ImageOptions
 from ..labels.options import SourceOptions, option
 from ..record import IMAGE_FEATURE, LABEL_FEATURE

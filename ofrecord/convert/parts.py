@@ -19,9 +19,7 @@ import cv2
 from runtime.atomic import read_small_file
 from runtime.settings import load_json
 
-from ..dataset.layout import FORMATS, part_name
-from ..dataset.manifest import part_sizes
-from ..dataset.model import digest_of
+from ..dataset.manifest import FORMATS, digest_of, part_name, part_sizes
 from ..dataset.staging import DatasetFolder
 from ..dataset.statistics import ImageStatistics
 from ..labels.samples import Samples

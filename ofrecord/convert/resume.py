@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from runtime.cli import count, log, output
 
-from ..dataset.layout import PART_PREFIX
+from ..dataset.manifest import PART_PREFIX
 from .options import ConvertOptions
 from .packed import NO_FILE, NOT_THERE, STAMP, UNREADABLE, stamp_of
 from .parts import IMAGES, FinishedPart, PlannedPart, load_finished

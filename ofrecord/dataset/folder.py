@@ -12,8 +12,8 @@ from pathlib import Path
 from runtime.atomic import folder_lock, why_no_folder
 from runtime.cli import InputError, first_few, log, os_errors
 
-from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
-from .manifest import files_of, is_marked, read_fields
+from .loading import files_of, is_marked, read_fields
+from .manifest import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
 from .staging import STAGED_PATTERN, DatasetFolder
 
 BUSY = "another converter, or a training, is using"

@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 from runtime.atomic import open_regular_file
 from runtime.cli import InputError, os_errors
 
-from .layout import TABLE_NAME
+from .manifest import TABLE_NAME
 
 # Of the SHA-256: two of 10 million images have the same by chance once in 370,000 times.
 DIGITS = 16

@@ -1,101 +1,166 @@
-"""The manifest of a dataset: what is in it, and the mark that it is finished.
+"""The manifest: what a dataset holds, as a model that checks it as a whole; names on the disk.
 
-``dataset.json`` is written last. A folder without it is not a finished
-dataset; a folder with it holds exactly what it says. It may come from a
-stranger, so it is checked as a whole before anything is done because of it.
+``dataset.json`` is written last. A folder without it is not a finished dataset; a folder with it
+holds exactly what it says. It may come from a stranger, so it is checked before anything is done
+because of it.
 """
 
-import os
-from typing import Any
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
 
-from runtime.atomic import read_small_file, why_no_folder
-from runtime.cli import InputError, module_command, os_errors
-from runtime.settings import load_json, validate
+from pydantic import Field, model_validator
 
-from .layout import (
-    LAYOUT,
-    MANIFEST_NAME,
-    OLD_LAYOUT,
-    PART_PATTERN,
-    PART_PREFIX,
-    STAGING_NAME,
-    TABLE_NAME,
-    part_name,
-)
-from .model import Manifest, digest_of
+from runtime.cli import count
+from runtime.settings import Count, Name, StrictModel
 
-CONVERT = "convert the images again with img2ofrecord.py"
-NO_MANIFEST = "not a manifest of img2ofrecord.py"
+from ..record import IMAGE_FEATURE, LABEL_FEATURE
 
+MANIFEST_NAME = "dataset.json"
+TABLE_NAME = "images.csv"
+STAGING_NAME = ".img2ofrecord"  # where a dataset is written, inside its folder
+LAYOUT = 3  # raised when a reader of the old layout would misread the new one
+OLD_LAYOUT = 2  # without images.csv
 
-def load_manifest(folder: str) -> Manifest:
-    """Return the manifest of a finished dataset. Raises InputError where there is none."""
-    path, make = os.path.join(folder, MANIFEST_NAME), "make one first with img2ofrecord.py"
-    if reason := why_no_folder(folder):
-        raise InputError(f"no dataset: {folder} {reason}; {make}")
-    with os_errors("read", path):
-        names = os.listdir(folder)
-        if is_marked(folder):
-            reason = "its conversion was interrupted at its very end: the same command finishes it"
-        elif MANIFEST_NAME in names:
-            try:
-                fields = read_fields(path)
-                if fields["layout"] == OLD_LAYOUT:
-                    raise ValueError("an earlier version wrote this dataset")
-                return validate(Manifest, fields)
-            except ValueError as error:
-                index = module_command("ofrecord index", folder)
-                hint = f"{CONVERT}, or write a new manifest: {index}"
-                raise InputError(f"{path}: {error}: {hint}") from None
-        elif STAGING_NAME in names:
-            reason = (
-                "its conversion was interrupted or is still running: the same command of "
-                "img2ofrecord.py, without --job, continues it; a merge is started again"
-            )
-        elif any(map(PART_PATTERN.fullmatch, names)):
-            index = module_command("ofrecord index", folder)
-            reason = f"it has part files but no {MANIFEST_NAME}: {index} writes one"
-        else:
-            reason = f"there is no {MANIFEST_NAME} in it; {make}"
-    raise InputError(f"{folder} is not a finished dataset: {reason}")
+PART_PREFIX = "part-"
+PART_PATTERN = re.compile(re.escape(PART_PREFIX) + r"[0-9]{1,9}")
+
+# What images can be encoded as in a record, by file extension. Each was seen to
+# come out of OneFlow's decoder as it went in. OpenCV writes more (.hdr, .pfm,
+# .jp2), but OneFlow aborts on those or changes them.
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".tiff": "TIFF",
+    ".tif": "TIFF",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".webp": "WebP",
+    ".pnm": "PNM",
+}
+
+DEFAULT_BACKGROUND = "white"  # behind transparent images
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=2**20)]  # pixels; the most that OpenCV decodes
+Level = Annotated[float, Field(ge=0, le=255)]
 
 
-def is_marked(folder: str) -> bool:
-    """Whether a folder holds a new dataset that is whole, but not in its place yet."""
-    return os.path.exists(os.path.join(folder, STAGING_NAME, MANIFEST_NAME))
+class Part(StrictModel):
+    """A part file."""
+
+    file: Annotated[str, Field(pattern=rf"^{PART_PATTERN.pattern}$")]
+    num_records: Annotated[int, Field(ge=1, le=2**40)]
+    bytes: Count
+    sha256: Sha256
 
 
-def read_fields(path: str) -> dict[str, Any]:
-    """Return the fields of a manifest of this or the old layout, whose checksum is right.
+class SkippedImage(StrictModel):
+    """An image that ``--skip_bad`` did not store."""
 
-    Raises InputError where the file cannot be read, and ValueError for what is none.
-    """
-    with os_errors("read", path):
-        text = read_small_file(path)
-    try:
-        fields = load_json(text)
-        sealed, layout = fields.pop("sha256"), fields["layout"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(NO_MANIFEST) from None
-    if sealed != digest_of(fields):
-        raise ValueError("changed or damaged after it was written")
-    if layout not in (OLD_LAYOUT, LAYOUT):
-        raise ValueError(f"its layout is {str(layout)[:20]}, and this version reads {LAYOUT}")
-    return fields
+    file: Annotated[str, Field(max_length=4096)]  # "" with --anonymous
+    reason: Name
 
 
-def files_of(fields: dict[str, Any]) -> list[str]:
-    """Return the files of the dataset that a manifest's fields describe.
+class Manifest(StrictModel):
+    """What a dataset holds."""
 
-    No name is read from them: they follow from the number of parts. Raises ValueError.
-    """
-    try:
-        parts = fields["parts"]
-        digits = len(PART_PATTERN.fullmatch(parts[0]["file"])[0]) - len(PART_PREFIX)
-    except (LookupError, TypeError):
-        raise ValueError(NO_MANIFEST) from None
-    names = [part_name(index, digits) for index in range(len(parts))]
-    return names if fields["layout"] == OLD_LAYOUT else [*names, TABLE_NAME]
+    layout: Literal[3] = LAYOUT
+    num_records: Annotated[int, Field(ge=1, le=2**40)]
+    num_classes: Annotated[int, Field(ge=0, le=2**31)]  # the largest label + 1
+    class_names: list[Name] | None  # None where classes are unnamed
+    label_counts: dict[Annotated[str, Field(pattern="^(0|-?[1-9][0-9]{0,9})$")], Count]
+    image_format: Literal[tuple(FORMATS)] | None  # as a file extension; None: mixed
+    channels: Literal[1, 3]  # 3 if any image is in colour
+    num_gray: Count  # images that are gray
+    plain_jpeg: bool  # all are 3-channel JPEG, which OneFlow's faster decoder reads
+    background: Name = DEFAULT_BACKGROUND  # color behind transparent images
+    fit: Literal["stretch", "crop", "pad"] | None = None  # to one size; None: not resized
+    width: Side | None  # None where it varies
+    height: Side | None
+    mean: list[Level]  # over all pixels, one figure a channel (R, G, B), 0 to 255
+    std: list[Level]
+    histogram: list[list[Count]]  # of pixel values: 256 counts a channel
+    num_measured: Count  # images that mean, std and histogram are of
+    image_feature: Name = IMAGE_FEATURE
+    label_feature: Name = LABEL_FEATURE
+    label_type: Literal["int32", "int64"] = "int32"
+    # The same in all datasets of one split.
+    split_id: Annotated[str, Field(max_length=64)] | None = None
+    skipped: list[SkippedImage] = []
+    images_csv: Sha256  # of the table of images
+    parts: Annotated[list[Part], Field(min_length=1, max_length=10**6)]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self):
+        names = self.class_names
+        checks = {
+            "parts are named": [part.file for part in self.parts] == self.part_names,
+            "records add up": sum(part.num_records for part in self.parts) == self.num_records,
+            "labels add up": sum(self.label_counts.values()) == self.num_records,
+            "classes agree": max(map(int, self.label_counts), default=-1) < self.num_classes,
+            "class names agree": names is None or len(set(names)) == len(names) == self.num_classes,
+            "channels agree": (
+                len(self.mean) == len(self.std) == len(self.histogram) == self.channels
+                and all(len(counts) == 256 and sum(counts) for counts in self.histogram)
+            ),
+            "sizes agree": (self.width is None) == (self.height is None),
+        }
+        for name, holds in checks.items():
+            if not holds:
+                raise ValueError(f"it does not hold that {name}")
+        return self
+
+    @property
+    def digits(self) -> int:
+        """How many digits the part names have at least."""
+        return len(self.parts[0].file) - len(PART_PREFIX)
+
+    @property
+    def part_names(self) -> list[str]:
+        """The part files' names, computed from their number."""
+        return [part_name(index, self.digits) for index in range(len(self.parts))]
+
+    @property
+    def color_name(self) -> str:
+        return "gray" if self.channels == 1 else "colour"
+
+    @property
+    def summary(self) -> str:
+        """What is in the dataset, in one line."""
+        kind = f"{self.color_name} "
+        kind += f"{FORMATS[self.image_format]} image" if self.image_format else "image"
+        size = f"{self.width}x{self.height}" if self.width else "of different sizes"
+        return (
+            f"{count(self.num_records, kind)} {size}, {count(len(self.label_counts), 'class')}, "
+            f"in {count(len(self.parts), 'part')}, {sum(part.bytes for part in self.parts):,} bytes"
+        )
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 that identifies the whole dataset, as it covers every part's."""
+        return digest_of(self.model_dump())
+
+    def to_json(self) -> str:
+        """Return the manifest file's text: the same dataset always gives the same text."""
+        fields = self.model_dump()
+        text = json.dumps({**fields, "sha256": digest_of(fields)}, indent=2, ensure_ascii=False)
+        # Lists of numbers on one line each. (No line break is inside of a string in JSON.)
+        return re.sub(r"\[\n[\s\d.,]+\]", lambda m: re.sub(r"\s+", " ", m[0]), text) + "\n"
+
+
+def digest_of(fields: Any) -> str:
+    """Return the SHA-256 of a value, the same however JSON lays it out."""
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def part_name(index: int, digits: int = 1) -> str:
+    """Return ``part-7``, or ``part-00007`` with five ``digits``."""
+    return f"{PART_PREFIX}{index:0{digits}d}"
 
 
 def part_sizes(num_records: int, num_parts: int) -> list[int]:

@@ -25,9 +25,8 @@ from runtime.workers import num_cpus
 
 from ..record import LENGTH, BadRecord, read_record, split_part
 from .images_csv import Row, read_rows
-from .layout import MANIFEST_NAME, PART_PATTERN, TABLE_NAME
-from .manifest import CONVERT, load_manifest, part_sizes
-from .model import Manifest, Part
+from .loading import CONVERT, load_manifest
+from .manifest import MANIFEST_NAME, PART_PATTERN, TABLE_NAME, Manifest, Part, part_sizes
 
 BAR_SECONDS = 2  # hashing that takes longer has a bar
 BLOCK = 2**20  # bytes that are hashed at once

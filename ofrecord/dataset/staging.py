@@ -18,8 +18,7 @@ from runtime.atomic import commit_folder, flush_file, flush_folder
 from runtime.cli import os_errors
 
 from .images_csv import Row, write_rows
-from .layout import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME
-from .model import Manifest
+from .manifest import MANIFEST_NAME, PART_PATTERN, STAGING_NAME, TABLE_NAME, Manifest
 
 UNMARKED_NAME = f"{MANIFEST_NAME}.new"
 OLD_PLAN = "plan.json"  # of an unfinished conversion of layout 2, whose part-0 is not renamed yet

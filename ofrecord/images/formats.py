@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from ..dataset.layout import FORMATS
-from ..dataset.model import DEFAULT_BACKGROUND
+from ..dataset.manifest import DEFAULT_BACKGROUND, FORMATS
 
 # Extensions of image files, for folders that are searched for images. Some are of formats
 # that are not read (.pam, .ras, .sr): such a file is refused by name, and not passed over.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 
-from ..dataset.layout import FORMATS
+from ..dataset.manifest import FORMATS
 from .formats import BadImage, Header, ImageOptions
 from .jpeg import ODDITIES, damage_of_jpeg, with_end_marker, without_oddities
 from .messages import check_memory, decoder_messages, libtiff_messages

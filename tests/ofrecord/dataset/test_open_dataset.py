@@ -18,8 +18,7 @@ from damage import MANIFEST, change_record, cut, flip, frame, ofrecord, rewrite_
 from helpers import ENVIRONMENT, PROJECT, assert_one_error, convert, read_manifest, snapshot
 
 from ofrecord.dataset.images_csv import Row, csv_line, read_rows, write_rows
-from ofrecord.dataset.manifest import part_sizes
-from ofrecord.dataset.model import digest_of
+from ofrecord.dataset.manifest import digest_of, part_sizes
 from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset, read_records
 from ofrecord.dataset.statistics import EncodedImage, ImageStatistics
 from ofrecord.record import BadRecord, OFRecord, read_part, read_record, split_part
