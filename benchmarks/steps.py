@@ -82,7 +82,7 @@ class Training:
 
         import lenet_train as script
         from lenet.config import parse_config
-        from ofrecord.dataset import open_dataset
+        from ofrecord.dataset.open_dataset import open_dataset
 
         options = ["--batch_size", str(batch_size), "--init", "he", *options]
         self.script, (self.config, _) = script, parse_config(options)
