@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from runtime.atomic import replace_file
 
@@ -33,19 +34,23 @@ def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -
     """Write groups of images, each below its title, as a PNG file. Raises OSError."""
     rows = sum(-(-len(tiles) // columns) for _, tiles in groups)
     height = HEAD * len(groups) + ROW * rows
-    figure, top, style = Figure((columns, height), dpi=100), 0.0, text_style()  # an inch a column
+    figure, y, style = Figure((columns, height), dpi=100), 0.0, text_style()
+    axes = figure.add_axes([0, 0, 1, 1])  # one for all, which takes a fourth of the time
     for title, tiles in groups:
-        middle = 1 - (top + HEAD / 2) / height
-        figure.text(0.06 / columns, middle, title, fontsize=12, va="center", **style)
-        top += HEAD
+        axes.text(0.06, y + HEAD / 2, title, fontsize=12, va="center", **style)
+        y += HEAD
         for number, (caption, pixels, color) in enumerate(tiles):
-            x, y = number % columns + 0.06, top + ROW * (number // columns) + 0.26 + SIDE
-            place = x / columns, 1 - y / height, SIDE / columns, SIDE / height
-            axes = figure.add_axes(place, xticks=[], yticks=[])
-            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-            axes.spines[:].set(color=color, visible=color != "black")
-            axes.set_title(caption[:LONGEST], pad=2, fontsize=7, color=color, **style)
-        top += ROW * -(-len(tiles) // columns)
+            h, w = np.array(pixels.shape[:2]) * SIDE / max(pixels.shape[:2])
+            left, top = number % columns + (1 - w) / 2, y + ROW * (number // columns) + 0.7 - h / 2
+            extent = left, left + w, top + h, top
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
+            place = {"x": left + w / 2, "y": top - 0.04, "ha": "center"}
+            axes.text(s=caption[:LONGEST], fontsize=7, color=color, **place, **style)
+            if color != "black":
+                axes.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=color))
+        y += ROW * -(-len(tiles) // columns)
+    axes.set(xlim=(0, columns), ylim=(height, 0), aspect="auto")  # in inches, from the top
+    axes.set_axis_off()
     save_figure(figure, path)
 
 

@@ -147,7 +147,9 @@ def test_what_exists_is_no_new_folder(converted, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("nothing")
     for name in ("empty", "link"):
-        assert_one_error(ofrecord("export", converted, tmp_path / name), "exists: name a new folder")
+        assert_one_error(
+            ofrecord("export", converted, tmp_path / name), "exists: name a new folder"
+        )
 
 
 def test_two_exports_to_one_folder(converted, tmp_path):

@@ -174,6 +174,13 @@ def test_another_programs_dataset_json(tmp_path, text):
     assert result.code == 0 and read_manifest(folder)["class_names"] is None, result
 
 
+@pytest.mark.parametrize("fields", [{"class_names": 5}, {"skipped": 5}, {"fit": []}, {"split_id": {}}])
+def test_fields_of_another_type(dataset, fields):
+    rewrite_manifest(dataset, layout=2, **fields)
+    result = ofrecord("index", dataset)
+    assert "Traceback" not in result.err and result.code in (0, 2), result
+
+
 def test_names_of_other_classes_are_no_dataset(dataset):
     rewrite_manifest(dataset, layout=2, class_names=["a", "b"])
     assert_one_error(ofrecord("index", dataset), "cannot be a dataset", "class names", started=True)

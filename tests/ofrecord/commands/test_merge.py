@@ -195,6 +195,11 @@ def test_records_are_counted(dataset, tmp_path, number):
     assert not (tmp_path / "d").exists()
 
 
+def test_a_manifest_that_counts_no_measured_images(dataset, tmp_path):
+    rewrite_manifest(dataset, num_measured=0)
+    assert ofrecord("merge", dataset, tmp_path / "d").code == 0
+
+
 def test_a_part_that_becomes_shorter_is_an_error(dataset):
     """Not a loop without an end."""
     from ofrecord.commands.merge import copy_records, find_records
