@@ -15,6 +15,7 @@ from ..images import BadImage, decode, decoder_messages, read_header
 HELP = "Print what is in a dataset and draw a contact sheet of sample images"
 BAR, MOST_CLASSES, COLUMNS = 40, 50, 12
 TILES, TILES_OF_CLASS = 144, 12  # of the contact sheet, at most
+MOST_PIXELS = 400  # of a side of an image in it, which is 88 there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +69,8 @@ def read_samples(dataset: Dataset) -> list[tuple[int, np.ndarray]]:
                 except BadImage as error:
                     where = f"{path}, record {row.record}"
                     raise InputError(f"{where}: invalid image: {error}") from None
+                step = -(-max(pixels.shape) // MOST_PIXELS)  # not to hold 144 large photos
+                pixels = pixels[::step, ::step].copy()
                 samples.append((row.label, pixels if pixels.ndim == 2 else pixels[:, :, ::-1]))
     return sorted(samples, key=lambda sample: sample[0])
 
