@@ -120,14 +120,6 @@ def test_a_link_to_nothing_is_no_folder(folder):
     assert_one_error(result, "dangling is a link to nothing", started=True)
 
 
-def test_tfrecord_files_are_named(tmp_path):
-    (tmp_path / "d").mkdir()
-    record = (5).to_bytes(8, "little") + b"CRC1" + b"hello" + b"CRC2"
-    (tmp_path / "d" / "part-0").write_bytes(3 * record)
-    result = call("ofrecord.__main__", "index", tmp_path / "d")
-    assert_one_error(result, "part-0", "TFRecord, which OneFlow does not read", started=True)
-
-
 def test_where_there_is_a_venv_its_activation_is_named(folder):
     """Where the packages are missing in this Python, but not in the project's environment."""
     if not (PROJECT / ".venv").exists():
