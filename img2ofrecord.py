@@ -121,7 +121,7 @@ def encode_img_file(
     reduced = reduced and not reason and images.may_be_reduced(header, options.size)
     pixels = images.decode(data, header, options, reduced)
     if reduced:
-        return EncodedImage(data, header.size, pixels)
+        return EncodedImage(data, header.size, pixels, None, header.several)
     if options.size and pixels.shape[1::-1] != options.size:
         reason = reason or "resized"
         pixels = images.resize(pixels, options.size, options.fit, options.background)

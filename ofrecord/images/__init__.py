@@ -1,17 +1,7 @@
 """Image files: what their headers tell, their pixels as they are seen, and how they are encoded."""
 # ruff: noqa: F401
 
-from .formats import (
-    IMAGE_EXTENSIONS,
-    MAX_FILE_SIZE,
-    MAX_PIXELS,
-    MAX_SIDE,
-    NO_HEIF,
-    STORED_UNCHANGED,
-    BadImage,
-    Header,
-    ImageOptions,
-)
+from .formats import IMAGE_EXTENSIONS, MAX_FILE_SIZE, BadImage, ImageOptions
 from .headers import read_header
 from .messages import decoder_messages
 from .pixels import decode, encode, may_be_reduced, resize

@@ -11,12 +11,8 @@ IMAGE_EXTENSIONS = {
     *".jfif .pgm .ppm .pbm .pam .jp2 .ras .sr .avif .gif .heic .heif".split(),
 }
 
-# Formats whose plain files are stored unchanged.
-STORED_UNCHANGED = {"PNG", "JPEG"}
-
 MAX_FILE_SIZE = 2**30  # bytes of an image file
 MAX_PIXELS, MAX_SIDE = 2**30, 2**20  # of an image; OpenCV's own limits
-NO_HEIF = "HEIC needs a package that is not installed: pip install pillow-heif"
 
 
 class BadImage(Exception):
@@ -38,9 +34,7 @@ class Header(NamedTuple):
     size: tuple[int, int] | None = None  # stored width and height in pixels, of PNG and JPEG
     several: bool = False  # an animation, or pages: it holds more pictures than the first
     uses_pillow: bool = False  # read by Pillow instead of OpenCV
-    color_key: tuple[int, ...] = ()  # of a PNG: the one value, or R G B, that is transparent
     is_ended: bool = True  # False for a JPEG without an end marker
-    is_unchecked: bool = False  # a TIFF in which only libtiff's messages tell of damage
 
 
 class ImageOptions(NamedTuple):

@@ -33,7 +33,7 @@ _SPECIAL = {b"tRNS", b"eXIf", b"acTL"}  # transparency, EXIF data, animation
 
 def _png_header(data: bytes) -> Header:
     """Walk all chunks, down to IEND: their lengths and checksums, which decoders do not look at."""
-    position, chunks, kind = 8, {}, None  # where the data of each kind starts
+    position, chunks, kind = 8, set(), None
     try:
         while kind != b"IEND":
             length, kind = _CHUNK.unpack_from(data, position)
@@ -41,13 +41,15 @@ def _png_header(data: bytes) -> Header:
             if _SUM.unpack_from(data, end)[0] != zlib.crc32(data[position + 4 : end]):
                 name = kind.decode("latin-1")
                 raise BadImage(f"the PNG is damaged (wrong checksum of chunk {name})")
-            chunks[kind] = position + 8
+            chunks.add(kind)
             position = end + 4
         width, height, depth, color_type = _IHDR.unpack_from(data, 16)
     except struct.error:
         raise BadImage("the PNG is truncated") from None
-    if depth == 8 and color_type in _IS_GRAY and chunks.keys().isdisjoint(_SPECIAL):
+    if depth == 8 and color_type in _IS_GRAY and chunks.isdisjoint(_SPECIAL):
         return Header("PNG", _IS_GRAY[color_type], None, (width, height))
+    if depth == 16 and color_type in _IS_GRAY and b"tRNS" in chunks:  # Pillow compares 8 bits of it
+        raise BadImage("one of its 16-bit values is transparent: save it with an alpha channel")
     transparent = color_type in (4, 6) or b"tRNS" in chunks
     reasons = {
         "16-bit": depth == 16,
@@ -59,15 +61,5 @@ def _png_header(data: bytes) -> Header:
     }
     reason = next(reason for reason, holds in reasons.items() if holds)
     several = b"acTL" in chunks  # damaged animations end OpenCV's process
-    key = () if several else _color_key(data, chunks, depth, color_type)
-    use_pillow = several or not key and (transparent or b"eXIf" in chunks)
-    return Header("PNG", color_type in (0, 4), reason, (width, height), several, use_pillow, key)
-
-
-def _color_key(data: bytes, chunks: dict, depth: int, color_type: int) -> tuple[int, ...]:
-    """Return the gray value, or R G B, that is transparent, scaled as OpenCV scales values."""
-    if b"tRNS" not in chunks or color_type not in _IS_GRAY or depth not in (1, 2, 4, 8, 16):
-        return ()
-    levels = 2**depth - 1
-    values = struct.unpack_from(">H" if color_type == 0 else ">3H", data, chunks[b"tRNS"])
-    return tuple((value & levels) * max(1, 255 // levels) for value in values)
+    use_pillow = several or transparent or b"eXIf" in chunks
+    return Header("PNG", color_type in (0, 4), reason, (width, height), several, use_pillow)

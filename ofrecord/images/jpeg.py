@@ -2,7 +2,7 @@
 
 import re
 import struct
-import warnings
+from collections.abc import Iterator
 
 from .formats import BadImage, Header
 
@@ -15,36 +15,30 @@ _SEGMENTS = {*_FRAMES, 0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD}
 _MISCELLANEOUS = {*range(0xE0, 0xF0), 0xFE}
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in a scan: no stuffing, no restart
 _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
-# Warnings of what changes no pixel, of which the first hides all that come later.
-ODDITIES = re.compile("Invalid SOS parameters|unknown JFIF revision")
-END_MARKER = b"\xff\xd9"
+# The first entry 0x0112 of EXIF data, in its byte order: a type, a count, the orientation.
+_ORIENTATION = re.compile(
+    rb"Exif\0\0(?:II.*?\x12\x01[^\0]\0|MM.*?\x01\x12\0[^\0]).{4}(..)", re.DOTALL
+)
+_UPRIGHT = {b"\1\0", b"\0\1"}
+_END_MARKER = b"\xff\xd9"
 
 
 def jpeg_header(data: bytes) -> Header:
     """Find the frame and look for the end marker; the decoder warns of damage in between."""
-    position, rotated, several = 2, None, False
-    try:
-        while True:
-            if data[position] != 0xFF:
-                raise BadImage("the JPEG markers are damaged")
-            marker = data[position + 1]
-            if marker == 0xFF:  # a fill byte
-                position += 1
-                continue
-            (length,) = struct.unpack_from(">H", data, position + 2)
-            body, position = position + 4, position + 2 + length
-            if marker == _EXIF and data.startswith(b"Exif\0\0", body) and rotated is None:
-                rotated = _is_rotated(data[body:position])  # of several the first counts
-            elif marker == _MPF and data.startswith(b"MPF\0", body):
-                several = True  # but for a phone's table of gains, see below
-            elif marker in _FRAMES:
-                break
-            elif marker == _SCAN:
-                raise BadImage("the JPEG frame header is missing")
-        precision, height, width, components = struct.unpack_from(">BHHB", data, body)
-    except (struct.error, IndexError):
-        raise BadImage("the JPEG is truncated") from None
-    is_ended = data.rfind(END_MARKER, position) >= 0  # before it, a thumbnail may have one
+    rotated, several = None, False
+    for marker, start, end in _segments(data):
+        if marker in _FRAMES or marker == _SCAN:
+            break
+        if marker == _EXIF and data.startswith(b"Exif\0\0", start) and rotated is None:
+            found = _ORIENTATION.match(data, start, end)  # of several segments the first counts
+            rotated = found is not None and found[1] not in _UPRIGHT
+        elif marker == _MPF and data.startswith(b"MPF\0", start):
+            several = True
+    if marker not in _FRAMES or len(data) < start + 6:
+        raise BadImage("the JPEG is truncated or damaged (no frame header)")
+    precision, height, width, components = struct.unpack_from(">BHHB", data, start)
+    several = several and b"hdrgm:" not in data[:start]  # a phone's table of gains is no picture
+    is_ended = data.rfind(_END_MARKER, start) >= 0  # before it, a thumbnail may have one
     reasons = {
         "rare JPEG coding": marker > _PROGRESSIVE or precision != 8,
         "CMYK": components not in (1, 3),
@@ -53,43 +47,29 @@ def jpeg_header(data: bytes) -> Header:
         "missing scans": marker == _PROGRESSIVE and _lacks_scans(data),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
-    several = several and b"hdrgm:" not in data[:position]
     return Header("JPEG", components == 1, reason, (width, height), several, is_ended=is_ended)
 
 
-def _is_rotated(exif: bytes) -> bool:
-    """Whether EXIF data tells to rotate or mirror the image."""
-    from PIL import Image  # takes 0.05 s to import, and most images do not need it
-
-    tags = Image.Exif()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tags.load(exif)
-        return tags.get(0x0112, 1) != 1  # 1: upright
-    except Exception:  # damaged: the pixels are decided here, not by OneFlow
-        return True
-
-
-def _walk(data: bytes) -> tuple[list[tuple[int, int, int]], int]:
-    """Return (marker, start, end) of all segments of the image, and the position of what ends it."""
-    position, segments, allowed = 2, [], _SEGMENTS | _MISCELLANEOUS
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of each segment of the image; at last 0 and where it ends."""
+    position, allowed = 2, _SEGMENTS | _MISCELLANEOUS
     while found := _NEXT_MARKER.search(data, position):
         marker, start = found[1][0], found.end() + 2
         if marker not in allowed:
-            return segments, found.start()
+            break
         if marker == _SCAN:
             allowed = _SEGMENTS
         position = start + max(0, int.from_bytes(data[start - 2 : start], "big") - 2)
-        segments.append((marker, start, position))
-    return segments, len(data)
+        yield marker, start, position
+    end = found.start() if found else len(data)
+    yield 0, end, end
 
 
 def _lacks_scans(data: bytes) -> bool:
     """Whether a progressive JPEG lacks bits, which OneFlow's and OpenCV's decoders guess otherwise."""
     lowest = {}  # by component: the lowest bit that is there of each of its coefficients
     try:
-        for marker, start, end in _walk(data)[0]:
+        for marker, start, end in _segments(data):
             if marker == _PROGRESSIVE:
                 lowest = {component: [16] * 64 for component in data[start + 6 : end : 3]}
             elif marker == _SCAN:
@@ -101,21 +81,10 @@ def _lacks_scans(data: bytes) -> bool:
     return any(map(any, lowest.values()))
 
 
-def without_oddities(data: bytes) -> bytes:
-    """Return a JPEG that libjpeg does not warn of for what changes no pixel."""
-    changed, segments = bytearray(data), _walk(data)[0]
-    is_sequential = _PROGRESSIVE not in {marker for marker, _, _ in segments}
-    for marker, start, end in segments:
-        if marker == _SCAN and is_sequential:
-            changed[end - 3 : end] = b"\0\x3f\0"  # all coefficients, all bits
-        elif data.startswith(b"JFIF\0", start):
-            changed[start + 5] = 1  # of the format's version
-    return bytes(changed)
-
-
 def with_end_marker(data: bytes) -> bytes:
     """Return a JPEG without end marker with one: behind its trailer, or where that has markers."""
-    return data[: _walk(data)[1]] + END_MARKER
+    *_, (_, end, _) = _segments(data)
+    return data[:end] + _END_MARKER
 
 
 def damage_of_jpeg(messages: list[str], data: bytes, is_ended: bool) -> str | None:
@@ -126,7 +95,7 @@ def damage_of_jpeg(messages: list[str], data: bytes, is_ended: bool) -> str | No
     """
     if is_ended and not messages:
         return None
-    end = _walk(data)[1]
+    *_, (_, end, _) = _segments(data)
     match = _EXTRANEOUS.search(messages[0]) if len(messages) == 1 else None
     number = int(match[1]) if match else 0
     is_padding = data[:end].rstrip(b"\xff").endswith(bytes(number))

@@ -2,13 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import cv2
 import numpy as np
 
-LOG_LEVEL_DEBUG = 5  # of cv2.setLogLevel
 ENOUGH_MEMORY = 2**30  # bytes
 
 
@@ -24,9 +20,11 @@ class DecoderMessages:
     wrong. One context around many images saves the time that switching takes for each.
     """
 
-    # Parts of messages about images whose pixels are right all the same.
+    # Messages about images whose pixels are right all the same. (libjpeg prints its first warning
+    # only: after such a one, damage in the middle of the same file is not noticed.)
     HARMLESS = re.compile(
-        "^libpng warning: |^\\[ WARN:|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
+        "^libpng warning: |^\\[ WARN:|Invalid SOS parameters|unknown JFIF revision"
+        "|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
     )
 
     is_open = False
@@ -55,16 +53,3 @@ class DecoderMessages:
 
 
 decoder_messages = DecoderMessages()  # of this process
-
-
-@contextmanager
-def libtiff_messages() -> Iterator[None]:
-    """Have OpenCV print libtiff's messages to stderr: it does so at DEBUG only, and to stdout."""
-    level, stdout = cv2.setLogLevel(LOG_LEVEL_DEBUG), os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        cv2.setLogLevel(level)

@@ -1,18 +1,20 @@
 """Images that Pillow reads: all but JPEG and the PNG that are neither transparent nor turned."""
 
 import io
+import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
-from .formats import NO_HEIF, BadImage, Header, check_size
-from .messages import check_memory
-from .tiff import ADVICE, BITS, COLOR_MAP, PHOTOMETRIC, tiff_header
+from .formats import BadImage, Header, check_size
+from .messages import check_memory, decoder_messages
 
 if TYPE_CHECKING:  # Pillow takes 0.05 s to import, and most datasets do not need it
     from PIL import Image
@@ -28,9 +30,14 @@ _STARTS = {  # what a file starts with
     "HEIC": rb"....ftyp(....)*?(heic|heix|heim|heis|hevc|mif1)",
 }
 _PILLOW_NAMES = {"PNM": "PPM", "JPEG 2000": "JPEG2000", "HEIC": "HEIF"}  # others: in capitals
-_MAY_MOVE = {"WebP", "GIF", "AVIF", "HEIC"}
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B"}
-_DEEP_PPM = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+65535\s")
+# Numbers of tags of TIFF 6.0 and its supplements.
+_BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
+_STRIPS, _TILES = (273, 279), (324, 325)  # where they start, how long they are
+# Values of _COMPRESSION: Deflate, which has checksums; and fax, JPEG and PackBits.
+_DEFLATE, _UNCHECKED = {8, 32946}, {2, 3, 4, 7, 32773}
+_DEBUG = 5  # of cv2.setLogLevel
+_ADVICE = "scale them to 0 to 255 and save it as an 8-bit PNG"
 
 
 def other_header(data: bytes) -> Header:
@@ -41,28 +48,60 @@ def other_header(data: bytes) -> Header:
     kind = next(kinds, None)
     if kind is None:
         raise BadImage(f"it is none of PNG, JPEG, {', '.join(_STARTS)}: save it as PNG")
-    if kind == "TIFF":
-        return tiff_header(data)
     if kind == "JPEG 2000":
-        return _jpeg_2000_header(data)
-    if kind not in _MAY_MOVE:
-        return Header(kind, uses_pillow=True)
+        _check_depth(data)
     with _open(data, kind) as image:
-        return Header(kind, several=image.is_animated, uses_pillow=True)
+        tags = getattr(image, "tag_v2", {})
+        if kind == "TIFF":
+            _check_tiff(data, tags)
+        reason = "16-bit" if max(tags.get(_BITS, (1,))) > 8 else None
+        several = getattr(image, "is_animated", False)
+        return Header(kind, reencode_reason=reason, several=several, uses_pillow=True)
 
 
-def _jpeg_2000_header(data: bytes) -> Header:
-    """Look at the depth of the values: Pillow turns the largest of 16-bit colors into 0."""
+def _check_depth(data: bytes) -> None:
+    """Raise BadImage for a JPEG 2000 of over 8 bits: Pillow turns the largest of colors into 0."""
     start = data.find(b"\xff\x4f\xff\x51")  # of the codestream, and in it of the sizes
     count = int.from_bytes(data[start + 40 : start + 42], "big")
     depths = data[start + 42 : start + 42 + 3 * count : 3]  # less 1; the upper bit: signed
-    if start < 0 or not depths:
-        raise BadImage("the JPEG 2000 is truncated")
-    if max(depths) < 8:
-        return Header("JPEG 2000", uses_pillow=True)
-    if max(depths) > 127 or count not in (1, 3):
-        raise BadImage(f"its values are signed, or transparent with over 8 bits: {ADVICE}")
-    return Header("JPEG 2000", count == 1, "16-bit", uses_pillow=count == 1)
+    if max(depths, default=0) > 7:
+        raise BadImage(f"its values are signed, or have more than 8 bits: {_ADVICE}")
+
+
+def _check_tiff(data: bytes, tags: Mapping) -> None:
+    """Look at the type of the values, and at the checksums of deflated data, which Pillow ignores."""
+    if {*tags.get(_SAMPLE_FORMAT, (1,))} != {1}:
+        raise BadImage(f"its values are signed, or floating-point numbers: {_ADVICE}")
+    if tags.get(_COMPRESSION) in _DEFLATE:
+        starts, lengths = _STRIPS if _STRIPS[0] in tags else _TILES
+        for start, length in zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False):
+            _check_deflate(data[start : start + length])
+
+
+def _check_deflate(strip: bytes) -> None:
+    """Raise BadImage where compressed data is damaged; takes little memory whatever it holds."""
+    stream = zlib.decompressobj()
+    try:
+        while not stream.eof:
+            if not stream.decompress(strip, 2**20) and not stream.eof:
+                raise BadImage("the TIFF is truncated")
+            strip = stream.unconsumed_tail
+    except zlib.error as error:
+        raise BadImage(f"the TIFF is damaged ({error})") from None
+
+
+def _check_messages(data: bytes) -> None:
+    """Raise BadImage where libtiff's messages, which Pillow drops, tell of damage in a TIFF."""
+    level, stdout = cv2.setLogLevel(_DEBUG), os.dup(1)
+    os.dup2(2, 1)  # OpenCV prints them to stdout, at that level
+    try:
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        cv2.setLogLevel(level)
+    if messages := decoder_messages.take():
+        raise BadImage(messages[0])
 
 
 @contextmanager
@@ -97,7 +136,7 @@ def _register_heif() -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
-        raise BadImage(NO_HEIF) from None
+        raise BadImage("it needs another package: pip install pillow-heif") from None
     register_heif_opener()
 
 
@@ -105,23 +144,25 @@ def decode_with_pillow(data: bytes, kind: str, gray: bool | None, background: st
     """Return the first picture, turned as EXIF says and laid on the background, as decode() does."""
     from PIL import Image, ImageOps
 
-    if match := _DEEP_PPM.match(data):  # Pillow would take a second for a megapixel, and round
-        data = b"P6 %b %b 255\n" % match.groups() + data[match.end() :: 2]
     with _open(data, kind) as image:
         tags = getattr(image, "tag_v2", {})  # of TIFF
-        if image.mode == "P" and max(tags.get(COLOR_MAP, (256,))) < 256:
-            image.putpalette(bytes(tags[COLOR_MAP]), "RGB;L")  # 8 bits, where there should be 16
+        if image.mode == "P" and max(tags.get(_COLOR_MAP, (256,))) < 256:
+            image.putpalette(bytes(tags[_COLOR_MAP]), "RGB;L")  # 8 bits, where there should be 16
         image.load()
-        if kind == "PNG":  # programs turn it by its EXIF chunk only
+        if tags.get(_COMPRESSION) in _UNCHECKED:
+            _check_messages(data)
+        if kind == "PNG":
             for key in ("Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
-                image.info.pop(key, None)
+                image.info.pop(key, None)  # programs turn it by its EXIF chunk only
+            if image.mode == "L" and data[24] < 8 and "transparency" in image.info:
+                image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # the depth's largest
         if gray is None:
             gray = image.mode in _GRAY_MODES
             if kind == "BMP" and image.mode == "P":
                 colors = np.reshape(image.getpalette(), (-1, 3))
                 gray = bool((colors == colors[:, :1]).all())
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
+        if image.mode.startswith("I"):
             image = Image.fromarray(_upper_bits(image, tags))
         # A BMP whose alpha is zero everywhere has none.
         if image.has_transparency_data and not (kind == "BMP" and image.getextrema()[-1] == (0, 0)):
@@ -134,10 +175,8 @@ def decode_with_pillow(data: bytes, kind: str, gray: bool | None, background: st
 def _upper_bits(image: "Image.Image", tags: Mapping) -> np.ndarray:
     """Return the upper 8 bits of gray values that have more, as uint8. Raises BadImage."""
     values = np.asarray(image)
-    if image.mode == "F":
-        raise BadImage(f"its values are floating-point numbers: {ADVICE}")
     if values.min() < 0 or values.max() > 65535:
-        raise BadImage(f"its values are not all within 0 to 65,535: {ADVICE}")
-    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds for fewer bits only
+        raise BadImage(f"its values are not all within 0 to 65,535: {_ADVICE}")
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds for fewer bits only
         values = 65535 - values
-    return (values >> (4 if tags.get(BITS) == (12,) else 8)).astype(np.uint8)
+    return (values >> (4 if tags.get(_BITS) == (12,) else 8)).astype(np.uint8)

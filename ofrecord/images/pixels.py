@@ -9,8 +9,8 @@ import numpy as np
 
 from ..dataset.manifest import FORMATS
 from .formats import BadImage, Header, ImageOptions
-from .jpeg import ODDITIES, damage_of_jpeg, with_end_marker, without_oddities
-from .messages import check_memory, decoder_messages, libtiff_messages
+from .jpeg import damage_of_jpeg, with_end_marker
+from .messages import check_memory, decoder_messages
 from .others import decode_with_pillow
 
 _FLAGS = {True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR}
@@ -34,13 +34,18 @@ def decode(
     decoder_messages.take()  # what was printed before is not of this image
     options = options or ImageOptions()
     gray = header.gray if options.color == "auto" else options.color == "gray"
+    if header.uses_pillow:
+        return decode_with_pillow(data, header.kind, gray, options.background)
+    whole = data if header.is_ended else with_end_marker(data)
+    pixels = _imdecode(whole, (_REDUCED_FLAGS if reduced else _FLAGS)[gray])
+    messages = decoder_messages.take()
     if header.kind == "JPEG":
-        return _decode_jpeg(data, header, (_REDUCED_FLAGS if reduced else _FLAGS)[gray])
-    if not header.uses_pillow:
-        return _decode_png(data, header, gray, options.background)
-    if header.is_unchecked:
-        _check_tiff(data)
-    return decode_with_pillow(data, header.kind, gray, options.background)
+        damage = damage_of_jpeg(messages, data, header.is_ended)
+    else:
+        damage = messages[0] if messages else None
+    if damage:
+        raise BadImage(damage)
+    return pixels
 
 
 def may_be_reduced(header: Header, size: tuple[int, int] | None) -> bool:
@@ -68,46 +73,6 @@ def _imdecode(data: bytes, flag: int) -> np.ndarray:
         check_memory()
         raise BadImage("OpenCV cannot read it as an image")
     return pixels
-
-
-def _decode_jpeg(data: bytes, header: Header, flag: int) -> np.ndarray:
-    ended = data if header.is_ended else with_end_marker(data)
-    pixels = _imdecode(ended, flag)
-    messages = decoder_messages.take()
-    if messages and ODDITIES.search(messages[0]):
-        pixels = _imdecode(without_oddities(ended), flag)
-        messages = decoder_messages.take()
-    if damage := damage_of_jpeg(messages, data, header.is_ended):
-        raise BadImage(damage)
-    return pixels
-
-
-def _decode_png(data: bytes, header: Header, gray: bool, background: str) -> np.ndarray:
-    """Decode a PNG whose transparent pixels, if any, are those of one value.
-
-    (Pillow compares that value with 8 bits of others. Also decodes JPEG 2000 of 16-bit colors.)
-    """
-    key = header.color_key
-    pixels = _imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if key else _FLAGS[gray])
-    if messages := decoder_messages.take():
-        raise BadImage(messages[0])
-    if not key:
-        return pixels
-    from PIL import ImageColor  # takes 0.05 s to import, and most images do not need it
-
-    hidden = (pixels == key[::-1]).all(axis=2)
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    pixels[hidden] = ImageColor.getcolor(background, "RGB")[::-1]
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY) if gray else pixels
-
-
-def _check_tiff(data: bytes) -> None:
-    """Raise BadImage where libtiff's messages, which Pillow drops, tell of damage."""
-    with libtiff_messages(), _opencv_errors("read"):
-        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if messages := decoder_messages.take():
-        raise BadImage(messages[0])
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], fit: str, background: str) -> np.ndarray:

@@ -92,8 +92,11 @@ def test_what_is_stored_unchanged(decoded, ext):
 
 
 def test_files_of_several_pictures_are_told():
+    from img2ofrecord import encode_img_file
+
     several = [name for name, file in FILES.items() if read_header(file.data).several]
     assert several == SEVERAL
+    assert encode_img_file("mpo.jpg", ".jpg", None, FILES["mpo.jpg"].data, reduced=True).several
 
 
 def test_the_options():
@@ -157,13 +160,22 @@ OTHER_KINDS = {
     **{kind: pillow(RGB, kind) for kind in ("EPS", "ICO", "TGA", "PCX", "PDF")},
 }
 FEW = np.zeros((3, 3), int)
+UNKNOWN = "Pillow cannot read it as TIFF: save it as PNG"
+TYPE = "signed, or floating-point numbers: scale them to 0 to"
 REFUSED = {
     **{f"bomb: {name}": (data, "pixels are too many: 1,073") for name, data in BOMBS.items()},
     **{name: (data, "none of PNG, JPEG, TIFF") for name, data in OTHER_KINDS.items()},
-    **{f"float{n}": (tiff(FEW, 1, n, tags=FLOATS), "floating-point numbers") for n in (16, 32, 64)},
-    **{f"signed{n}": (tiff(FEW, 1, n, tags=SIGNED), "signed integers") for n in (8, 16, 32, 64)},
-    "signed rgb": (tiff(RGB, 2, tags={339: (3, [2] * 3)}), "signed integers: scale them to 0 to"),
+    **{f"float{n}": (tiff(FEW, 1, n, tags=FLOATS), UNKNOWN) for n in (16, 64)},
+    "float32": (tiff(FEW, 1, 32, tags=FLOATS), TYPE),
+    **{f"signed{n}": (tiff(FEW, 1, n, tags=SIGNED), TYPE) for n in (8, 16, 32)},
+    "signed64": (tiff(FEW, 1, 64, tags=SIGNED), UNKNOWN),
+    "signed rgb": (tiff(RGB, 2, tags={339: (3, [2] * 3)}), UNKNOWN),
     "big values": (tiff(DEEP_GRAY + 1000, 1, 32), "not all within 0 to 65,535: scale them to 0 to"),
+    "deep key": (
+        png(DEEP_GRAY, 0, 16, transparent_value(9)),
+        "one of its 16-bit values is transpa",
+    ),
+    "deep jp2": (opencv(DEEP_GRAY.astype(np.uint16)[..., None], ".jp2"), "have more than 8 bits"),
     "deep alpha": (tiff(LA, 1, 16), "Pillow cannot read it as TIFF: save it as PNG"),
     "text": (b"BMW makes cars. " * 9, "Pillow cannot read it as BMP"),
     "empty": (b"", "the file is empty"),
