@@ -13,7 +13,7 @@ from runtime.atomic import replace_file
 HEAD, ROW, SIDE = 0.4, 1.2, 0.88  # inches: a group's title, a row of images, and an image
 # The first of these that there are for each character; those after the first have Chinese.
 FONTS = "DejaVu Sans,Noto Sans CJK SC,Noto Sans CJK JP,WenQuanYi Micro Hei,WenQuanYi Zen Hei,SimHei"
-LONGEST = 17  # characters of a caption
+WIDEST = 96  # pixels of a caption, of the 100 from image to image
 
 
 class Tile(NamedTuple):
@@ -45,7 +45,10 @@ def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -
             extent = left, left + w, top + h, top
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
             place = {"x": left + w / 2, "y": top - 0.04, "ha": "center"}
-            axes.text(s=caption[:LONGEST], fontsize=7, color=color, **place, **style)
+            text = axes.text(s=caption, fontsize=7, color=color, **place, **style)
+            while text.get_window_extent().width > WIDEST and caption:
+                caption = caption[:-1]
+                text.set_text(f"{caption}…")
             if color != "black":
                 axes.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=color))
         y += ROW * -(-len(tiles) // columns)

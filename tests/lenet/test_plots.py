@@ -4,20 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
-from matplotlib import pyplot, text
+from matplotlib import text
+from matplotlib.figure import Figure
 
 LONG = ["coffee cup", "coffee can", "a class with a very long name indeed", "$5 to $10", "红"]
 
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that were drawn, which stay open until the end of the test."""
-    drawn = []
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, "close", drawn.append)
-    yield drawn
-    for figure in drawn:
-        close(figure)
+    """The figures that were drawn."""
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **how: (drawn.append(self), save(self, *args, **how))
+    )
+    return drawn
 
 
 def written(figure):
