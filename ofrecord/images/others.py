@@ -7,7 +7,6 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -110,7 +109,11 @@ def _open(data: bytes, kind: str) -> Iterator["Image.Image"]:
     from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
     if kind == "HEIC":
-        _register_heif()
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise BadImage("it needs another package: pip install pillow-heif") from None
+        register_heif_opener()
     TiffImagePlugin.READ_LIBTIFF = True  # its own reader mixes up planes of 16 bits
     Image.MAX_IMAGE_PIXELS = None  # here it is check_size() that says how many
     name = _PILLOW_NAMES.get(kind, kind.upper())
@@ -128,16 +131,6 @@ def _open(data: bytes, kind: str) -> Iterator["Image.Image"]:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "save it as PNG" if unknown else str(error) or type(error).__name__
         raise BadImage(f"Pillow cannot read it as {kind}: {reason}") from None
-
-
-@cache
-def _register_heif() -> None:
-    """Have Pillow read HEIC files. Raises BadImage where pillow-heif is not installed."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        raise BadImage("it needs another package: pip install pillow-heif") from None
-    register_heif_opener()
 
 
 def decode_with_pillow(data: bytes, kind: str, gray: bool | None, background: str) -> np.ndarray:
