@@ -12,7 +12,7 @@ _PROGRESSIVE, _SCAN, _EXIF, _MPF = 0xC2, 0xDA, 0xE1, 0xE2
 # Segments of an image: frame, tables, scan, number of lines, restart interval; and what stands
 # before the first scan only: application data and comment.
 _SEGMENTS = {*_FRAMES, 0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD}
-_MISCELLANEOUS = {*range(0xE0, 0xF0), 0xFE}
+_FIRST_SEGMENTS = _SEGMENTS | {*range(0xE0, 0xF0), 0xFE}
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in a scan: no stuffing, no restart
 _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 # The first entry 0x0112 of EXIF data, in its byte order: a type, a count, the orientation.
@@ -52,7 +52,7 @@ def jpeg_header(data: bytes) -> Header:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, end) of each segment of the image; at last 0 and where it ends."""
-    position, allowed = 2, _SEGMENTS | _MISCELLANEOUS
+    position, allowed = 2, _FIRST_SEGMENTS
     while found := _NEXT_MARKER.search(data, position):
         marker, start = found[1][0], found.end() + 2
         if marker not in allowed:
