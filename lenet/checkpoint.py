@@ -90,7 +90,7 @@ def open_checkpoint(path: str) -> Checkpoint:
         try:
             arrays = _read_arrays(file)
             fields = load_json(arrays.pop(INFO).tobytes())
-            if fields["layout"] != LAYOUT:
+            if fields.get("layout") != LAYOUT:
                 raise InputError(f"another version of this project wrote {path}: train again")
             info = validate(CheckpointInfo, fields)
         except (OSError, InputError):

@@ -17,6 +17,7 @@ from .engine import flow
 PIXEL_STD = 0.5
 
 MIN_SIDE, MAX_PIXELS = 4, 2**20  # of an image: the network halves it twice; 8 GB of weights
+MAX_FITTED = 2**26  # pixels: the converter's limit for --size
 MAX_CLASSES = 2**20
 
 Side = Annotated[int, Field(ge=1, le=2**16)]  # pixels
@@ -47,7 +48,8 @@ class ModelSpec(StrictModel):
             raise ValueError("mean and scale should have a figure a channel")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"there should be {self.num_classes} class names")
-        if self.width * self.height > MAX_PIXELS:
+        fitted = self.fit[1] * self.fit[2] if self.fit else 0
+        if self.width * self.height > MAX_PIXELS or fitted > MAX_FITTED:
             raise ValueError("its images have too many pixels")
         return self
 

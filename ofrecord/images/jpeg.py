@@ -21,6 +21,8 @@ _ORIENTATION = re.compile(
 )
 _UPRIGHT = {b"\1\0", b"\0\1"}
 _END_MARKER = b"\xff\xd9"
+# Warnings of what changes no pixel; libjpeg prints its first one only, so they hide all later ones.
+ODDITIES = re.compile("Invalid SOS parameters|unknown JFIF revision")
 
 
 def jpeg_header(data: bytes) -> Header:
@@ -79,6 +81,18 @@ def _lacks_scans(data: bytes) -> bool:
     except (KeyError, ValueError):  # damaged: the decoder tells
         return True
     return any(map(any, lowest.values()))
+
+
+def without_oddities(data: bytes) -> bytes:
+    """Return a JPEG that libjpeg does not warn of for what changes no pixel."""
+    changed, segments = bytearray(data), list(_segments(data))
+    is_sequential = _PROGRESSIVE not in {marker for marker, _, _ in segments}
+    for marker, start, end in segments:
+        if marker == _SCAN and is_sequential:
+            changed[end - 3 : end] = b"\0\x3f\0"  # all coefficients, all bits
+        elif data.startswith(b"JFIF\0", start):
+            changed[start + 5] = 1  # of the format's version
+    return bytes(changed)
 
 
 def with_end_marker(data: bytes) -> bytes:

@@ -20,11 +20,9 @@ class DecoderMessages:
     wrong. One context around many images saves the time that switching takes for each.
     """
 
-    # Messages about images whose pixels are right all the same. (libjpeg prints its first warning
-    # only: after such a one, damage in the middle of the same file is not noticed.)
+    # Messages about images whose pixels are right all the same.
     HARMLESS = re.compile(
-        "^libpng warning: |^\\[ WARN:|Invalid SOS parameters|unknown JFIF revision"
-        "|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
+        "^libpng warning: |^\\[ WARN:|TIFFReadDirectory|TIFFFetchNormalTag|TIFFReadCustomDirectory"
     )
 
     is_open = False

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..dataset.manifest import FORMATS
 from .formats import BadImage, Header, ImageOptions
-from .jpeg import damage_of_jpeg, with_end_marker
+from .jpeg import ODDITIES, damage_of_jpeg, with_end_marker, without_oddities
 from .messages import check_memory, decoder_messages
 from .others import decode_with_pillow
 
@@ -37,8 +37,10 @@ def decode(
     if header.uses_pillow:
         return decode_with_pillow(data, header.kind, gray, options.background)
     whole = data if header.is_ended else with_end_marker(data)
-    pixels = _imdecode(whole, (_REDUCED_FLAGS if reduced else _FLAGS)[gray])
-    messages = decoder_messages.take()
+    flag = (_REDUCED_FLAGS if reduced else _FLAGS)[gray]
+    pixels, messages = _imdecode(whole, flag), decoder_messages.take()
+    if header.kind == "JPEG" and messages and ODDITIES.search(messages[0]):
+        pixels, messages = _imdecode(without_oddities(whole), flag), decoder_messages.take()
     if header.kind == "JPEG":
         damage = damage_of_jpeg(messages, data, header.is_ended)
     else:

@@ -181,7 +181,7 @@ def test_bad_files_do_not_prevent_the_others(trained, tmp_path):
     assert result.code == 2 and predicted_labels(result) == ["5"], result
     lines = result.err.splitlines()
     for name, text in zip(
-        bad, ("empty", "No such file", "not a regular file", "", "cannot read"), strict=True
+        bad, ("empty", "No such file", "not a regular file", "", "it is none of PNG"), strict=True
     ):
         assert any(
             str(tmp_path / name) in line and text in line and ": error: " in line for line in lines
@@ -228,7 +228,7 @@ def test_checkpoints_that_cannot_be_used(trained, tmp_path):
     cut(copy, 1000)
     assert_one_error(predict(copy, FIVE), str(copy), "damaged")
     assert_one_error(predict(FIVE, FIVE), str(FIVE), "damaged")
-    assert_one_error(predict("/dev/zero", FIVE), "/dev/zero is not a regular file")
+    assert_one_error(predict("/dev/zero", FIVE), "/dev/zero: it is not a regular file")
     assert not (tmp_path / "x.onnx").exists()
 
 
@@ -395,7 +395,7 @@ FITS = {"squeeze": (28, "fit"), "pad": (2**16, "too many pixels")}
 @pytest.mark.parametrize("method", FITS)
 def test_a_fit_that_cannot_be(trained, tmp_path, method):
     side, text = FITS[method]
-    fit = {"method": method, "width": side, "height": side}
+    fit = [method, side, side]
     other = shutil.copy(trained, tmp_path / "other.npz")
     edit_about(other, lambda found: found["spec"].update(fit=fit))
     assert_one_error(predict(other, FIVE), "is damaged", text)

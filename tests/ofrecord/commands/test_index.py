@@ -174,7 +174,9 @@ def test_another_programs_dataset_json(tmp_path, text):
     assert result.code == 0 and read_manifest(folder)["class_names"] is None, result
 
 
-@pytest.mark.parametrize("fields", [{"class_names": 5}, {"skipped": 5}, {"fit": []}, {"split_id": {}}])
+@pytest.mark.parametrize(
+    "fields", [{"class_names": 5}, {"skipped": 5}, {"fit": []}, {"split_id": {}}]
+)
 def test_fields_of_another_type(dataset, fields):
     rewrite_manifest(dataset, layout=2, **fields)
     result = ofrecord("index", dataset)

@@ -185,7 +185,8 @@ def test_a_progressive_jpeg_that_lacks_scans_is_not_stored_unchanged():
     assert read_header(PROGRESSIVE).reencode_reason is None
 
 
-def test_a_harmless_warning_is_no_damage():
+def test_a_harmless_warning_hides_no_damage():
+    """libjpeg prints its first warning only."""
     start = JPEG.rindex(b"\xff\xda") + 2
     end = start + int.from_bytes(JPEG[start : start + 2], "big")
     odd = {
@@ -195,7 +196,8 @@ def test_a_harmless_warning_is_no_damage():
     }
     for name, data in odd.items():
         assert (outcome(data) == outcome(PROGRESSIVE if "pro" in name else JPEG)).all(), name
-        assert "truncated" in outcome(data[:-3000]), name
+        damaged = data[:-3000] + np.random.default_rng(0).bytes(1000) + data[-2000:]
+        assert isinstance(outcome(damaged), str), name
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".jpg")])
