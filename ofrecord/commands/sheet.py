@@ -1,6 +1,8 @@
 """Pictures of many small images in groups, each with a caption."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +32,15 @@ def text_style() -> dict[str, object]:
     return {"parse_math": False, "family": [each for each in FONTS.split(",") if each in installed]}
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """A character that no font has is a box, and no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@_without_warnings()
 def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -> None:
     """Write groups of images, each below its title, as a PNG file. Raises OSError."""
     rows = sum(-(-len(tiles) // columns) for _, tiles in groups)
@@ -57,8 +68,8 @@ def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -
     save_figure(figure, path)
 
 
+@_without_warnings()
 def save_figure(figure: Figure, path: str) -> None:
     """Write a figure as a PNG file. Raises OSError."""
-    with replace_file(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no font has a character: it is a box
+    with replace_file(path) as file:
         figure.savefig(file, format="png")
