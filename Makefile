@@ -24,7 +24,7 @@ PYTEST = $(PYTHON_RUN) -m pytest --durations=10
 ON_TWO_CORES = -n 2 --dist loadfile
 
 PEERS_READY = $(if $(filter no,$(PEERS)),,.venv-peers/ready)
-BENCH_OPTIONS = $(if $(PEERS_READY),--peers_python .venv-peers/bin/python) $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
+BENCH_OPTIONS = $(if $(PEERS_READY),--peers_python .venv-peers/bin/python) $(if $(MNIST),--mnist "$$MNIST") $(BENCH)
 
 .PHONY: train mnist test test-slow test-all lint gpu picture bench bench-growth bench-load bench-train venv venv-test constraints clean
 
@@ -33,13 +33,13 @@ train: venv
 	$(PYTHON_RUN) lenet_train.py
 
 mnist: venv
-	$(PYTHON_RUN) data/get_mnist.py $(if $(MNIST),--source $(MNIST))
+	$(PYTHON_RUN) data/get_mnist.py $(if $(MNIST),--source "$$MNIST")
 	for split in train test; do \
 	  $(PYTHON_RUN) img2ofrecord.py --image_root data/mnist/$${split}_set/ --label_dir data/mnist/$${split}_label/label.txt \
 	    --save_dir data/mnist/$${split}_dataset/ --part_num 4 || exit; \
 	done
-	OMP_NUM_THREADS=1 $(PYTHON_RUN) $(if $(ONE_RANK),,$(TWO_RANKS)) \
-	  lenet_train.py --config configs/mnist.yaml $(if $(wildcard runs/mnist/config.yaml),--resume)
+	OMP_NUM_THREADS=1 $(PYTHON_RUN) $(if $(ONE_RANK),,$(TWO_RANKS)) lenet_train.py \
+	  $(if $(wildcard runs/mnist/config.yaml),--run_dir runs/mnist --resume,--config configs/mnist.yaml)
 
 test: venv-test
 	$(PYTEST) $(ON_TWO_CORES) -m "not slow"
@@ -51,7 +51,7 @@ test-all: venv-test
 	$(PYTEST) $(ON_TWO_CORES)
 
 gpu: venv-test
-	$(PYTHON_RUN) benchmarks/gpu.py $(if $(MNIST),--mnist $(MNIST)) \
+	$(PYTHON_RUN) benchmarks/gpu.py $(if $(MNIST),--mnist "$$MNIST") \
 	  $(if $(wildcard .venv-peers/ready),--peers_python .venv-peers/bin/python)
 	$(PYTEST) -m gpu -rs
 
@@ -70,7 +70,7 @@ bench: venv $(PEERS_READY)
 	$(PYTHON_RUN) benchmarks/convert.py $(BENCH_OPTIONS)
 
 bench-growth: venv
-	$(PYTHON_RUN) benchmarks/growth.py $(if $(MNIST),--mnist $(MNIST)) $(BENCH)
+	$(PYTHON_RUN) benchmarks/growth.py $(if $(MNIST),--mnist "$$MNIST") $(BENCH)
 
 bench-load: venv $(PEERS_READY)
 	$(PYTHON_RUN) benchmarks/load.py $(BENCH_OPTIONS)
@@ -94,5 +94,6 @@ constraints:  # after a change in a requirements file; its uv is there after any
 	  --annotation-style line $(if $(UPGRADE),--upgrade) -o constraints.txt requirements.txt tests/requirements.txt
 
 clean:
-	rm -rf dataset dataset_val dataset_4 dataset_again dataset_jobs shapes shapes.csv merged exported dataset_test split split_val jpeg zoo foreign damaged lenet.onnx .pytest_cache .ruff_cache
+	rm -rf dataset dataset_val dataset_test dataset_4 dataset_jobs exported_dataset shapes shapes.csv shapes_val shapes_test \
+	  classes.txt sets digits merged exported split split_val jpeg zoo foreign damaged lenet.onnx .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +

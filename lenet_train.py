@@ -8,148 +8,76 @@
 
 The losses go to stdout, one a step, everything else to stderr. The settings
 and their defaults are in configs/lenet.yaml; `--name value` overrides one.
-Read main() and train() first: dataset -> reader -> decoders -> LeNet -> loop.
+Data flow from top to bottom: records -> ImageReader -> LeNet -> train() -> evaluate().
 """
 
 from runtime.environment import check_environment
 
-check_environment(__name__)
-
-from runtime.guard import guard
-
-# Forks: what follows runs in a child process, and the parent reports if OneFlow aborts it.
-guard(
-    __name__,
-    "`python -m ofrecord check DIR` looks for damaged images in a dataset; where a GPU is out of "
-    "memory, reduce --batch_size",
-)
+check_environment(__name__, ranks=True)
 
 import numpy as np
 
 from lenet.augment import augment
 from lenet.config import TrainConfig, parse_config
-from lenet.datasets import check_memory, open_datasets
+from lenet.datasets import open_datasets
 from lenet.device import choose_device
 from lenet.engine import flow
 from lenet.evaluation import Evaluation
 from lenet.learner import make_learner
-from lenet.model import LeNet, ModelSpec, make_dropout_mask
 from lenet.ranks import RANK, WORLD_SIZE, merge_over_ranks
-from lenet.run import Run, open_run
-from ofrecord.dataset import Dataset
-from runtime.cli import InputError, count, log, run_main
+from lenet.resume import open_run
+from lenet.run import Run
+from lenet.spec import ModelSpec, init_weights, make_dropout_mask
+from ofrecord.dataset.open_dataset import Dataset
+from runtime.cli import run_main
 
 nn = flow.nn
-
-
-def main() -> None:
-    config, resume = parse_config()
-    with open_datasets(config) as (train_set, eval_set):
-        with open_run(config, train_set, eval_set, resume) as run:
-            if run.finished:
-                log(f"{run.folder.path} is finished: {run.outcome()}")
-            else:
-                train(config, train_set, eval_set, run)
-
-
-def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run: Run) -> None:
-    """Take the steps that are left: train, print the losses, evaluate, save."""
-    device = choose_device(config.device)
-    check_memory(config, train_set, device)
-    batch_per_rank = config.batch_size // WORLD_SIZE
-    spec = ModelSpec.from_dataset(train_set, config.image_size)  # image size, classes, …
-    reader = ImageReader(train_set, spec, batch_per_rank, config.shuffle_buffer, config.seed)
-    model = LeNet(spec).init_weights(config.init, config.seed).to(device)
-    amp = config.amp and device != "cpu"
-    learner = make_learner(model, config, run.plan.num_steps, amp)  # op by op, or an nn.Graph
-    run.restore(learner, reader)  # as its last checkpoint says, if it is resumed
-    describe(config, train_set, eval_set, model, run)
-
-    def evaluate_model() -> None:
-        with run.progress.timer_paused():
-            trained = learner.model  # an nn.Graph trains a copy: this fetches its weights
-            result = evaluate(trained, eval_set or train_set, device, batch_per_rank, run)
-            run.log_evaluation(result, trained)
-
-    if run.evaluation_missing():  # it was stopped between its last step and its evaluation
-        evaluate_model()
-    batch = reader.next_batch()
-    for step in run.remaining_steps():
-        # New in each step, so that a run can be resumed after any step.
-        rng = np.random.default_rng([config.seed, RANK, step])
-        images, labels = (tensor.to(device) for tensor in batch)
-        mask = make_dropout_mask(rng, batch_per_rank, config.dropout).to(device)
-        learning_rate = learner.learning_rate  # of this step
-        # Forward, cross-entropy, backward, Adam.
-        loss = learner.step(augment(images, config, rng), labels, mask)
-        batch = reader.next_batch()  # decoded while the device computes: OneFlow only queues both
-        # Every loss is printed; several are fetched at a time, and the labels that were read checked.
-        run.log_loss(step, loss, learning_rate)
-        if run.plan.should_evaluate(step):
-            evaluate_model()
-        if run.should_save(step):
-            run.save(learner)  # raises KeyboardInterrupt if a stop was requested
-    learner.close()  # the end of an nn.Graph waits for the other ranks
-
-
-# -- reader and decoders ----------------------------------------------------------
+relu, max_pool2d = nn.functional.relu, nn.functional.max_pool2d
 
 
 class ImageReader:
     """Reads a dataset's parts into batches: read, decode, resize, normalize, on the CPU.
 
-    It never ends: after the last record comes the first again. On several
-    ranks each reads its own parts, ``batch_size`` images at a time.
-    The next record is drawn from a buffer of ``shuffle_buffer`` records, at most
-    half as many as this rank has (a larger one could hold a record twice); 0 keeps the order.
+    It never ends: after the last record comes the first again. On several ranks each
+    reads its own parts, ``batch_size`` images at a time. The next record is drawn from a
+    buffer of ``shuffle_buffer`` records, at most half as many as this rank has (a larger
+    one could hold a record twice); 0 keeps the order.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        spec: ModelSpec,
-        batch_size: int,
-        shuffle_buffer: int = 0,
-        seed: int = 0,
+        self, dataset: Dataset, spec: ModelSpec, batch_size: int, shuffle_buffer=0, seed=0
     ):
-        self.dataset, manifest = dataset, dataset.manifest
-        self._unchecked = []  # labels; see check_labels
-        color = "GRAY" if spec.channels == 1 else "RGB"
-        digits = manifest.digits if manifest.digits > 1 else -1  # 3: part-007; -1: part-7
+        manifest, color = dataset.manifest, "GRAY" if spec.channels == 1 else "RGB"
         buffer_size = min(shuffle_buffer, dataset.records_per_rank(WORLD_SIZE)[RANK] // 2)
         self.reader = nn.OFRecordReader(
             dataset.folder,
             batch_size=batch_size,
             data_part_num=len(manifest.parts),
-            part_name_suffix_length=digits,
+            part_name_suffix_length=manifest.digits if manifest.digits > 1 else -1,  # -1: part-7
             random_shuffle=buffer_size > 1,
             shuffle_buffer_size=max(buffer_size, 1),
             random_seed=seed,
         )
         label_type = getattr(flow, manifest.label_type)  # flow.int32 or flow.int64
-        label = manifest.label_feature
-        self.label_decoder = nn.OFRecordRawDecoder(label, shape=(1,), dtype=label_type)
+        self.label_decoder = nn.OFRecordRawDecoder(
+            manifest.label_feature, shape=(1,), dtype=label_type
+        )
         if manifest.plain_jpeg:  # the faster decoder, which ends the process at other images
             self.image_decoder = nn.OFRecordImageDecoder(manifest.image_feature, color_space=color)
         else:
             self.image_decoder = nn.Sequential(
                 nn.OFRecordBytesDecoder(manifest.image_feature), nn.image.decode(color_space=color)
             )
-        size = (spec.width, spec.height)
+        size = spec.width, spec.height
         self.resize = nn.image.Resize(target_size=size, channels=spec.channels)
         self.normalize = nn.CropMirrorNormalize(  # neither crops nor mirrors here
-            color_space=color,
-            output_layout="NCHW",
-            mean=spec.mean,
-            std=spec.scale,
-            output_dtype=flow.float,
+            color_space=color, output_layout="NCHW", mean=spec.mean, std=spec.scale
         )
 
     def next_pixels(self):
         """Return a batch, resized: uint8 (n, height, width, channels), int32 labels (n,)."""
         records = self.reader()
         labels = self.label_decoder(records).reshape(-1)
-        self._unchecked.append(labels)
         pixels = self.resize(self.image_decoder(records))[0]  # [1]: by how much it was scaled
         return pixels, labels.to(flow.int32)
 
@@ -158,70 +86,92 @@ class ImageReader:
         pixels, labels = self.next_pixels()
         return self.normalize(pixels), labels
 
-    def check_labels(self) -> None:
-        """Raise InputError where a label that was read is no class: OneFlow trains on it too."""
-        labels = flow.cat(self._unchecked).numpy()  # waits until they are read
-        self._unchecked = []
-        folder, num_classes = self.dataset.folder, self.dataset.manifest.num_classes
-        wrong = labels[(labels < 0) | (labels >= num_classes)]
-        if wrong.size:
-            raise InputError(
-                f"{folder} has {count(num_classes, 'class')} and a record with label {wrong[0]}: "
-                f"`python -m ofrecord check {folder}` finds all such records"
-            )
-
     def skip(self, num_batches: int) -> None:
         """Skip batches without decoding them: about 450,000 records a second."""
         for _ in range(num_batches):
             self.reader()
 
 
-# -- evaluation ---------------------------------------------------------------------
+class LeNet(nn.Module):
+    """The tutorial's LeNet, for images of any size from 4x4 and any number of classes."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.spec = spec
+        # Padding 2 keeps the size ("SAME"); each pooling halves it.
+        self.conv1 = nn.Conv2d(spec.channels, 32, kernel_size=5, padding=2)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=5, padding=2)
+        self.dense1 = nn.Linear(64 * (spec.height // 4) * (spec.width // 4), 512)
+        self.dense2 = nn.Linear(512, spec.num_classes)
+
+    def forward(self, images, dropout_mask=None):
+        """Return logits, float32 (n, num_classes); ``dropout_mask`` is for training."""
+        # Shapes for 28x28 gray images:                            (n, 1, 28, 28)
+        x = max_pool2d(relu(self.conv1(images)), 2, stride=2)  # (n, 32, 14, 14)
+        x = max_pool2d(relu(self.conv2(x)), 2, stride=2)  # (n, 64, 7, 7)
+        x = relu(self.dense1(x.flatten(1)))  # (n, 512)
+        return self.dense2(x if dropout_mask is None else x * dropout_mask)  # (n, 10)
 
 
-def evaluate(
-    model: LeNet, dataset: Dataset, device: str, batch_size: int, run: Run | None = None
-) -> Evaluation | None:
+def train(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, run: Run) -> None:
+    """Take the steps that are left: train, print the losses, evaluate, save."""
+    device = choose_device(config.device)
+    batch_size = config.batch_size // WORLD_SIZE  # of this rank
+    spec = ModelSpec.from_dataset(train_set, config.image_size)  # image size, classes, …
+    reader = ImageReader(train_set, spec, batch_size, config.shuffle_buffer, config.seed)
+    reader.skip(run.saved)  # what a resumed run has seen
+    model = LeNet(spec)
+    init_weights(model, config.init, config.seed)
+    # Loss, backward and Adam, op by op or as an nn.Graph; in the checkpoint's state, if there is one.
+    learner = make_learner(model.to(device), config, run.plan.num_steps, run.checkpoint)
+    run.start(learner)
+    if run.evaluation_missing():  # it was stopped between a step and its evaluation
+        run.log_evaluation(
+            evaluate(learner.model, eval_set or train_set, device, batch_size), learner
+        )
+    batch = reader.next_batch()
+    for step in run.remaining_steps():
+        # New in each step, so that a run can be resumed after any step.
+        rng = np.random.default_rng([config.seed, RANK, step])
+        images, labels = (tensor.to(device) for tensor in batch)
+        mask = make_dropout_mask(rng, batch_size, config.dropout).to(device)
+        loss = learner.step(augment(images, config, rng), labels, mask)
+        batch = reader.next_batch()  # decoded while the device computes: OneFlow only queues both
+        run.log_loss(step, loss, learner.learning_rate)
+        if run.should_save(step):  # now and then, and before each evaluation, which may fail
+            run.save(learner)
+        if run.plan.should_evaluate(step):
+            evaluation = evaluate(learner.model, eval_set or train_set, device, batch_size)
+            run.log_evaluation(evaluation, learner)  # saves too
+    learner.close()  # the end of an nn.Graph waits for the other ranks
+
+
+def evaluate(model: LeNet, dataset: Dataset, device: str, batch_size: int) -> Evaluation:
     """Return how good a model is on a dataset, each image counted once.
 
     A reader never ends, so the last batch runs on into the first records again;
-    those are not counted. Each rank evaluates its parts. None where ``run`` is to stop,
-    on all ranks then.
+    those are not counted. Each rank evaluates its parts.
     """
     reader = ImageReader(dataset, model.spec, batch_size)
-    evaluation = Evaluation()
-    num_records = dataset.records_per_rank(WORLD_SIZE)[RANK]
+    records = dataset.records_per_rank(WORLD_SIZE)
+    evaluation, num_records = Evaluation(first=sum(records[:RANK])), records[RANK]
     with flow.no_grad():
         for first in range(0, num_records, batch_size):
             pixels, labels = reader.next_pixels()
-            reader.check_labels()
             logits = model(reader.normalize(pixels).to(device))  # without a mask: no dropout
             once = slice(num_records - first)  # without the records that come again
             evaluation.add(pixels.numpy()[once], labels.numpy()[once], logits.numpy()[once])
-            if run and run.should_stop():
-                return None
     return merge_over_ranks(evaluation)
 
 
-def describe(
-    config: TrainConfig, train_set: Dataset, eval_set: Dataset | None, model: LeNet, run: Run
-) -> None:
-    """Log what is trained on what."""
-    for name, dataset in (("dataset", train_set), ("evaluation dataset", eval_set)):
-        if dataset:
-            manifest = dataset.manifest
-            size = f"{manifest.width}x{manifest.height}" if manifest.width else "sizes vary"
-            images = count(manifest.num_records, f"{manifest.color_name} image")
-            parts = count(len(manifest.parts), "part")
-            log(f"{name}: {images} ({size}) in {parts}, {manifest.num_classes:,} classes")
-    log(f"model: LeNet, {sum(p.numel() for p in model.parameters()):,} parameters")
-    plan = run.plan
-    steps, epochs = count(plan.num_steps, "step"), count(plan.num_epochs, "epoch")
-    batch = count(config.batch_size, "image")
-    log(f"training: {steps} of {batch}, {epochs}, {run.execution_mode}")
-    if WORLD_SIZE > 1:
-        batch = count(config.batch_size // WORLD_SIZE, "image")
-        log(f"world size: {WORLD_SIZE}, batch per rank: {batch}")
+def main() -> None:
+    config, resume = parse_config()
+    with open_datasets(config) as (train_set, eval_set):
+        with open_run(config, train_set, eval_set, resume) as run:
+            if run.finished:
+                run.report_finished()
+            else:
+                train(config, train_set, eval_set, run)
 
 
 if __name__ == "__main__":

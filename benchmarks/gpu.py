@@ -26,7 +26,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from runtime.versions import installed_build, installed_version
+from runtime.environment import installed_version
 
 STEPS = PROJECT / "benchmarks" / "steps.py"
 LIMIT = 600  # seconds that one command may take; the first on a new GPU may compile for minutes
@@ -150,9 +150,9 @@ def probe(report: Report) -> str:
     if report.options.device == "cpu":
         return NO_GPU
     outcome = report.run("-c", "from lenet.device import probe_gpu as p; print(*p(), sep='\\n')")
-    works, name, reason = outcome.out.splitlines()
-    if works != "True":
-        raise Failed(reason)
+    name, problem = outcome.out.split("\n")[:2]
+    if problem:
+        raise Failed(problem)
     return f"{name}; {outcome.seconds:.0f} s with the start of OneFlow"
 
 
@@ -226,7 +226,7 @@ def gpu_memory() -> int | None:
 
 
 def resume(report: Report) -> str:
-    """Ctrl-C saves; and what a killed run did after its checkpoint is done again."""
+    """Ctrl-C ends it; and what a killed run did after its checkpoint is done again."""
     run = ("--run_dir", report.folder / "stopped", "--fetch_every", 1)
     data = ("--dataset_dir", report.dataset, "--device", report.options.device)
     process = report.start("lenet_train.py", *data, *run)
@@ -366,11 +366,11 @@ def nvidia_smi(query: str) -> str:
 
 
 def describe_machine(report: Report) -> None:
-    build, peer = installed_build(), report.options.peers_python
+    peer = report.options.peers_python
     gpu, driver, capability = (
         nvidia_smi(query) or "unknown" for query in ("name", "driver_version", "compute_cap")
     )
-    versions = [f"OneFlow {build.name} (CUDA {build.cuda})", f"Python {platform.python_version()}"]
+    versions = [f"OneFlow {installed_version('oneflow')}", f"Python {platform.python_version()}"]
     versions += [f"NumPy {installed_version('numpy')}"]
     if peer:
         code = "import torch; print('PyTorch', torch.__version__)"

@@ -27,7 +27,7 @@ def oneflow(dataset: str, images: str) -> Iterator:
     """Read with OneFlow's reader and decoders, on their own threads, as lenet_train.py does."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from lenet_train import ImageReader, ModelSpec
-    from ofrecord.dataset import Dataset, open_dataset
+    from ofrecord.dataset.open_dataset import Dataset, open_dataset
 
     folder, manifest = open_dataset(dataset)
     if DECODER == "bytes":

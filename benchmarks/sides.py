@@ -23,7 +23,7 @@ from tqdm import tqdm
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from runtime.versions import installed_version
+from runtime.environment import installed_version
 from runtime.workers import num_cpus
 
 PEERS = ["webdataset", "mosaicml-streaming", "torch"]  # packages

@@ -68,7 +68,7 @@ def fetched(loss):
 
 
 def leave() -> None:
-    """End as the scripts do: OneFlow 0.8.0 cannot shut down."""
+    """End as the scripts do: at once where there are several ranks."""
     from runtime.cli import run_main
 
     run_main(lambda: None)
@@ -82,7 +82,7 @@ class Training:
 
         import lenet_train as script
         from lenet.config import parse_config
-        from ofrecord.dataset import open_dataset
+        from ofrecord.dataset.open_dataset import open_dataset
 
         options = ["--batch_size", str(batch_size), "--init", "he", *options]
         self.script, (self.config, _) = script, parse_config(options)
@@ -92,8 +92,9 @@ class Training:
         self.batch_per_rank = batch_size // script.WORLD_SIZE
         buffer = self.config.shuffle_buffer
         reader = script.ImageReader(dataset, spec, self.batch_per_rank, buffer)
-        model = script.LeNet(spec).init_weights(self.config.init, 0).to(self.device)
-        self.learner = script.make_learner(model, self.config, 1000, self.config.amp)
+        model = script.LeNet(spec)
+        script.init_weights(model, self.config.init, 0)
+        self.learner = script.make_learner(model.to(self.device), self.config, 1000)
         self.next_batch, self.rng = reader.next_batch, np.random.default_rng(0)
         self.mask = self.make_mask()
 

@@ -55,7 +55,8 @@ def main() -> None:
         dataset = folder / "ofrecord"
         check(convert_command(images, labels, dataset, "--part_num", "4"))
         probe = "import json; from lenet.device import probe_gpu; print(json.dumps(probe_gpu()))"
-        gpu, name, _ = last_line([sys.executable, "-c", probe], PYTHONPATH=str(PROJECT))
+        name, problem = last_line([sys.executable, "-c", probe], PYTHONPATH=str(PROJECT))
+        gpu = not problem
         what = f"LeNet, batches of {BATCH}, {name if gpu else 'CPU'}"
         print("| training | way | images/s | op by op / this |\n|---|---|---|---|")
         if args.only in (None, "ways"):

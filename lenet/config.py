@@ -1,29 +1,41 @@
 """The training's settings: names, defaults, ranges and help; from files and options."""
 
 import os
-import re
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from ofrecord.settings import Layer, Name, StrictModel, given_options, parse_settings, text_of
-from runtime.atomic import read_small_file
-from runtime.cli import ArgumentParser, InputError, one_line, os_errors, output
+from runtime.atomic import replace_file
+from runtime.cli import ArgumentParser, InputError, os_errors, output
+from runtime.settings import (
+    NULLS,
+    Name,
+    StrictModel,
+    given_options,
+    parse_settings,
+    read_yaml,
+    to_yaml,
+)
 
 TITLE = """How `python lenet_train.py` trains. Any of these can be given on the command
 line (--steps 100) or in a file of your own (--config FILE) that names only
 what differs. `python lenet_train.py --print_config` prints what is in force."""
 
-CONFIG, METRICS = "config.yaml", "metrics.csv"  # in a run's folder
+CONFIG = "config.yaml"  # in a run's folder
 
-RENAMED = {
-    "weights": "it is named init now",
-    "decoder": "it was removed, as it follows from the dataset",
-    "image_feature": "it is an option of `python -m ofrecord index` now",
-    "label_feature": "it is an option of `python -m ofrecord index` now",
-    "picture": "it was removed: run_dir has loss.png and predictions.png",
+# What may differ when a run is resumed, as it changes no weight, or (device) only as it
+# rounds them. The datasets themselves are compared, not where they lie.
+DATASETS = ("dataset_dir", "eval_dataset_dir")
+MAY_CHANGE_ON_RESUME = {
+    *DATASETS,
+    "run_dir",
+    "check_hashes",
+    "device",
+    "fetch_every",
+    "print_every",
+    "checkpoint_every",
 }
+LENGTH = {"steps", "epochs"}  # may change too, unless the learning rate follows from it
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -39,7 +51,7 @@ class TrainConfig(StrictModel):
         None, "dataset to evaluate on after each epoch; null: the training images, at the end"
     )
     check_hashes: bool = setting(
-        False, "true: compare every part's SHA-256 (a second a gigabyte); else of changed parts"
+        True, "compare every part's SHA-256, a second a gigabyte; false: names and sizes only"
     )
     run_dir: Name | None = setting(
         None, "folder for metrics, checkpoints and pictures, and to resume from; null: none"
@@ -78,7 +90,7 @@ class TrainConfig(StrictModel):
         1024, "records to draw the next from, at most half the dataset; 0: in order", ge=0, le=10**8
     )
     image_size: int | None = setting(
-        None, "pixels, width and height to resize to; null: the dataset's own", ge=1, le=2**40
+        None, "pixels, width and height to resize to; null: the dataset's own", ge=1, le=2**16
     )
     graph: bool = setting(False, "true: compile the step as a graph; else op by op")
     amp: bool = setting(False, "true: mixed precision; needs graph and a GPU")
@@ -102,24 +114,16 @@ class TrainConfig(StrictModel):
             raise ValueError("steps, epochs: give one of them, so that the training ends")
         return self
 
-
-# What may differ when a run is resumed, as it changes no weight, or (device) only as it
-# rounds them. The datasets themselves are compared, not where they lie.
-FOLDERS = {"dataset_dir", "eval_dataset_dir", "run_dir"}
-MAY_CHANGE_ON_RESUME = FOLDERS | {
-    "check_hashes",
-    "device",
-    "fetch_every",
-    "print_every",
-    "checkpoint_every",
-}
-LENGTH = {"steps", "epochs"}  # may change too, unless the learning rate follows from it
+    @property
+    def length_matters(self) -> bool:
+        """Whether the learning rate of a step follows from the number of all steps."""
+        return self.schedule != "constant" or self.warmup > 0
 
 
 def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
     """Return the TrainConfig of ``--config FILE`` and the options, and whether to ``--resume``.
 
-    Raises InputErrors with everything that is wrong in both.
+    A run that is resumed has its own file. Raises InputErrors with everything that is wrong.
     """
     parser = ArgumentParser(description="Train LeNet on an OFRecord dataset with OneFlow.")
     parser.add_argument(
@@ -128,7 +132,7 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in run_dir from its last checkpoint, with the settings in its "
+        help="continue the run in --run_dir from its last checkpoint, with the settings in its "
         "config.yaml; with more --steps or --epochs it is trained for longer, if schedule is "
         "constant and warmup 0",
     )
@@ -136,75 +140,39 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
         "--print_config", action="store_true", help="print the settings in force as YAML, and exit"
     )
     given = given_options(parser, TrainConfig, arguments)
-    file, resume, print_config = (
-        given.settings.pop(name) for name in ("config", "resume", "print_config")
-    )
-    if resume and not file and given.settings.get("run_dir"):
-        file = os.path.join(given.settings["run_dir"], CONFIG)
-        file = file if os.path.exists(file) else None
-    layers = [Layer(f"{file}: ", read_yaml(file)), given] if file else [given]
-    if file and resume and os.path.exists(os.path.join(os.path.dirname(file), METRICS)):
-        # The run of a config.yaml lies beside it, wherever it was copied or moved.
-        layers.insert(1, Layer(f"{file}: ", {"run_dir": os.path.dirname(file) or "."}))
-    config = parse_settings(TrainConfig, layers, RENAMED)
-    if print_config:
-        output(to_yaml(config, TITLE).rstrip(), flush=True)
-        raise SystemExit(0)
+    options = given[1]
+    file, resume, print_config = map(options.pop, ("config", "resume", "print_config"))
     if resume:
-        check_run(config)
-    return config, resume
-
-
-def check_run(config: TrainConfig) -> None:
-    """Raise InputError unless there is a run to resume, with datasets where it says."""
-    if not config.run_dir:
-        raise InputError("--resume requires the run's folder: --run_dir DIR")
-    if not os.path.isfile(os.path.join(config.run_dir, METRICS)):
-        raise InputError(f"no run to resume in {config.run_dir}: start it without --resume")
-    for name in sorted(FOLDERS):
+        file = config_of_run(file, options.get("run_dir"))
+    layers = [(f"{file}: ", read_yaml(file)), given] if file else [given]
+    config = parse_settings(TrainConfig, layers)
+    if print_config:
+        output(to_yaml(config, TITLE).rstrip())
+        raise SystemExit(0)
+    for name in DATASETS if resume else ():
         folder = getattr(config, name)
         if folder and not os.path.lexists(folder):
             raise InputError(f"{folder} does not exist; if it was moved, give --{name} DIR too")
+    return config, resume
 
 
-# -- YAML -------------------------------------------------------------------------
+def config_of_run(file: str | None, run_dir: str | None) -> str:
+    """Return the path of the settings of the run to resume. Raises InputError without a run."""
+    if file or run_dir in (None, *NULLS):
+        raise InputError(
+            "--resume takes the settings of a run: give --run_dir DIR, and no --config"
+        )
+    path = os.path.join(run_dir, CONFIG)
+    with os_errors(f"resume the run in {run_dir}:", CONFIG):
+        os.stat(path)
+    return path
 
 
-def read_yaml(path: str) -> dict[str, str]:
-    """Return a YAML file's settings, {name: text}. Raises InputError."""
-    try:
-        with os_errors("read", path):
-            settings = yaml.load(read_small_file(path, 2**20), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = one_line(" ".join(str(error).split()))
-        raise InputError(f"{path} is not valid YAML: {reason}") from None
-    if not isinstance(settings, dict) or not settings:
-        raise InputError(f"{path} contains no settings; expected lines such as `steps: 200`")
-    return settings
-
-
-class _Loader(yaml.BaseLoader):
-    """Leaves every value as the text that is written: parse_settings alone decides on types."""
-
-    def construct_mapping(self, node, deep=False):
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"the name {name!r} is there twice")
-        return super().construct_mapping(node, deep)
-
-
-def to_yaml(model: BaseModel, title: str) -> str:
-    """Return a model's values as a YAML file, each with its help as a comment."""
-    lines = {name: f"{name}: {_quoted(text_of(value))}" for name, value in model}
-    width = max(map(len, lines.values()))
-    fields = type(model).model_fields
-    body = [f"{line:{width}}  # {fields[name].description}" for name, line in lines.items()]
-    return "\n".join([f"# {one_line(line)}" for line in title.split("\n")] + body) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """A text as it can stand in a YAML file."""
-    if re.fullmatch(r"[\w./~+-]+", text):
-        return text
-    return yaml.dump(text, default_style='"', width=10**6).strip()
+def write_config(folder: str, config: TrainConfig, title: str) -> None:
+    """Write the settings that a run is resumed with, datasets by absolute paths."""
+    paths = {name: getattr(config, name) for name in DATASETS}
+    absolute = {name: path and os.path.abspath(path) for name, path in paths.items()}
+    text = to_yaml(config.model_copy(update=absolute), title, leave_out=("run_dir",))
+    path = os.path.join(folder, CONFIG)
+    with os_errors("write", path), replace_file(path, "w") as file:
+        file.write(text)

@@ -4,114 +4,102 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
 
-from ofrecord.dataset import Dataset, dataset_in_use, open_dataset
-from runtime.cli import InputError, count
+from ofrecord.dataset.images_csv import read_rows
+from ofrecord.dataset.open_dataset import Dataset, dataset_in_use, open_dataset
+from runtime.cli import InputError, count, log, module_command
 
 from .config import TrainConfig
-from .device import memory_of
-from .ranks import WORLD_SIZE
-
-RESHARD = "`python -m ofrecord merge {} NEW_DIR --part_num {}` copies it into equal parts"
+from .ranks import RANK, WORLD_SIZE
 
 
 @contextmanager
 def open_datasets(config: TrainConfig) -> Iterator[tuple[Dataset, Dataset | None]]:
     """Open the datasets to train and to evaluate on, and keep converters from replacing them.
 
-    Raises InputError for the first reason why this training cannot be.
+    Each rank compares the hashes of its own parts. Raises InputError for the first reason why
+    this training cannot be.
     """
     folders = config.dataset_dir, config.eval_dataset_dir
     with dataset_in_use(folders[0]), dataset_in_use(folders[1]):
         train_set, eval_set = (
-            open_dataset(folder, config.check_hashes) if folder else None for folder in folders
+            open_dataset(folder, config.check_hashes, RANK, WORLD_SIZE) if folder else None
+            for folder in folders
         )
-        for folder, manifest in filter(None, (train_set, eval_set)):
-            if manifest.label_length:
-                kind = manifest.label_kind
-                raise InputError(f"{folder}: a label is {kind}, and LeNet learns classes")
-            if manifest.width is None and config.image_size is None:
-                raise InputError(f"the images in {folder} vary in size: give --image_size")
-        if WORLD_SIZE > 1:
-            check_ranks(config, train_set, eval_set)
-        if config.batch_size > WORLD_SIZE * min(train_set.records_per_rank(WORLD_SIZE)):
-            images = count(train_set.manifest.num_records, "image")
-            larger = f"batch_size {config.batch_size} is larger than the dataset"
-            raise InputError(f"{larger}: {train_set.folder} has {images}")
-        width, height = size_of_images(config, train_set)
-        if min(width, height) < 4:
-            raise InputError(
-                f"{width}x{height} images are too small for LeNet, which halves them twice: "
-                "give --image_size 4 or larger"
-            )
+        check_batches(config, train_set, eval_set)
         if eval_set:
             check_same_kind(config, train_set, eval_set)
+        describe("dataset", train_set)
+        if eval_set:
+            describe("evaluation dataset", eval_set)
+        if eval_set and RANK == 0:
+            warn_of_leaks(train_set, eval_set)
         yield train_set, eval_set
 
 
-def size_of_images(config: TrainConfig, dataset: Dataset) -> tuple[int, int]:
-    """Return width and height of the images that the network gets."""
-    manifest, side = dataset.manifest, config.image_size
-    return side or manifest.width, side or manifest.height
+def describe(name: str, dataset: Dataset) -> None:
+    """Log what is in a dataset."""
+    manifest = dataset.manifest
+    size = f"{manifest.width}x{manifest.height}" if manifest.width else "sizes vary"
+    images = count(manifest.num_records, f"{manifest.color_name} image")
+    parts, classes = count(len(manifest.parts), "part"), f"{manifest.num_classes:,} classes"
+    log(f"{name}: {images} ({size}) in {parts}, {classes}")
 
 
-def check_memory(config: TrainConfig, train_set: Dataset, device: str) -> None:
-    """Raise InputError where a training would need more memory than a device has."""
-    num_classes, (width, height) = train_set.manifest.num_classes, size_of_images(config, train_set)
-    batch, share, owner = config.batch_size, 0.8, "this machine"
-    if on_gpu := device != "cpu":  # each rank has one
-        batch, share, owner = batch // WORLD_SIZE, 0.9, "the GPU"
-    what = f"LeNet for images of {width}x{height}, {num_classes:,} classes and batches of {batch}"
-    if on_gpu and 32 * batch * width * height >= 2**31:
-        raise InputError(
-            f"{what}: the first layer would return 2**31 numbers or more, which cuDNN cannot do: "
-            "reduce --batch_size or --image_size"
-        )
-    parameters = 512 * (64 * (width // 4) * (height // 4) + num_classes)
-    activations = batch * width * height * (32 + 64 // 4)  # of both convolutions
-    # In float32: each weight with its gradient and Adam's two moments; each output once more
-    # after ReLU, and both's gradients. An H100 was seen to need 0.9 to 1.03 times that.
-    needed, memory = 16 * (parameters + activations), memory_of(device)
-    if needed > share * memory or max(width, height) > 2**16:
-        raise InputError(
-            f"{what} needs about {needed / 1e9:,.0f} GB, and {owner} has {memory / 1e9:,.0f}: "
-            "reduce --image_size, --batch_size or the number of classes"
+def warn_of_leaks(train_set: Dataset, eval_set: Dataset) -> None:
+    """Log how many images of the evaluation dataset are trained on: their stored bytes agree."""
+    trained = {row.sha256 for row in read_rows(train_set.folder)}
+    leaks = [row for row in read_rows(eval_set.folder) if row.sha256 in trained]
+    if leaks:
+        check = module_command("ofrecord", "check", train_set.folder, eval_set.folder)
+        log(
+            f"{count(len(leaks), 'image')} of {eval_set.folder} are in {train_set.folder} too "
+            f"(such as {leaks[0].image or leaks[0].part}): the accuracy looks better than it is; "
+            f"`{check}` names them",
+            "warning",
         )
 
 
-def check_ranks(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None) -> None:
-    """Raise InputError where a rank would get less than another, so that they run out of step."""
+def check_batches(config: TrainConfig, train_set: Dataset, eval_set: Dataset | None) -> None:
+    """Raise InputError where a rank would get too little, or less than another."""
     if config.batch_size % WORLD_SIZE:
         raise InputError(
             f"batch_size {config.batch_size} is not divisible by the world size {WORLD_SIZE}: "
             f"give a multiple of {WORLD_SIZE}"
         )
     num_parts = len(train_set.manifest.parts)
-    if num_parts % WORLD_SIZE:
-        wanted = -(-num_parts // WORLD_SIZE) * WORLD_SIZE
-        raise InputError(
-            f"{train_set.folder} has {count(num_parts, 'part')}, not divisible by the world "
-            f"size {WORLD_SIZE}: {RESHARD.format(train_set.folder, wanted)}"
-        )
-    if eval_set and len(eval_set.manifest.parts) < WORLD_SIZE:
-        raise InputError(
-            f"{eval_set.folder} has {count(len(eval_set.manifest.parts), 'part')}, fewer than the "
-            f"world size {WORLD_SIZE}: {RESHARD.format(eval_set.folder, WORLD_SIZE)}"
-        )
     records = train_set.records_per_rank(WORLD_SIZE)
-    if max(records) > min(records) + num_parts // WORLD_SIZE:  # more than the converter's rounding
+    # Parts that the converter wrote differ by one record at most.
+    if num_parts % WORLD_SIZE or max(records) > min(records) + num_parts // WORLD_SIZE:
         raise InputError(
             f"{train_set.folder}: {WORLD_SIZE} ranks would read {' and '.join(map(str, records))} "
-            f"records each: its parts are too uneven: {RESHARD.format(train_set.folder, num_parts)}"
+            f"records each; they need equal parts: {reshard(train_set)}"
         )
+    if eval_set and len(eval_set.manifest.parts) < WORLD_SIZE:
+        parts = count(len(eval_set.manifest.parts), "part")
+        raise InputError(
+            f"{eval_set.folder} has {parts}, fewer than the world size {WORLD_SIZE}: "
+            f"{reshard(eval_set)}"
+        )
+    if config.batch_size > WORLD_SIZE * min(records):
+        images = f"{count(WORLD_SIZE * min(records), 'image')} of {train_set.folder}"
+        ranks = f", for {count(WORLD_SIZE, 'rank')}" if WORLD_SIZE > 1 else ""
+        raise InputError(f"batch_size {config.batch_size} is larger than the {images}{ranks}")
+
+
+def reshard(dataset: Dataset) -> str:
+    """Return how to copy a dataset into parts of equal sizes for the ranks."""
+    num_parts = -(-len(dataset.manifest.parts) // WORLD_SIZE) * WORLD_SIZE
+    command = module_command("ofrecord", "merge", dataset.folder, "NEW_DIR")
+    return f"`{command} --part_num {num_parts}` makes them"
 
 
 def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) -> None:
-    """Raise InputError where a model of the one dataset cannot be evaluated on the other."""
+    """Raise InputError where a model for one dataset cannot be evaluated on the other."""
     train, held_out = train_set.manifest, eval_set.manifest
     folders = f"{train_set.folder} and {eval_set.folder}"
     if train.digest == held_out.digest:
         raise InputError(f"{folders} are the same dataset: evaluate on other images")
-    if held_out.split_id and held_out.split_id not in train.splits:
+    if held_out.split_id and train.split_id and held_out.split_id != train.split_id:
         raise InputError(
             f"{folders} come from different splits (--val_fraction), so that an image may be in "
             "both: convert again"

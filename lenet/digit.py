@@ -8,9 +8,9 @@ database of handwritten digits).
 import cv2
 import numpy as np
 
-from ofrecord.headers import BadImage
+from ofrecord.images import BadImage
 
-from .model import ModelSpec
+from .spec import ModelSpec
 
 SIZE, BOX = 28, 20  # pixels
 WORKING_SIZE = 240  # pixels of the longer side

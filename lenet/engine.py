@@ -1,4 +1,4 @@
-"""The import of OneFlow: with the switches that it reads at start-up, without noise on stderr.
+"""The start of OneFlow: its switches, its import without noise, and its launcher's ranks.
 
 Every module that needs the engine gets it from here::
 
@@ -7,15 +7,20 @@ Every module that needs the engine gets it from here::
 
 import glob
 import os
+import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from runtime.cli import EXIT_BAD_INPUT, log, shutdown
-from runtime.environment import REMEDY
-from runtime.guard import during_import, launched_ranks
-from runtime.versions import is_0_8
+from runtime.cli import EXIT_BAD_INPUT, log
+from runtime.environment import ONEFLOW, REMEDY, installed_version, launched_ranks
+from runtime.workers import end_with_parent
+
+MAX_FILES = 2**16
 
 
 def switches() -> dict[str, str]:
@@ -49,87 +54,91 @@ def switches() -> dict[str, str]:
     return chosen
 
 
-def wait_for_rank_0() -> None:
-    """On other ranks than 0, wait until rank 0 listens, for a minute at most.
+def set_limits() -> None:
+    """Allow as many open files as possible, as OneFlow keeps all parts open, and no core dumps."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_FILES)), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
-    OneFlow would try once and then sleep for ten seconds.
+
+def join_ranks() -> None:
+    """Make this process one of the launcher's ranks; without the launcher, do nothing.
+
+    It ends with the launcher. Rank 0 makes sure that it can listen; the others wait until it
+    does, for a minute at most: OneFlow would try once and then sleep for ten seconds.
     """
-    if launched_ranks() > 1 and os.environ["RANK"] != "0":
-        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        for _ in range(600):
+    rank, world_size = launched_ranks()
+    if world_size == 1:
+        return
+    end_with_parent(os.getppid())
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if rank == 0:
+        with socket.socket() as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                return socket.create_connection(address, timeout=10).close()
-            except OSError:
-                time.sleep(0.1)
+                return listening.bind(("", port))
+            except OSError as error:
+                exit_with(
+                    f"port {port} cannot be used ({error.strerror}): "
+                    "launch with --master_port N, before the script"
+                )
+    for _ in range(600):
+        try:
+            return socket.create_connection((address, port), timeout=10).close()
+        except OSError:
+            time.sleep(0.1)
 
 
-def import_oneflow():
-    """Import ``oneflow`` and return it, or exit with one line, as where a library is missing.
+def exit_with(problem: str) -> None:
+    log(problem, "error")
+    os._exit(EXIT_BAD_INPUT)
 
-    What it writes to file descriptor 2 during the import ("libibverbs not
-    available") is discarded, unless it ends the process there. Its SIGINT
-    handler, which exits without running any ``finally``, is replaced by the
-    previous one.
+
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keep OneFlow's "libibverbs not available" away from stderr, and its SIGINT handler away.
+
+    The handler would exit without running any ``finally``. All else that is printed, such as why
+    the import aborts, still comes out.
     """
-    wait_for_rank_0()
-    for name, value in switches().items():
-        os.environ.setdefault(name, value)  # what the user set is kept
-    handler = signal.getsignal(signal.SIGINT)
-    # Blocked until the previous handler is set again.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    os.dup2(during_import.fileno(), 2)
+    words = ["grep", "-v", "--line-buffered", "libibverbs not available"]
+    filtered = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=2)
+    handler, stderr = signal.getsignal(signal.SIGINT), os.dup(2)
+    os.dup2(filtered.stdin.fileno(), 2)
     try:
-        import oneflow
-    except ImportError as error:
-        oneflow, problem = None, str(error).splitlines()[0]
+        yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        during_import.truncate(0)  # the process that watches this one has the file too
+        filtered.communicate()
         signal.signal(signal.SIGINT, handler)
+
+
+def import_oneflow():
+    """Import ``oneflow`` and return it, or exit with one line where it cannot start."""
+    set_limits()
+    join_ranks()
+    for name, value in switches().items():
+        os.environ.setdefault(name, value)  # what the user set is kept
+    sys.stderr.flush()
+    # Blocked until the handler is set again, as libraries do not stand an interrupted import.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with quiet_import():
+            import oneflow
+    except ImportError as error:
+        problem = str(error).splitlines()[0]
+        no_memory = "allocate memory" in problem or "map segment" in problem
+        exit_with(
+            f"OneFlow cannot start ({problem}): "
+            + ("this process may use too little memory (ulimit -v)" if no_memory else REMEDY)
+        )
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if oneflow is None:
-        log(f"OneFlow cannot start ({problem}): {REMEDY}", "error")
-        raise SystemExit(EXIT_BAD_INPUT)
+    version = installed_version("oneflow")
+    if version and version != ONEFLOW:
+        log(f"OneFlow {version} was never tried with this project: see docs/gpu.md", "warning")
     return oneflow
 
 
-# -- what differs between OneFlow's versions ----------------------------------------
-
-
-def alone(forward):
-    """Return a module's ``forward`` that runs while nothing else does.
-
-    0.8.0 ends with SIGSEGV where records are read while a step is computed, or
-    dropped before they are decoded.
-    """
-
-    def forward_alone(*arguments):
-        wait()
-        result = forward(*arguments)
-        wait()
-        return result
-
-    return forward_alone
-
-
-def wait() -> None:
-    """Wait until all operators before are done."""
-    if launched_ranks() == 1:
-        flow._oneflow_internal.eager.Sync()
-    else:  # Sync waits for the other ranks, too; on the CPU operators run in order
-        flow.zeros(1).numpy()
-
-
-if is_0_8() and launched_ranks() == 1:  # where some of these are set, it wants all
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
 flow = import_oneflow()
-if is_0_8():  # go around what ends the process there
-    shutdown.skipped = True
-    nn = flow.nn
-    decoders = nn.OFRecordBytesDecoder, nn.OFRecordImageDecoder, nn.image.decode, nn.image.Resize
-    for module in (nn.OFRecordReader, *decoders):
-        module.forward = alone(module.forward)

@@ -35,12 +35,13 @@ class EventFile:
         values = [{"tag": name, "simple_value": figure} for name, figure in figures.items()]
         self._add(step, summary={"value": values})
 
-    def add_picture(self, step: int, name: str, path: str) -> None:
+    def add_picture(self, step: int, path: str) -> None:
         """Add the PNG file that was drawn after a step. Raises OSError."""
         with open(path, "rb") as file:
             data = file.read()
         width, height = struct.unpack_from(">II", data, 16)
         image = {"width": width, "height": height, "encoded_image_string": data}
+        name = os.path.splitext(os.path.basename(path))[0]
         self._add(step, summary={"value": [{"tag": name, "image": image}]})
 
     def _add(self, step: int, **content: Any) -> None:

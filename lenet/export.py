@@ -7,10 +7,9 @@ from 0 to 255, for any n; its outputs ``logits`` and ``probabilities`` are float
 (n, num_classes). Class names, if there are any, are in its metadata.
 """
 
-from runtime.environment import check_environment, ignore_launcher
+from runtime.environment import check_environment
 
 check_environment(__name__)
-ignore_launcher()
 
 import json
 
@@ -19,17 +18,35 @@ import numpy as np
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, os_errors, output, run_main
 
-from .checkpoint import add_checkpoint_option, open_checkpoint
-from .model import LeNet
+from .checkpoint import Checkpoint, check_layout, open_checkpoint
 
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
+
+CONVOLUTION = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}
+POOLING = {"kernel_shape": [2, 2], "strides": [2, 2]}
+NODES = (  # LeNet.forward() in lenet_train.py: (operator, inputs, output, attributes)
+    ("Sub", "images mean", "centered", {}),
+    ("Div", "centered std", "normalized", {}),
+    ("Conv", "normalized conv1.weight conv1.bias", "convolved1", CONVOLUTION),
+    ("Relu", "convolved1", "active1", {}),
+    ("MaxPool", "active1", "pooled1", POOLING),
+    ("Conv", "pooled1 conv2.weight conv2.bias", "convolved2", CONVOLUTION),
+    ("Relu", "convolved2", "active2", {}),
+    ("MaxPool", "active2", "pooled2", POOLING),
+    ("Flatten", "pooled2", "flat", {}),
+    ("Gemm", "flat dense1.weight dense1.bias", "dense", {"transB": 1}),
+    ("Relu", "dense", "features", {}),
+    ("Gemm", "features dense2.weight dense2.bias", "logits", {"transB": 1}),
+    ("Softmax", "logits", "probabilities", {"axis": 1}),
+)
 
 
 def main() -> None:
     parser = ArgumentParser(
         prog="python -m lenet.export", description="Export a trained model to an ONNX file."
     )
-    add_checkpoint_option(parser)
+    weights = "last.npz or best.npz of a run"
+    parser.add_argument("--checkpoint", required=True, metavar="FILE.npz", help=weights)
     parser.add_argument("output", metavar="FILE.onnx")
     args = parser.parse_args()
     if not args.output.endswith(".onnx"):  # replacing a checkpoint or /dev/null is not meant
@@ -39,7 +56,7 @@ def main() -> None:
     except ImportError as error:
         raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
     checkpoint = open_checkpoint(args.checkpoint)
-    spec, model = checkpoint.info.spec, make_onnx(checkpoint.load_model())
+    spec, model = checkpoint.info.spec, make_onnx(checkpoint)
     onnx.checker.check_model(model)
     with os_errors("write", args.output), replace_file(args.output) as file:
         file.write(model.SerializeToString())
@@ -47,49 +64,45 @@ def main() -> None:
     output(f"{args.output}: {images} -> logits, probabilities float32 (n, {spec.num_classes})")
 
 
-def make_onnx(model: LeNet):
-    """Return a LeNet, including the normalization of its pixels, as an onnx.ModelProto."""
+def make_onnx(checkpoint: Checkpoint):
+    """Return a LeNet, including the normalization of its pixels, as an onnx.ModelProto.
+
+    Raises InputError for the weights of another network than NODES compute.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
-    spec = model.spec
-    constants = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    for name, values in (("mean", spec.mean), ("std", spec.scale)):
-        constants[name] = np.float32(values).reshape(1, -1, 1, 1)
-
-    def node(kind, inputs, result, **attributes):
-        return helper.make_node(kind, inputs.split(), [result], name=result, **attributes)
-
-    convolution = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}
-    pooling = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    nodes = [
-        node("Sub", "images mean", "centered"),
-        node("Div", "centered std", "normalized"),
-        node("Conv", "normalized conv1.weight conv1.bias", "convolved1", **convolution),
-        node("Relu", "convolved1", "active1"),
-        node("MaxPool", "active1", "pooled1", **pooling),
-        node("Conv", "pooled1 conv2.weight conv2.bias", "convolved2", **convolution),
-        node("Relu", "convolved2", "active2"),
-        node("MaxPool", "active2", "pooled2", **pooling),
-        node("Flatten", "pooled2", "flat"),
-        node("Gemm", "flat dense1.weight dense1.bias", "dense", transB=1),
-        node("Relu", "dense", "features"),
-        node("Gemm", "features dense2.weight dense2.bias", "logits", transB=1),
-        node("Softmax", "logits", "probabilities", axis=1),
-    ]
+    spec = checkpoint.info.spec
+    shapes = {
+        "conv1": (32, spec.channels, 5, 5),
+        "conv2": (64, 32, 5, 5),
+        "dense1": (512, 64 * (spec.height // 4) * (spec.width // 4)),
+        "dense2": (spec.num_classes, 512),
+    }
+    expected = {f"{layer}.weight": (shape, "float32") for layer, shape in shapes.items()}
+    expected |= {f"{layer}.bias": (shape[:1], "float32") for layer, shape in shapes.items()}
+    check_layout(checkpoint.path, checkpoint.weights, expected)
+    constants = dict(checkpoint.weights)
+    for name, figures in ("mean", spec.mean), ("std", spec.scale):
+        constants[name] = np.float32(figures).reshape(1, -1, 1, 1)
 
     def tensor(name, *shape):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
 
-    inputs = [tensor("images", spec.channels, spec.height, spec.width)]
-    outputs = [tensor(name, spec.num_classes) for name in ("logits", "probabilities")]
-    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = helper.make_graph(nodes, "LeNet", inputs, outputs, weights)
+    graph = helper.make_graph(
+        [
+            helper.make_node(kind, inputs.split(), [name], **more)
+            for kind, inputs, name, more in NODES
+        ],
+        "LeNet",
+        [tensor("images", spec.channels, spec.height, spec.width)],
+        [tensor(name, spec.num_classes) for name in ("logits", "probabilities")],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=opset, producer_name="lenet.export")
     model.ir_version = IR_VERSION
     if spec.class_names:
-        names = json.dumps(spec.class_names, ensure_ascii=False)
-        helper.set_model_props(model, {"class_names": names})
+        helper.set_model_props(model, {"class_names": json.dumps(spec.class_names)})
     return model
 
 

@@ -1,8 +1,6 @@
 """When what happens in a training: all of it follows from the dataset's size and the settings."""
 
-import math
-
-from ofrecord.dataset import Dataset
+from ofrecord.dataset.open_dataset import Dataset
 
 from .config import TrainConfig
 from .ranks import WORLD_SIZE
@@ -11,20 +9,19 @@ from .ranks import WORLD_SIZE
 class Plan:
     """The steps and epochs of a training.
 
-    ``num_steps`` is the smaller of ``config.steps`` and what makes
-    ``config.epochs`` passes over ``num_records`` images. A batch is what all
-    ranks take in one step together; on several, ``num_records`` is what the
-    rank with the most reads, times their number, so that an epoch ends when
-    every image was read.
+    ``num_steps`` is the smaller of ``config.steps`` and what makes ``config.epochs`` passes over
+    ``num_records`` images. A batch is what all ranks take in one step together; it may reach from
+    one epoch into the next. On several ranks ``num_records`` is what the rank with the most reads,
+    times their number, so that an epoch ends when every image was read.
     """
 
     def __init__(self, config: TrainConfig, train_set: Dataset):
         self.num_records = WORLD_SIZE * max(train_set.records_per_rank(WORLD_SIZE))
         self.batch_size = config.batch_size
         self.evaluates_each_epoch = config.eval_dataset_dir is not None
-        limits = [config.steps or math.inf]
-        limits += [self.end_of_epoch(config.epochs)] if config.epochs else []
-        self.num_steps = min(limits)
+        ends = [config.steps] if config.steps else []
+        ends += [self.end_of_epoch(config.epochs)] if config.epochs else []
+        self.num_steps = min(ends)
         self.num_epochs = self.epoch_of(self.num_steps)
 
     def end_of_epoch(self, epoch: int) -> int:

@@ -3,46 +3,38 @@
 import math
 
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
-from ofrecord.sheet import (
-    Tile,
-    draw_groups,
-    first_fitting,
-    fitting_name,
-    legible,
-    save_figure,
-    shorten,
-)
+from ofrecord.commands.sheet import Tile, draw_groups, save_figure, text_style
 from runtime.cli import count
 
-from .evaluation import Evaluation, Sample
-from .metrics import Metrics
-from .model import ModelSpec
+from .evaluation import Evaluation, Prediction
+from .history import History
 from .plan import Plan
+from .spec import ModelSpec
 
 ACROSS = 10  # predictions in a row
 MAX_POINTS = 4000  # more cannot be distinguished in the picture
 MAX_FIGURES = 10  # accuracies that are written beside their points
+MAX_CAPTION = 16  # characters above a picture
 BLUE, RED = "tab:blue", "#c02020"
 
 
-def draw_losses(path: str, title: str, plan: Plan, metrics: Metrics) -> None:
+def draw_losses(path: str, title: str, plan: Plan, history: History) -> None:
     """Write a PNG: the loss of each step, with its moving mean, and each epoch's evaluation.
 
     Raises OSError.
     """
-    steps = sorted(metrics.evaluations)
-    losses = [metrics.evaluations[step][0] for step in steps]
-    percents = [100 * metrics.evaluations[step][1] for step in steps]
+    evaluations = history.evaluations
+    steps = list(evaluations)
+    losses = [loss for loss, _ in evaluations.values()]
+    percents = [100 * accuracy for _, accuracy in evaluations.values()]
     each_epoch = plan.evaluates_each_epoch
-    figure, axes = pyplot.subplots(
-        1 + each_epoch, sharex=True, figsize=(9, 5), dpi=110, layout="constrained", squeeze=False
-    )
+    figure = Figure((9, 5), dpi=110, layout="constrained")
+    axes = figure.subplots(1 + each_epoch, sharex=True, squeeze=False)
     upper, lower = axes[0, 0], axes[-1, 0]
-    title = shorten(legible(title, "run"), 60)
-    upper.set_title(f"{title}: step {metrics.step:,} of {plan.num_steps:,}", parse_math=False)
-    _plot_losses(upper, np.array(metrics.losses))
+    upper.set_title(f"{title[:60]}: step {history.step:,} of {plan.num_steps:,}", **text_style())
+    _plot_losses(upper, history.losses())
     if each_epoch:
         upper.plot(steps, losses, "o-", color=RED, markersize=5, label="evaluation")
         _plot_accuracies(lower, steps, percents)
@@ -96,28 +88,22 @@ def draw_predictions(path: str, spec: ModelSpec, evaluation: Evaluation) -> None
 
     Raises OSError.
     """
-    samples, mistakes = evaluation.samples, evaluation.mistakes
-    wrong = evaluation.num_images - evaluation.num_correct
-    title = count(wrong, "mistake") if wrong else "no mistakes"
-    if wrong > len(mistakes):
-        title = f"the {len(mistakes)} most confident of {wrong:,} mistakes"
-    if wrong:
-        title += ": label → predicted (probability)"
-    first = f"predictions for the first {len(samples)} of {count(evaluation.num_images, 'image')}"
-    tiles, mistaken = ([_tile(each, spec) for each in of] for of in (samples, mistakes))
-    draw_groups(path, [(first, tiles), (title, mistaken)], ACROSS)
+    wrong, images = len(evaluation.mistakes), count(evaluation.num_images, "image")
+    title = (
+        f"{count(wrong, 'mistake')}: label → predicted (probability)" if wrong else "no mistakes"
+    )
+    if wrong > len(evaluation.worst):
+        title = f"the {len(evaluation.worst)} most confident of {title}"
+    first = f"predictions for the first {len(evaluation.samples)} of {images}"
+    groups = [(first, evaluation.samples), (title, evaluation.worst)]
+    draw_groups(path, [(text, [_tile(*each, spec) for each in of]) for text, of in groups], ACROSS)
 
 
-def _tile(sample: Sample, spec: ModelSpec) -> Tile:
-    label, predicted = (legible(spec.class_name(n), n) for n in (sample.label, sample.predicted))
-    if sample.label == sample.predicted:
-        return Tile(sample.pixels, fitting_name(predicted, 16))
-    numbers = f"{sample.label} → {sample.predicted}"
-    shorter = [(shorten(label, n), shorten(predicted, n)) for n in range(12, 3, -1)]
-    captions = [
-        f"{one} → {other}{probability}"
-        for probability in (f" ({sample.probability:.0%})", "")
-        for one, other in shorter
-        if one != other  # "coffee cup" and "coffee can"
-    ]
-    return Tile(sample.pixels, first_fitting([*captions, numbers]), RED)
+def _tile(prediction: Prediction, pixels: np.ndarray, spec: ModelSpec) -> Tile:
+    _, label, predicted, probability = prediction
+    if label == predicted:
+        return Tile(spec.class_name(label), pixels)
+    caption = f"{spec.class_name(label)} → {spec.class_name(predicted)} ({probability:.0%})"
+    if len(caption) > MAX_CAPTION:
+        caption = f"{label} → {predicted} ({probability:.0%})"
+    return Tile(caption, pixels, RED)

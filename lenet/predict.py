@@ -6,56 +6,61 @@ photo.jpg: 7 (99.87%)
 A folder stands for all images in it and below. ``--csv`` prints a table.
 """
 
-from runtime.environment import check_environment, ignore_launcher
+from runtime.environment import check_environment
 
 check_environment(__name__)
-ignore_launcher()
 
 import argparse
-import csv
-import io
 import os
 
 import cv2
 import numpy as np
 
-from ofrecord.headers import BadImage, read_header
-from ofrecord.images import MAX_FILE_SIZE, ImageOptions, decode, resize
-from ofrecord.labels import kinds_of, list_images, natural_key
+from lenet_train import LeNet
+from ofrecord.dataset.images_csv import csv_line
+from ofrecord.images import (
+    MAX_FILE_SIZE,
+    BadImage,
+    ImageOptions,
+    decode,
+    read_header,
+    resize,
+)
+from ofrecord.labels.files import is_image, kinds_of, list_files
+from ofrecord.labels.names import natural_key
 from runtime.atomic import read_small_file
 from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
-from .checkpoint import add_checkpoint_option, open_checkpoint
+from .checkpoint import Checkpoint, check_layout, layout_of, open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
 from .engine import flow
-from .model import LeNet, ModelSpec
+from .learner import weights_of
+from .spec import ModelSpec
 
 BATCH = 100  # images at a time
 
 
 def main() -> None:
     args = parse_args()
-    checkpoint = open_checkpoint(args.checkpoint)
-    model, spec = checkpoint.load_model(), checkpoint.info.spec
-    as_digit = is_mnist_like(spec) if args.digit == "auto" else args.digit == "yes"
-    paths, top = find_images(args.files), min(args.top, spec.num_classes)
+    model = load_model(open_checkpoint(args.checkpoint))
+    as_digit = is_mnist_like(model.spec) if args.digit == "auto" else args.digit == "yes"
+    paths, top = find_images(args.files), min(args.top, model.spec.num_classes)
     if args.csv:
         more = (f"{name}_{n}" for n in range(2, top + 1) for name in ("label", "probability"))
-        output(csv_line("file", "label", "probability", *more))
+        output(csv_line(["file", "label", "probability", *more]))
     problems = []
     for first in range(0, len(paths), BATCH):
-        files, images = [], []
+        images = {}
         for file in paths[first : first + BATCH]:
             try:
-                images.append(read_image(file, spec, as_digit))
-                files.append(file)
+                images[file] = read_image(file, model.spec, as_digit)
             except BadImage as problem:
                 problems.append(f"{file}: {problem}")
-        if files:
-            probabilities = predict(model, np.stack(images))
-            for file, of_classes in zip(files, probabilities, strict=True):
+        if images:
+            probabilities = predict(model, np.stack(list(images.values())))
+            for file, of_classes in zip(images, probabilities, strict=True):
                 best = np.argsort(-of_classes, kind="stable")[:top]
-                classes = [(spec.class_name(label), of_classes[label]) for label in best]
+                classes = [(model.spec.class_name(label), of_classes[label]) for label in best]
                 output(describe(file, classes, args.csv))
     if problems:
         files = count(len(paths), "file")
@@ -66,37 +71,32 @@ def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m lenet.predict", description="Classify image files with a trained model."
     )
-    add_checkpoint_option(parser)
-    parser.add_argument(
-        "--top",
-        type=int,
-        default=1,
-        metavar="N",
-        help="print the N most probable classes (default: 1)",
+    weights = "last.npz or best.npz of a run"
+    parser.add_argument("--checkpoint", required=True, metavar="FILE.npz", help=weights)
+    top = "print the N most probable classes (default: 1)"
+    parser.add_argument("--top", type=int, default=1, metavar="N", help=top)
+    table = "print a CSV table: file, label, probability, and with --top label_2, probability_2, …"
+    parser.add_argument("--csv", action="store_true", help=table)
+    digit = (
+        "prepare a photo, scan or drawing of one digit, dark on light or light on dark, so that it "
+        "looks like MNIST's digits; auto: if the model is for MNIST-like images, except images that "
+        "look like that already (default: auto)"
     )
-    parser.add_argument(
-        "--csv",
-        action="store_true",
-        help="print a CSV table: file, label, probability, and with --top label_2, probability_2, …",
-    )
-    parser.add_argument(
-        "--digit",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="prepare a photo, scan or drawing of one digit, dark on light or light on dark, so "
-        "that it looks like MNIST's digits; auto: if the model is for MNIST-like images, except "
-        "images that look like that already (default: auto)",
-    )
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="image files, and folders for all images in them and below",
-    )
+    parser.add_argument("--digit", choices=("auto", "yes", "no"), default="auto", help=digit)
+    files = "image files, and folders for all images in them and below"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=files)
     args = parser.parse_args()
     if args.top < 1:
         parser.error("--top must be at least 1")
     return args
+
+
+def load_model(checkpoint: Checkpoint) -> LeNet:
+    """Return the trained LeNet. Raises InputError for the weights of another network."""
+    model = LeNet(checkpoint.info.spec)
+    check_layout(checkpoint.path, checkpoint.weights, layout_of(weights_of(model)))
+    model.load_state_dict({name: flow.tensor(w) for name, w in checkpoint.weights.items()})
+    return model.eval()
 
 
 def find_images(paths: list[str]) -> list[str]:
@@ -109,7 +109,9 @@ def find_images(paths: list[str]) -> list[str]:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        images, others = list_images(path)
+        names = [name for name, _ in list_files(path)]
+        images = list(filter(is_image, names))
+        others = set(names).difference(images)
         if others:
             number = f"{count(len(others), 'file')} without an image's extension"
             log(f"skipped {number} in {path} ({kinds_of(others)})", "warning")
@@ -130,11 +132,9 @@ def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
         data = read_small_file(file, MAX_FILE_SIZE)
     except OSError as error:
         raise BadImage(error.strerror) from None
-    header = read_header(data)
     # auto: the converter lays a gray image on a gray background even among colour images.
     color = "gray" if spec.channels == 1 else "auto"
-    options = ImageOptions(color, background=spec.background, max_value=spec.max_value)
-    pixels = decode(data, header, options)
+    pixels = decode(data, read_header(data), ImageOptions(color, background=spec.background))
     if as_digit and spec.channels == 1 and not is_prepared(pixels):
         pixels = prepare_digit(pixels)
         log(
@@ -142,13 +142,11 @@ def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
             "MNIST's (--digit no turns this off)"
         )
     if spec.fit:  # as the converter did
-        size = spec.fit.width, spec.fit.height
-        pixels = resize(pixels, size, spec.fit.method, spec.background)
+        method, *size = spec.fit
+        pixels = resize(pixels, tuple(size), method, spec.background)
     if spec.channels == 3:
-        gray = pixels.ndim == 2
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if gray else cv2.COLOR_BGR2RGB)
-    if pixels.shape[:2] != (spec.height, spec.width):
-        # As OneFlow's Resize does in training: by area where the image gets smaller.
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB)
+    if pixels.shape[:2] != (spec.height, spec.width):  # as OneFlow's Resize does in training
         fewer = spec.width * spec.height < pixels.shape[0] * pixels.shape[1]
         how = cv2.INTER_AREA if fewer else cv2.INTER_LINEAR
         pixels = cv2.resize(pixels, (spec.width, spec.height), interpolation=how)
@@ -170,14 +168,8 @@ def predict(model: LeNet, images: np.ndarray) -> np.ndarray:
 def describe(file: str, classes: list[tuple[str, float]], as_csv: bool) -> str:
     """Return a file's most probable classes, (name, probability), as text or as a CSV line."""
     if as_csv:
-        return csv_line(file, *(cell for name, p in classes for cell in (name, f"{p:.6f}")))
+        return csv_line([file, *(cell for name, p in classes for cell in (name, f"{p:.6f}"))])
     return f"{one_line(file)}: " + ", ".join(f"{name} ({p:.2%})" for name, p in classes)
-
-
-def csv_line(*cells: str) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

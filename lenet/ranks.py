@@ -15,25 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from runtime.cli import InputError, become_rank
+from runtime.cli import InputError
 
 from .engine import flow
 
 RANK = flow.env.get_rank()
 LOCAL_RANK = flow.env.get_local_rank()  # among those on this machine
 WORLD_SIZE = flow.env.get_world_size()
-MACHINES = flow.env.get_node_size()
-become_rank(RANK, WORLD_SIZE)
 
-# What to put between ``python`` and a script to start it on as many ranks again.
-LAUNCHER = ""
-if WORLD_SIZE > 1:
-    LAUNCHER = f"--nproc_per_node {WORLD_SIZE // MACHINES} "
-    if MACHINES > 1:
-        LAUNCHER += f"--nnodes {MACHINES} --node_rank N --master_addr {os.environ['MASTER_ADDR']} "
+
+def launcher() -> str:
+    """Return what to put between ``python`` and a script to start it on as many ranks again."""
+    machines = flow.env.get_node_size()
+    if WORLD_SIZE == 1:
+        return ""
+    words = f"-m oneflow.distributed.launch --nproc_per_node {WORLD_SIZE // machines} "
+    if machines > 1:
+        words += f"--nnodes {machines} --node_rank N --master_addr {os.environ['MASTER_ADDR']} "
     if os.environ["MASTER_PORT"] != "29500":  # the launcher's default
-        LAUNCHER += f"--master_port {os.environ['MASTER_PORT']} "
-    LAUNCHER = f"-m oneflow.distributed.launch {LAUNCHER}"
+        words += f"--master_port {os.environ['MASTER_PORT']} "
+    return words
 
 
 def gather(value: Any) -> list[Any]:
@@ -46,15 +47,9 @@ def gather(value: Any) -> list[Any]:
     return [pickle.loads(each) for each in of_ranks]
 
 
-def wait_for_all() -> None:
-    """Return once every rank has called this."""
-    gather(None)
-
-
-def mean_over_ranks(losses: Sequence[flow.Tensor], asked: bool) -> tuple[list[float], bool]:
-    """Return the mean over the ranks of each loss, a 0-d tensor, and whether any rank ``asked``."""
-    of_ranks, any_asked = zip(*gather((flow.stack(losses).numpy(), asked)), strict=True)
-    return np.mean(of_ranks, axis=0).tolist(), any(any_asked)
+def mean_over_ranks(losses: Sequence[flow.Tensor]) -> list[float]:
+    """Return the mean over the ranks of each loss, a 0-d tensor."""
+    return np.mean(gather(flow.stack(losses).numpy()), axis=0).tolist()
 
 
 def merge_over_ranks(value: Any) -> Any:

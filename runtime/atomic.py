@@ -10,9 +10,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, BinaryIO
+from typing import IO
 
-from .cli import InputError, log
+from .cli import InputError, log, os_errors
+
+# What SMB, FUSE and the drives of WSL answer where a folder is to be flushed: they cannot.
+NO_FLUSH = {errno.EINVAL, errno.EOPNOTSUPP, errno.EIO}
 
 
 @contextmanager
@@ -43,9 +46,10 @@ def create_file(path: str, mode: str = "wb", **options: str) -> IO:
     return open(path, mode.replace("w", "x"), **options)
 
 
-def open_regular_file(path: str) -> BinaryIO:
+def open_regular_file(path: str, mode: str = "rb") -> IO:
     """Open a file to read. Raises OSError, for pipes and devices, too."""
-    return open(_open_regular(path)[0], "rb")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    return open(_open_regular(path)[0], mode, **text)
 
 
 def _open_regular(path: str) -> tuple[int, os.stat_result]:
@@ -97,31 +101,33 @@ def flush_file(file: IO) -> None:
 
 
 def flush_folder(path: str) -> None:
-    """Write the names in a folder (renames, removals) to the disk."""
+    """Write the names in a folder (renames, removals) to the disk, where its file system can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FLUSH:
+            raise
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def folder_lock(
-    folder: str | None, busy: str, shared: bool = False, wait: bool = False
-) -> Iterator[None]:
+def folder_lock(folder: str | None, busy: str, shared: bool = False) -> Iterator[None]:
     """Hold a folder for this process; ``shared``: together with others who share it.
 
-    None, or a folder that does not exist, is nothing to hold. Where another process holds
-    it, ``wait`` for that, or raise InputError, which begins with ``busy``.
+    None, or a folder that does not exist, is nothing to hold. Raises InputError where it cannot
+    be opened, and, beginning with ``busy``, where another process holds it.
     """
     if folder is None or not os.path.isdir(folder):
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with os_errors("open", folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
                 raise InputError(f"{busy} {folder}: wait for it to end") from None
@@ -149,7 +155,11 @@ def read_with_status(path: str, most: int) -> tuple[bytes, os.stat_result]:
     try:
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", path)
-        return os.read(descriptor, status.st_size), status
+        data = os.read(descriptor, status.st_size)
+        # A network file system may return less than was asked for, before the end of the file.
+        while len(data) < status.st_size and (more := os.read(descriptor, status.st_size)):
+            data += more
+        return data, status
     finally:
         os.close(descriptor)
 

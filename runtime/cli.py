@@ -2,26 +2,27 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
 import traceback
-import types
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+from .environment import launched_ranks
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 SHOWN_PROBLEMS = 20
-# After this many seconds a rank reports its own error. OneFlow's launcher checks
-# every second whether a rank has ended, so rank 0's error ends this one earlier.
-RANK_SECONDS = 3
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-_ranks = types.SimpleNamespace(rank=0, world_size=1)  # see become_rank
-shutdown = types.SimpleNamespace(skipped=False)  # True: run_main() ends the process at once
+# After this many seconds a rank reports its own error: one that all find is rank 0's, and
+# OneFlow's launcher, which checks every second whether a rank has ended, ends the others.
+RANK_SECONDS = 3
 
 
 class InputError(Exception):
@@ -34,8 +35,7 @@ class InputError(Exception):
 class InputErrors(InputError):
     """Several problems found together: the first twenty are printed, then a count.
 
-    ``problems`` are one-line strings; ``summary`` ends the list and says what
-    they mean for the command.
+    ``problems`` are one-line strings; ``summary`` ends the list and says what they mean.
     """
 
     def __init__(self, problems: Iterable[str], summary: str) -> None:
@@ -72,7 +72,7 @@ class ArgumentParser(argparse.ArgumentParser):
         raise InputError(f"{message} (--help lists the options)")
 
     def _print_message(self, message: str, file: object = None) -> None:
-        output(message.rstrip("\n"), flush=True)  # --help; a full disk is an InputError
+        output(message.rstrip("\n"))  # --help; a full disk is an InputError
 
 
 def one_line(text: object) -> str:
@@ -99,134 +99,102 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{plural}"
 
 
-def become_rank(rank: int, world_size: int) -> None:
-    """Make this process one of several ranks.
-
-    Rank 0 alone prints results and messages; each rank prints its errors.
-    """
-    _ranks.rank, _ranks.world_size = rank, world_size
-
-
-def output(*lines: object, flush: bool = False) -> None:
-    """Print lines of results to stdout, unprintable characters escaped.
+def output(*lines: object) -> None:
+    """Print lines of results to stdout, unprintable characters escaped; on rank 0 alone.
 
     Raises InputError if they cannot be written (a full disk).
     """
-    if _ranks.rank:
-        return
-    try:
-        for line in lines:
-            print(*map(one_line, str(line).split("\n")), sep="\n")
-        if flush and sys.stdout:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot write to stdout: {error.strerror}") from error
+    if lines and not launched_ranks()[0]:
+        with os_errors("write", "to stdout"):
+            print(*map(printed_lines, lines), sep="\n", flush=True)
 
 
 def log(message: object, level: str | None = None) -> None:
-    """Print a message for the user to stderr, never to stdout.
+    """Print a message to stderr; other ranks than 0 print errors only.
 
     ``level`` is ``"error"``, ``"warning"`` or None for information.
     """
-    if _ranks.rank:
-        if level != "error":
-            return
-        message = f"rank {_ranks.rank}: {message}"
+    rank, _ = launched_ranks()
+    if rank and level != "error":
+        return
     if level:
         folder, program = os.path.split(sys.argv[0])
         if program == "__main__.py":  # python -m of a package
             program = os.path.basename(folder)
-        message = f"{program or 'python'}: {level}: {one_line(message)}"
-    try:
-        print(*map(one_line, str(message).split("\n")), sep="\n", file=sys.stderr, flush=True)
-    except OSError:  # stderr is a file on a full disk: there is nowhere to report it
-        pass
+        who = f"rank {rank}: " if rank else ""
+        message = f"{program or 'python'}: {level}: {who}{one_line(message)}"
+    with suppress(OSError):  # stderr is a file on a full disk: there is nowhere to report it
+        print(printed_lines(message), file=sys.stderr, flush=True)
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delay SIGINT (Ctrl-C) and SIGTERM until the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def printed_lines(text: object) -> str:
+    """Return a text of several lines as it can be printed."""
+    return "\n".join(map(one_line, str(text).split("\n")))
 
 
-@contextmanager
-def stop_requests(enabled: bool = True) -> Iterator[types.SimpleNamespace]:
-    """Turn SIGINT (Ctrl-C) and SIGTERM into a request to stop.
-
-    The object that this yields has an attribute ``asked``: None, or when the first
-    signal came. One that comes a second later raises KeyboardInterrupt at once
-    (before, it is another process's copy of the same request); so does the
-    first if not ``enabled``.
-    """
-    stop = types.SimpleNamespace(asked=None)
-
-    def ask(signum, frame):
-        if stop.asked is None:
-            stop.asked = time.monotonic()
-            if not _ranks.rank:  # os.write, as print is not reentrant
-                os.write(2, b"stopping once the run is saved; press Ctrl-C again to stop at once\n")
-        elif time.monotonic() - stop.asked > 1:
-            raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM) if enabled else ()
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def module_command(module: str, *arguments: str) -> str:
+    """Return the command ``python -m MODULE ARGUMENTS`` as it can be typed in the working folder."""
+    here = os.path.realpath(os.getcwd()) == os.path.realpath(PROJECT)
+    prefix = "" if here else f"PYTHONPATH={shlex.quote(PROJECT)} "
+    return f"{prefix}python -m {' '.join([module, *map(shlex.quote, arguments)])}"
 
 
 def run_main(main: Callable[[], object]) -> NoReturn:
     """Call ``main()`` and exit the process with the matching exit code. Never returns.
 
     0: success. 2: invalid input, one line (or twenty and a count). 130: Ctrl-C.
-    141: stdout was closed. 1: an unexpected error, with its traceback.
+    141: stdout was closed. 1: an unexpected error, with its traceback, or out of memory.
 
-    With several ranks, the first that fails ends the others. An error that all
-    of them find is reported by rank 0, so the others wait before they report it.
+    With several ranks, the first that fails ends the others.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if stream:  # None if it was closed
-            # A file name may hold bytes that are not text.
-            stream.reconfigure(errors="backslashreplace")
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed
+        stream.reconfigure(errors="backslashreplace")  # a name may hold bytes that are not text
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = 0
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see check_environment
         main()
-        output(flush=True)
-        code = 0
-    except InputError as error:
-        if _ranks.rank:
-            time.sleep(RANK_SECONDS)
-        for line in error.lines():
-            log(line, "error")
-        code = EXIT_BAD_INPUT
-    except KeyboardInterrupt as interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        log(": ".join(["interrupted"] + [str(text) for text in interrupt.args]), "error")
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of stdout ended, as `| head` does
-        log("stdout was closed; stopping")
-        code = EXIT_BROKEN_PIPE
-    except SystemExit as stop:  # --help
-        code = stop.code
-    except Exception:  # a bug in this program
-        traceback.print_exc()
-        code = 1
+    except BaseException as error:
+        code = _report(error)
+        _flush_stdout()
+        if launched_ranks()[1] > 1 and code:
+            # Here and at once: outside of this block the error's frames are freed, a graph with
+            # them, and its end waits for the other ranks; so does OneFlow's shutdown.
+            os._exit(code)
+    _flush_stdout()
+    sys.exit(code)
+
+
+def _report(error: BaseException) -> int:
+    """Print what a command ended with, and return its exit code."""
+    match error:
+        case InputError():
+            if launched_ranks()[0]:
+                time.sleep(RANK_SECONDS)
+            for line in error.lines():
+                log(line, "error")
+            return EXIT_BAD_INPUT
+        case KeyboardInterrupt():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if not launched_ranks()[0]:
+                log(": ".join(["interrupted", *map(str, error.args)]), "error")
+            return EXIT_INTERRUPTED
+        case BrokenPipeError():  # the reader of stdout ended, as `| head` does
+            log("stdout was closed; stopping")
+            return EXIT_BROKEN_PIPE
+        case SystemExit():  # --help
+            return error.code or 0
+        case MemoryError():
+            log("out of memory", "error")
+            return 1
+    traceback.print_exception(error)  # a bug in this program
+    return 1
+
+
+def _flush_stdout() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to clean up
     try:
         if sys.stdout:
             sys.stdout.flush()
     except OSError:  # it has been reported, or stdout was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    # With several ranks OneFlow's shutdown waits for the others.
-    if shutdown.skipped or (_ranks.world_size > 1 and code):
-        os._exit(code or 0)
-    sys.exit(code)

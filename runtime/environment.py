@@ -7,12 +7,9 @@ therefore run under Python 3.6: annotations newer than that are strings here.
 
 import glob
 import os
-import re
 import signal
 import sys
 from importlib.util import find_spec
-
-from .versions import installed_build, installed_version
 
 # The newest that OneFlow 0.9.0 has a wheel for; constraints.txt is for this one alone.
 PYTHON = (3, 10)
@@ -30,20 +27,24 @@ PACKAGES = {
     "cv2": "opencv-python-headless",
     "numpy": "numpy",
     "google.protobuf": "protobuf",
+    "PIL": "Pillow",
     "pydantic": "pydantic",
     "yaml": "PyYAML",
     "tqdm": "tqdm",
     "matplotlib": "matplotlib",
 }
-PROTOBUF_LIMIT = "4"  # OneFlow's generated record_pb2 is refused by it
+LIMITS = {"numpy": 2, "protobuf": 4}  # the first major versions that OneFlow cannot use
+LAUNCHER = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
+ONEFLOW = "0.9.0"  # the one build that this project is tried on
 
 
-def check_environment(module: str) -> None:
+def check_environment(module: str, ranks: bool = False) -> None:
     """Exit with one line and exit code 2 if the scripts cannot run here.
 
     ``module`` is the caller's ``__name__``. In a script Ctrl-C is blocked from
     here until run_main() handles it, as libraries do not exit cleanly if their
-    import is interrupted.
+    import is interrupted; and unless it is for several ``ranks``, it is one process
+    whatever a launcher says.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -54,15 +55,28 @@ def check_environment(module: str) -> None:
     if module == "__main__" and hasattr(signal, "pthread_sigmask"):  # Windows has none
         # Before the first import that starts threads, as they would receive it instead.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    if module == "__main__" and not (ranks and os.environ.get("WORLD_SIZE", "1") not in ("", "1")):
+        for name in LAUNCHER:  # OneFlow does not start where some are missing or empty
+            os.environ.pop(name, None)
     problem = find_problem()
     if problem:
         sys.stderr.write(f"{os.path.basename(sys.argv[0])}: error: {problem}\n")
         sys.exit(2)
 
 
-def ignore_launcher() -> None:
-    """Make this process the only rank; to be called before OneFlow is imported."""
-    os.environ.pop("WORLD_SIZE", None)
+def launched_ranks() -> "tuple[int, int]":
+    """Return this process's rank and the world size, (0, 1) without OneFlow's launcher.
+
+    Raises ValueError or KeyError where the launcher's variables are not all valid, as on a cluster
+    that sets some of them by itself; check_environment() refuses that.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE") or 1)
+    if world_size == 1:
+        return 0, 1
+    rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
+    if not (0 <= rank < world_size and 0 < port < 2**16 and os.environ["MASTER_ADDR"]):
+        raise ValueError
+    return rank, world_size
 
 
 def find_problem() -> "str | None":
@@ -73,10 +87,19 @@ def find_problem() -> "str | None":
             f"this is Python {version[0]}.{version[1]} ({sys.executable}), "
             f"and OneFlow 0.9.0 needs Python 3.10: {REMEDY}"
         )
+    if sys.flags.optimize:
+        return "OneFlow needs Python's assert statements: start python without -O (PYTHONOPTIMIZE)"
     try:
         os.getcwd()
     except OSError:
         return "the working folder was removed: change to another folder"
+    try:
+        launched_ranks()
+    except (KeyError, ValueError):
+        return (
+            "WORLD_SIZE is set, but RANK, MASTER_ADDR and MASTER_PORT are not all valid: start "
+            "several ranks with `python -m oneflow.distributed.launch`, or unset WORLD_SIZE"
+        )
     for module, package in PACKAGES.items():
         if not is_installed(module):
             return f"{package} is not installed for {sys.executable}: {REMEDY}"
@@ -85,25 +108,24 @@ def find_problem() -> "str | None":
             "the oneflow installed here is a stub without an engine, "
             f"which pip gives to Pythons that OneFlow has no wheel for: {REMEDY}"
         )
-    build = installed_build()
-    for package, limit in (("numpy", build.numpy_limit), ("protobuf", PROTOBUF_LIMIT)):
+    for package, limit in LIMITS.items():
         found = installed_version(package)
-        if found and numbers(found) >= numbers(limit):
+        if found and int(found.split(".")[0]) >= limit:
             return (
-                f"{package} {found} is too new for OneFlow {build.name}, "
+                f"{package} {found} is too new for OneFlow {ONEFLOW}, "
                 f"which needs {package} below {limit}: {REMEDY}"
             )
-    if not build.tried:
-        sys.stderr.write(
-            f"{os.path.basename(sys.argv[0])}: warning: OneFlow {build.name} was never tried with "
-            "this project: see docs/gpu.md\n"
-        )
     return None
 
 
-def numbers(version: str) -> "list[int]":
-    """Return a version's numbers, ``[1, 24]`` for ``"1.24rc1"``, to compare it with another's."""
-    return [int(number) for number in re.findall(r"\d+", version)[:2]]
+def installed_version(package: str) -> "str | None":
+    """Return a package's version, or None if it was not installed from a wheel."""
+    from importlib.metadata import PackageNotFoundError, version  # since Python 3.8
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def is_installed(module: str) -> bool:

@@ -5,10 +5,11 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 
-from .cli import InputError, uninterrupted
+from .cli import InputError
 
 # Jobs sent to each worker ahead of the one whose result is awaited: enough that
 # none is idle, few enough that results do not pile up in memory.
@@ -46,7 +47,7 @@ def ordered_map(function: Callable, jobs: Iterable, workers: int) -> Generator:
                 ours, theirs = context.Pipe()
                 arguments = function, theirs, os.getpid()
                 process = context.Process(target=_work, daemon=True, args=arguments)
-                with uninterrupted():  # until the worker ignores Ctrl-C
+                with _uninterrupted():  # until the worker ignores Ctrl-C
                     process.start()
                     processes.append(process)
                     pipes.append(ours)
@@ -63,6 +64,16 @@ def ordered_map(function: Callable, jobs: Iterable, workers: int) -> Generator:
             process.kill()
         for process in processes:
             process.join()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Delay SIGINT (Ctrl-C) and SIGTERM until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _send(pipe, job):

@@ -1,14 +1,15 @@
 """Fixtures that several test modules use. Those of session scope are made once; read only."""
 
+import fcntl
+import json
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers import PROJECT, convert, run_script
-
-sys.path.insert(0, str(PROJECT))
+from helpers import PROJECT, Result, convert, run_script
+from runs import Trainer
 
 
 @pytest.fixture
@@ -30,11 +31,19 @@ def converted(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tutorial_run(converted, tmp_path_factory):
-    """The tutorial's training as people start it, kept in a folder: (the folder, the Result). Read only."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    result = run_script(
-        "lenet_train.py", "--device", "cpu", "--dataset_dir", converted, "--run_dir", folder
-    )
+    """The tutorial's training as people start it, kept in a folder: (the folder, the Result). Read only.
+
+    It takes ten seconds, so the workers of pytest-xdist make it once for all of them.
+    """
+    together = tmp_path_factory.getbasetemp()
+    together = together.parent if "PYTEST_XDIST_WORKER" in os.environ else together
+    folder, kept = together / "tutorial" / "run", together / "tutorial.json"
+    with open(together / "tutorial.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            options = ["--device", "cpu", "--dataset_dir", converted, "--run_dir", folder]
+            kept.write_text(json.dumps(run_script("lenet_train.py", *options)))
+    result = Result(*json.loads(kept.read_text()))
     assert result.code == 0, result
     return folder, result
 
@@ -54,13 +63,13 @@ def dataset(converted, tmp_path):
 
 @pytest.fixture(scope="session")
 def gpu():
-    """What the probe says of the GPU here; a test that takes it is skipped where none works."""
+    """The name of the GPU here; a test that takes it is skipped where none works."""
     from lenet.device import probe_gpu
 
-    probe = probe_gpu()
-    if not probe.works:
-        pytest.skip(f"no GPU here that OneFlow runs on: {probe.reason}")
-    return probe
+    name, problem = probe_gpu()
+    if problem:
+        pytest.skip(f"no GPU here that OneFlow runs on: {problem}")
+    return name
 
 
 @pytest.fixture
@@ -71,3 +80,11 @@ def own_mounts(tmp_path):
         if shutil.which("unshare") and subprocess.run(command, capture_output=True).returncode == 0:
             return words
     pytest.skip("mounting a small file system is not allowed here")
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A Trainer, all of whose processes end with the test."""
+    trainer = Trainer(tmp_path)
+    yield trainer
+    trainer.kill_all()

@@ -7,6 +7,7 @@ signals and streams, runs in a process of its own (``run_script``, ``start_scrip
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import io
@@ -56,7 +57,6 @@ def call(module, *arguments, cwd=PROJECT):
     """Run the ``main`` of a command's module in this process, as the command itself would; return its Result."""
     main = importlib.import_module(module).main
     cli = importlib.import_module("runtime.cli")
-    run, cli.shutdown.skipped = cli.run_main, False  # this process goes on
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     before = sys.argv, os.getcwd(), signal.getsignal(signal.SIGINT)
     sys.argv = [f"{module}.py", *map(str, arguments)]
@@ -65,7 +65,7 @@ def call(module, *arguments, cwd=PROJECT):
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                run(main)
+                cli.run_main(main)
             except SystemExit as end:
                 code = end.code
     finally:
@@ -90,7 +90,7 @@ def train(dataset, *arguments, cwd=PROJECT):
 # -- in a process of its own ----------------------------------------------------------
 
 
-def run_python(*arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300):
+def run_python(*arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300, **options):
     """Run this Python, or another, with some arguments (``-c``, ``-m``, a file); return its Result."""
     process = subprocess.run(
         [python, *map(str, arguments)],
@@ -101,6 +101,7 @@ def run_python(*arguments, cwd=PROJECT, python=sys.executable, env=None, timeout
         encoding="utf-8",
         errors="surrogateescape",
         timeout=timeout,
+        **options,
     )
     return Result(process.returncode, process.stdout, process.stderr)
 
@@ -129,6 +130,12 @@ def default_signals():
     """Signals as a terminal's shell leaves them: under ``nohup`` and ``&`` some are ignored, and stay so in children."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
+
+
+def without_rights():
+    """For ``preexec_fn``: takes away root's right to open everything."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 # -- what came of it ------------------------------------------------------------------

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -18,14 +19,14 @@ from matplotlib.patches import Rectangle
 from img2ofrecord import ndarray2ofrecords
 from lenet.augment import augment
 from lenet.config import TrainConfig
-from lenet.model import ModelSpec
+from lenet.spec import ModelSpec
 from lenet_train import ImageReader
-from ofrecord.dataset import open_dataset
-from ofrecord.label_file import read_label_file
+from ofrecord.dataset.images_csv import read_rows
+from ofrecord.dataset.open_dataset import open_dataset
 from ofrecord.record import IMAGE_FEATURE, LABEL_FEATURE, LENGTH, read_part, read_record
 
 DATASET = "dataset/"
-IMAGES, LABELS = "data/images/train_set/", "data/images/train_label/label.txt"
+IMAGES = "data/images/train_set/"
 WIDTH, DPI = 8.0, 150  # inches; 1,200 pixels, which a page shows at about 800
 CENTERED = {"ha": "center", "va": "center"}
 MONO = {"family": "DejaVu Sans Mono", "ha": "center", "va": "center"}
@@ -116,7 +117,6 @@ def draw_record(path: str) -> None:
 
 def draw_pipeline(path: str) -> None:
     """The first three images of the dataset at each stage, a column each."""
-    samples, _ = read_label_file(LABELS, IMAGES)
     dataset = open_dataset(DATASET)
     spec = ModelSpec.from_dataset(dataset, None)
     config = TrainConfig(crop=0.3)  # strong enough to be seen
@@ -142,10 +142,10 @@ def draw_pipeline(path: str) -> None:
         axes.text(x, top + shown * step + 0.38, extent, fontsize=9, color="#505050", **CENTERED)
     centers = [column[0] for column in columns]
     parts = read_part(os.path.join(DATASET, "part-0"))
-    for row, (name, (_, image, label)) in enumerate(
-        zip(samples.names[:shown], parts, strict=False)
+    for row, (source, (_, image, label)) in enumerate(
+        islice(zip(read_rows(DATASET), parts, strict=False), shown)
     ):
-        y = top + row * step
+        name, y = source.image, top + row * step
         file = cv2.imread(os.path.join(IMAGES, name), cv2.IMREAD_GRAYSCALE)
         stages = [(file, *SHADES), (pixels.numpy()[row], *SHADES)]
         stages += [(each.numpy()[row], "RdBu_r", -1.5, 1.5) for each in (batch, augmented)]

@@ -1,0 +1,79 @@
+"""``index``: the manifest and the table of images of part files that another converter wrote."""
+
+import argparse
+import hashlib
+import io
+import os
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from runtime.atomic import folder_lock, replace_file
+from runtime.cli import InputError, log, os_errors, output
+
+from ..dataset.folder import BUSY
+from ..dataset.images_csv import read_rows, write_rows
+from ..dataset.loading import read_fields
+from ..dataset.manifest import MANIFEST_NAME, TABLE_NAME
+from .check import add_feature_arguments, check, open_table
+from .scan import PartReport, found_fields, manifest_of
+
+HELP = "Write the manifest of part files that another converter wrote"
+# What is kept of a manifest that is there: part files do not tell it.
+KEPT = "class_names background fit split_id skipped".split()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="the folder of the part files")
+    add_feature_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write images.csv and the manifest of part files.
+
+    Every record is read and every image decoded. Names of classes and images in earlier files
+    are kept. Raises InputErrors with all that OneFlow would abort on or misread.
+    """
+    folder = args.folder
+    with os_errors("write to", folder), folder_lock(folder, BUSY):
+        try:
+            open_table(folder)
+        except InputError:  # there is none, or it is not of these files
+            reports = check(folder, (args.image_feature, args.label_feature))
+        else:
+            raise InputError(f"{folder} has its {MANIFEST_NAME} already")
+        table, fields, kept = make_table(folder, reports), found_fields(reports), old_fields(folder)
+        fields |= {
+            "class_names": None,
+            **kept,
+            "num_classes": max(fields["num_classes"], kept.get("num_classes", 0)),
+            "image_feature": args.image_feature,
+            "label_feature": args.label_feature,
+            "images_csv": hashlib.sha256(table).hexdigest(),
+        }
+        manifest = manifest_of(fields, f"{folder} cannot be a dataset")
+        for name, data in ((TABLE_NAME, table), (MANIFEST_NAME, manifest.to_json().encode())):
+            with replace_file(os.path.join(folder, name)) as file:
+                file.write(data)
+    if reasons := sum((each.statistics.reencode_reasons for each in reports), Counter()):
+        numbers = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+        log(f"{folder}: OneFlow may decode some images to other pixels: {numbers}", "warning")
+    output(f"{folder}: {manifest.summary}")
+
+
+def make_table(folder: str, reports: list[PartReport]) -> bytes:
+    """Return images.csv, with the names that an earlier one has for the same images."""
+    named, file = {}, io.BytesIO()
+    with suppress(InputError):
+        named = {row._replace(image=""): row for row in read_rows(folder)}
+    write_rows(file, (named.get(row, row) for report in reports for row in report.rows))
+    return file.getvalue()
+
+
+def old_fields(folder: str) -> dict[str, Any]:
+    """Return what a manifest of this or an earlier layout says that part files do not tell."""
+    with suppress(InputError, ValueError, TypeError):
+        fields = read_fields(os.path.join(folder, MANIFEST_NAME))
+        kept = {name: fields[name] for name in KEPT if name in fields}
+        return {**kept, "num_classes": len(fields.get("class_names") or ())}
+    return {}  # there is none, or it is another program's

@@ -1,0 +1,1 @@
+"""What the converter, img2ofrecord.py, needs besides its lesson."""

@@ -1,0 +1,144 @@
+"""The end of a conversion: the manifest and the table of each dataset, and what is said of them."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from runtime.cli import SHOWN_PROBLEMS, InputError, count, log, os_errors
+from runtime.settings import validate
+
+from ..dataset.copies import ImageTable, report_copies
+from ..dataset.images_csv import Row, printable
+from ..dataset.manifest import FORMATS, Manifest, Part, digest_of, part_name
+from ..dataset.staging import commit as commit_datasets
+from ..dataset.statistics import ImageStatistics
+from .options import ConvertOptions
+from .packed import Problem, describe
+from .parts import PlannedPart, load_finished
+
+DARK = 64  # of 255: 16-bit images below it use at most 14 of their bits
+
+
+def commit(datasets: Iterable[list[PlannedPart]], options: ConvertOptions) -> None:
+    """Put the datasets, all of whose parts are there, in place of the old ones.
+
+    Logs what was skipped, what looks wrong, and copies. Raises InputError where a dataset is
+    left without an image.
+    """
+    finished = [FinishedDataset(parts, options) for parts in datasets]
+    channels = max(each.statistics.channels for each in finished)
+    split_id = digest_of([each.table for each in finished]) if len(finished) > 1 else None
+    new = [(each.folder, each.manifest(channels, split_id), each.staged) for each in finished]
+    for each in finished:
+        each.report()
+    copied = [ImageTable(each.folder.path, each.rows, each.class_names) for each in finished]
+    report_copies(copied, say=log)
+    commit_datasets(new)
+
+
+class FinishedDataset:
+    """A dataset all of whose parts are there, and its ``table``: the SHA-256 of images.csv."""
+
+    def __init__(self, parts: list[PlannedPart], options: ConvertOptions):
+        self.folder, self.class_names = parts[0].folder, parts[0].samples.class_names
+        self.statistics = ImageStatistics()
+        self.rows: list[Row] = []  # of images.csv
+        self.staged: list[str] = []  # the names of the part files in the hidden folder
+        self._options, self._planned = options, parts
+        self._parts: list[Part] = []
+        self._problems: list[Problem] = []
+        with os_errors("read", self.folder.staging):
+            for part in parts:
+                self._add(part)
+        self._num_images = len(self.rows) + len(self._problems)
+        self._label_counts = Counter(row.label for row in self.rows)
+        if not self.statistics.num_measured:
+            images = f"the {self._num_images:,} for {self.folder.path} in {options.image_root}"
+            which = f"those of {images} whose pixels would be counted" if self.rows else images
+            raise InputError(f"no valid image among {which}")
+        anonymous = (row._replace(image="") for row in self.rows)
+        self.table = self.folder.write_table(anonymous if options.anonymous else self.rows)
+
+    def _add(self, part: PlannedPart) -> None:
+        """Add a part; one all of whose images were skipped is none, and the next ones move up."""
+        finished = load_finished(self.folder, part.file)
+        skipped = dict(finished.skipped)
+        self._problems += [Problem(*each, True) for each in finished.skipped]
+        if not finished.digests:
+            return
+        self.statistics.merge(finished.statistics)
+        self.staged.append(part.file)
+        file = part_name(len(self._parts), self._options.part_name_suffix_length)
+        fields = {"bytes": finished.bytes, "sha256": finished.sha256}
+        self._parts.append(Part(file=file, num_records=len(finished.digests), **fields))
+        labels = zip(part.samples.names, part.samples.labels, strict=True)
+        stored = ((printable(name), label) for name, label in labels if name not in skipped)
+        for record, (image, digest) in enumerate(zip(stored, finished.digests, strict=True)):
+            self.rows.append(Row(file, record, *image, digest))
+
+    def manifest(self, channels: int, split_id: str | None) -> Manifest:
+        """Return the manifest, with what all datasets share. Raises InputError."""
+        options, names, counts = self._options, self.class_names, self._label_counts
+        fields = {
+            **options.model_dump(include={"background", "image_feature", "label_feature"}),
+            "fit": options.fit if options.size else None,
+            "image_format": options.img_format,
+            **self.statistics.manifest_fields(channels),
+            "num_records": len(self.rows),
+            "num_classes": len(names or ()) or max(max(counts) + 1, 0),
+            "class_names": names,
+            "label_counts": {str(label): counts[label] for label in sorted(counts)},
+            # Of JPEG, what is not plain is re-encoded; OneFlow's faster decoder misreads gray ones.
+            "plain_jpeg": FORMATS[options.img_format] == "JPEG" and not self.statistics.num_gray,
+            "split_id": split_id,
+            "skipped": [
+                {"file": "" if options.anonymous else printable(name), "reason": reason}
+                for name, reason, _ in self._problems
+            ],
+            "images_csv": self.table,
+            "parts": self._parts,
+        }
+        try:
+            return validate(Manifest, fields)
+        except ValueError as error:
+            raise InputError(f"{self.folder.path} cannot be described: {error}") from None
+
+    def report(self) -> None:
+        """Log how many images are stored unchanged, why others are not, and what looks wrong."""
+        statistics, reencoded = self.statistics, self.statistics.reencode_reasons
+        stored = count(statistics.num_images - reencoded.total(), "image")
+        text = f"{self.folder.path}: {stored} stored unchanged"
+        if reencoded:
+            reasons = (f"{number:,} {reason}" for reason, number in reencoded.most_common())
+            text += f"; re-encoded: {', '.join(reasons)}"
+        log(text)
+        if statistics.num_measured < statistics.num_images:
+            images = count(statistics.num_measured, "image")
+            log(f"mean and standard deviation are those of {images}, decoded at full size")
+        problems = describe(self._problems, self._options.image_root)[:SHOWN_PROBLEMS]
+        lines = [f"skipped: {line}" for line in problems]
+        if problems:
+            images = count(self._num_images, "image")
+            lines.append(f"skipped {len(self._problems):,} of {images}")
+        labels = set().union(*(part.samples.labels for part in self._planned))
+        lost = sorted(labels.difference(self._label_counts))[:SHOWN_PROBLEMS]
+        names = map(self._planned[0].samples.class_name, lost)
+        lines += [f"--skip_bad left no image of class {name}" for name in names]
+        for line in lines + self._doubts():
+            log(line, "warning")
+
+    def _doubts(self) -> list[str]:
+        """Return what looks wrong with the images, a line each."""
+        statistics, folder, lines = self.statistics, self.folder.path, []
+        if len(self.rows) > 2 and all(row.sha256 == self.rows[0].sha256 for row in self.rows):
+            lines.append(f"{folder}: all images are the same")
+        wide = statistics.reencode_reasons["16-bit"]
+        if wide and statistics.brightest < DARK:
+            lines.append(
+                f"{count(wide, '16-bit image')} reach only {statistics.brightest} of 255, as their "
+                "values are small: scale them before, so that white is 65,535"
+            )
+        if statistics.num_several:
+            files = count(statistics.num_several, "file")
+            first = "only the first is stored"
+            lines.append(f"{files} with several pictures (an animation, or pages): {first}")
+        return lines

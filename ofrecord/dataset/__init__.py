@@ -1,0 +1,1 @@
+"""Datasets on disk: their manifest, the table of their images, their folder."""

@@ -1,0 +1,71 @@
+"""Copies of images, found in the tables of datasets: within one, in two, and with other labels."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from runtime.cli import count, log, output
+
+from .images_csv import Row
+
+SHOWN = 10  # lines of a kind
+LEAK = (
+    ": results on them look better than they are; remove them from one of the two, or keep them "
+    "together by a label table's column `split`"
+)
+
+
+class ImageTable(NamedTuple):
+    """The rows of a dataset's images.csv, or what it would have."""
+
+    folder: str
+    rows: list[Row]
+    class_names: list[str] | None
+
+    def describe(self, row: Row) -> str:
+        """Return where an image is, its file's name, if it is known, and its class."""
+        name = f"{os.path.join(self.folder, row.part)}, record {row.record}"
+        if row.image:
+            name += f" ({row.image})"
+        is_named = self.class_names and 0 <= row.label < len(self.class_names)
+        return f"{name}, label {self.class_names[row.label] if is_named else row.label}"
+
+
+Pair = tuple[ImageTable, Row, ImageTable, Row]
+
+
+def report_copies(tables: list[ImageTable], say: Callable[[str], object] = output) -> None:
+    """Say how many images of each dataset are copies of others in it, and of one before it.
+
+    Logs which they are. Labels are compared where they stand for the same classes.
+    """
+    first: dict[str, tuple[ImageTable, Row]] = {}  # by digest
+    copies: dict[tuple[str, str], list[Pair]] = defaultdict(list)  # by the folders of both
+    conflicts: list[Pair] = []
+    for table in tables:
+        for row in table.rows:
+            owner, other = first.setdefault(row.sha256, (table, row))
+            if other is not row:
+                copies[owner.folder, table.folder].append((owner, other, table, row))
+                if row.label != other.label and owner.class_names == table.class_names:
+                    conflicts.append((owner, other, table, row))
+    for index, table in enumerate(tables):
+        for owner in tables[: index + 1]:
+            pairs = copies[owner.folder, table.folder]
+            log_pairs("the same image", pairs, None if owner is table else "warning")
+            are = "is a copy of another" if len(pairs) == 1 else "are copies of others"
+            text = f"{table.folder}: {count(len(pairs), 'image')} {are}"
+            if owner is not table:
+                say(f"{text} in {owner.folder}{LEAK if pairs else ''}")
+            elif pairs:
+                say(text)
+    log_pairs("the same image with different labels", conflicts, "warning")
+
+
+def log_pairs(what: str, pairs: list[Pair], level: str | None) -> None:
+    """Log the first of some pairs of images that are the same, and how many more there are."""
+    for owner, other, table, row in pairs[:SHOWN]:
+        log(f"{what}: {owner.describe(other)} and {table.describe(row)}", level)
+    if len(pairs) > SHOWN:
+        log(f"… and {len(pairs) - SHOWN:,} more: {what}", level)

@@ -1,0 +1,129 @@
+"""The pixels of an image: decoded as they are seen, brought to a size, and encoded."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+
+from ..dataset.manifest import FORMATS
+from .formats import BadImage, Header, ImageOptions
+from .jpeg import ODDITIES, damage_of_jpeg, with_end_marker, without_oddities
+from .messages import check_memory, decoder_messages
+from .others import decode_with_pillow
+
+_FLAGS = {True: cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR}
+_REDUCED_FLAGS = {True: cv2.IMREAD_REDUCED_GRAYSCALE_8, False: cv2.IMREAD_REDUCED_COLOR_8}
+LARGE = 2**26  # pixels
+
+
+def decode(
+    data: bytes, header: Header, options: ImageOptions | None = None, reduced: bool = False
+) -> np.ndarray:
+    """Return an image's pixels as they are seen: uint8, (height, width) gray or (…, 3) BGR.
+
+    Turned as EXIF says, laid on the background, of 16 bits the upper 8. Raises BadImage, also
+    where the decoder only warns that data is damaged, and MemoryError. ``reduced`` is for a
+    JPEG: its pixels at an eighth of its size, in little more than half the time. Every bit of
+    its compressed data is read all the same.
+    """
+    if not decoder_messages.is_open:
+        with decoder_messages:
+            return decode(data, header, options, reduced)
+    decoder_messages.take()  # what was printed before is not of this image
+    options = options or ImageOptions()
+    gray = header.gray if options.color == "auto" else options.color == "gray"
+    if header.uses_pillow:
+        return decode_with_pillow(data, header.kind, gray, options.background)
+    whole = data if header.is_ended else with_end_marker(data)
+    flag = (_REDUCED_FLAGS if reduced else _FLAGS)[gray]
+    pixels, messages = _imdecode(whole, flag), decoder_messages.take()
+    if header.kind == "JPEG" and messages and ODDITIES.search(messages[0]):
+        pixels, messages = _imdecode(without_oddities(whole), flag), decoder_messages.take()
+    if header.kind == "JPEG":
+        damage = damage_of_jpeg(messages, data, header.is_ended)
+    else:
+        damage = messages[0] if messages else None
+    if damage:
+        raise BadImage(damage)
+    return pixels
+
+
+def may_be_reduced(header: Header, size: tuple[int, int] | None) -> bool:
+    """Whether a file that is stored in this size, or its own, may be decoded at an eighth."""
+    # A very large one may not fit in memory, or be more than OpenCV decodes.
+    is_small = header.kind == "JPEG" and math.prod(header.size) <= LARGE
+    return is_small and size in (None, header.size)
+
+
+@contextmanager
+def _opencv_errors(action: str) -> Iterator[None]:
+    """Turn OpenCV's errors into MemoryError, or into BadImage that names the action."""
+    try:
+        yield
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from None
+        raise BadImage(f"OpenCV cannot {action} it: {error.err or error}") from None
+
+
+def _imdecode(data: bytes, flag: int) -> np.ndarray:
+    with _opencv_errors("read"):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if pixels is None:
+        check_memory()
+        raise BadImage("OpenCV cannot read it as an image")
+    return pixels
+
+
+def resize(pixels: np.ndarray, size: tuple[int, int], fit: str, background: str) -> np.ndarray:
+    """Return the pixels, gray or BGR, brought to ``size``, (width, height). Raises BadImage.
+
+    ``fit`` is ``"crop"`` (what is too wide or too high is cut off on both sides), ``"pad"``
+    (the whole image, between bars in the ``background`` color) or ``"stretch"``.
+    """
+    height, width = pixels.shape[:2]
+    inner = size
+    if fit == "crop":
+        width, height = _largest_inside((width, height), size)
+        left, top = (pixels.shape[1] - width) // 2, (pixels.shape[0] - height) // 2
+        pixels = pixels[top : top + height, left : left + width]
+    elif fit == "pad":
+        inner = _largest_inside(size, (width, height))
+    fewer = inner[0] * inner[1] < width * height
+    interpolation = cv2.INTER_AREA if fewer else cv2.INTER_CUBIC
+    with _opencv_errors("resize"):
+        pixels = cv2.resize(pixels, inner, interpolation=interpolation)
+    return pixels if inner == size else _pad(pixels, size, background)
+
+
+def _largest_inside(frame: tuple[int, int], aspect: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest (width, height) inside ``frame`` with the ratio of ``aspect``'s sides."""
+    (width, height), (across, down) = frame, aspect
+    if width * down > height * across:
+        return max(1, round(height * across / down)), height
+    return width, max(1, round(width * down / across))
+
+
+def _pad(pixels: np.ndarray, size: tuple[int, int], background: str) -> np.ndarray:
+    """Return the pixels in the middle of an image of this size."""
+    from PIL import ImageColor  # takes 0.05 s to import, and most images do not need it
+
+    gray, (height, width) = pixels.ndim == 2, pixels.shape[:2]
+    color = ImageColor.getcolor(background, "L" if gray else "RGB")
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    bars = top, size[1] - height - top, left, size[0] - width - left
+    value = color if gray else color[::-1]
+    return cv2.copyMakeBorder(pixels, *bars, cv2.BORDER_CONSTANT, value=value)
+
+
+def encode(pixels: np.ndarray, ext: str, quality: int) -> bytes:
+    """Return the pixels, uint8 gray or BGR, encoded as ``ext``. Raises BadImage."""
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if FORMATS[ext] == "JPEG" else []
+    with _opencv_errors("encode"):
+        done, encoded = cv2.imencode(ext, pixels, parameters)
+    if not done:
+        height, width = pixels.shape[:2]
+        raise BadImage(f"OpenCV cannot encode its {width}x{height} pixels as {ext}")
+    return encoded.tobytes()

@@ -1,0 +1,67 @@
+"""Class folders: each folder in the image root is a class, named by the folder."""
+
+import os
+import shlex
+import sys
+from array import array
+
+from runtime.cli import InputError, InputErrors, count, os_errors
+
+from ..dataset.images_csv import printable
+from .files import fold, is_hidden, is_image, list_files
+from .names import number_classes
+from .options import SourceOptions
+from .samples import SPLITS, Samples
+
+
+def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
+    """Return the Samples of ``root/CLASS/…/image``, and the names of all files that are no images.
+
+    Raises InputErrors for images outside of any class folder, for files that links put into two
+    classes, and for class folders without images; InputError for folders that are datasets.
+    """
+    root = options.image_root
+    with os_errors("list", root):
+        found = sorted(name for name in os.listdir(root) if not is_hidden(name))
+    folders = [name for name in found if os.path.isdir(os.path.join(root, name))]
+    if not folders:
+        raise InputError(f"no class folders in {root}: each class needs a folder of its own there")
+    if all(fold(name) in SPLITS for name in folders):
+        raise InputError(how_to_convert_sets(root, folders))
+    stray = set(filter(is_image, found)).difference(folders)
+    problems = [f"{os.path.join(root, name)} is not in a class folder" for name in sorted(stray)]
+    numbers = number_classes(map(printable, folders), options.classes)
+    names, labels, others = [], array("i"), []
+    owners: dict[str, str] = {}  # the first name of each file, by its real path
+    for folder in sorted(folders, key=lambda folder: numbers[printable(folder)]):
+        num_images = len(names)
+        for name, path in sorted(list_files(root, folder + "/")):
+            if not is_image(name):
+                others.append(name)
+            elif (first := owners.setdefault(path, name)) == name:
+                names.append(name)
+                labels.append(numbers[printable(folder)])
+            elif not first.startswith(folder + "/"):
+                problems.append(f"{name} and {first} in {root} are the same file in two classes")
+        if len(names) == num_images and not options.classes:
+            problems.append(f"the class folder {os.path.join(root, folder)} has no images")
+    if problems:
+        raise InputErrors(problems, f"{count(len(problems), 'problem')} in {root}")
+    if not names:
+        raise InputError(f"the class folders in {root} have no images")
+    return Samples(names, labels, list(numbers)), others
+
+
+def how_to_convert_sets(root: str, folders: list[str]) -> str:
+    """Return the error for a root whose folders are sets, not classes: how to convert each."""
+    folders = sorted(folders, key=lambda name: list(SPLITS).index(fold(name)))
+    paths = {name: shlex.quote(os.path.join(root, name)) for name in folders}
+    command = f"python {shlex.quote(sys.argv[0])} --class_folders --classes classes.txt"
+    commands = [f"`ls {paths[folders[0]]} > classes.txt`"] + [
+        f"`{command} --image_root {path} --save_dir dataset_{SPLITS[fold(name)]}`"
+        for name, path in paths.items()
+    ]
+    return (
+        f"{root} holds sets ({', '.join(folders)}), not classes: convert each, with one list of "
+        f"classes: {', then '.join(commands)}"
+    )

@@ -1,0 +1,125 @@
+"""The pictures of a training: what is written in them lies beside each other, and inside."""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib import text
+from matplotlib.figure import Figure
+
+LONG = ["coffee cup", "coffee can", "a class with a very long name indeed", "$5 to $10", "红"]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were drawn."""
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **how: (drawn.append(self), save(self, *args, **how))
+    )
+    return drawn
+
+
+def written(figure):
+    """[(text, its box in pixels)] of all that is visible in a figure."""
+    figure.draw_without_rendering()
+    hidden = set()
+    for axes in figure.axes:
+        if not axes.axison:
+            hidden |= {*axes.xaxis.findobj(text.Text), *axes.yaxis.findobj(text.Text)}
+        for axis in (axes.xaxis, axes.yaxis):  # ticks outside of the limits are not drawn
+            shown = {label for tick in axis._update_ticks() for label in tick.findobj(text.Text)}
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            hidden |= {label for tick in ticks for label in tick.findobj(text.Text)} - shown
+    return [
+        (each.get_text(), each.get_window_extent())
+        for each in figure.findobj(text.Text)
+        if each.get_visible() and each.get_text().strip() and each not in hidden
+    ]
+
+
+def assert_legible(figure):
+    """No text lies over another or leaves the picture."""
+    boxes = written(figure)
+    assert len(boxes) > 5
+    whole = figure.bbox
+    for name, box in boxes:
+        assert box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1, f"{name!r} leaves the picture"
+        assert box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1, f"{name!r} leaves the picture"
+    for (one, first), (other, second) in itertools.combinations(boxes, 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        down = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert across < 1 or down < 1, f"{one!r} lies over {other!r}"
+    return [name for name, _ in boxes]
+
+
+def spec_of(names):
+    from lenet.spec import ModelSpec
+
+    return ModelSpec(
+        channels=1,
+        height=28,
+        width=28,
+        mean=[0.0],
+        scale=[255.0],
+        num_classes=len(names),
+        class_names=names,
+    )
+
+
+ACCURACIES = {  # of each epoch
+    "rising": lambda n: 1 - 0.5 * 0.8 ** np.arange(n),
+    "falling": lambda n: 0.9 - 0.9 * np.arange(n) / max(n - 1, 1),
+    "all right": lambda n: np.ones(n),
+    "all wrong": lambda n: np.zeros(n),
+    "up and down": lambda n: np.arange(n) % 2,
+    "nearly equal": lambda n: 0.99 + 0.0001 * (np.arange(n) % 3),
+}
+
+
+@pytest.mark.parametrize("name", ACCURACIES)
+@pytest.mark.parametrize(
+    "epochs", [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 100))]
+)
+def test_losses_and_accuracies(figures, converted, tmp_path, name, epochs):
+    from lenet.config import TrainConfig
+    from lenet.history import History
+    from lenet.plan import Plan
+    from lenet.plots import draw_losses
+    from ofrecord.dataset.open_dataset import open_dataset
+
+    config = TrainConfig(steps=None, epochs=epochs, eval_dataset_dir="x")
+    plan = Plan(config, open_dataset(str(converted)))
+    history = History(plan)
+    for step, accuracy in enumerate(ACCURACIES[name](epochs)):
+        history.add_losses([3 / (step + 1), 2 / (step + 1)], [0.001, 0.001])
+        history.add_evaluation(2 / (step + 1), float(accuracy))
+    draw_losses(str(tmp_path / "loss.png"), "a long name for a run, " * 5, plan, history)
+    (figure,) = figures
+    assert_legible(figure)
+    low, high = figure.axes[-1].get_ylim()
+    assert low >= 0 and 100 < high < 120
+    labels = [each for each in figure.axes[-1].texts if each.get_text()]
+    assert 1 <= len(labels) <= 10
+    assert labels[0].get_text() == f"{100 * ACCURACIES[name](epochs)[-1]:.2f}"  # of the last
+    for label in labels:
+        box, frame = label.get_window_extent(), figure.axes[-1].get_window_extent()
+        assert frame.y0 <= box.y0 and box.y1 <= frame.y1, label.get_text()
+
+
+@pytest.mark.parametrize("names", [list("0123456789"), LONG, ["W" * 40, "M" * 40, "W" * 39]])
+@pytest.mark.parametrize("wrong", [39, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1))])
+def test_predictions(figures, tmp_path, names, wrong):
+    from lenet.evaluation import Evaluation
+    from lenet.plots import draw_predictions
+
+    rng, evaluation = np.random.default_rng(0), Evaluation()
+    labels = rng.integers(0, len(names), 60)
+    logits = 9.0 * np.eye(len(names))[labels]
+    logits[:wrong] = np.roll(logits[:wrong], 1, axis=1)
+    pixels = rng.integers(0, 256, (60, 28, 28, 1), dtype=np.uint8)
+    evaluation.add(pixels, labels, logits)
+    draw_predictions(str(tmp_path / "predictions.png"), spec_of(names), evaluation)
+    (figure,) = figures
+    texts = assert_legible(figure)
+    assert len(texts) == 2 + 40 + wrong

@@ -1,0 +1,240 @@
+"""``python -m ofrecord merge``: the records as they were, or one line and nothing written."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from damage import flip, ofrecord, rewrite_manifest
+from helpers import PROJECT, assert_one_error, convert, part_files, read_manifest, records, snapshot
+from making import make, numbered
+
+from ofrecord.dataset.images_csv import read_rows
+
+
+def merged(*arguments):
+    """Merge, and check what came of it; the last argument is the new dataset."""
+    result = ofrecord("merge", *arguments)
+    assert result.code == 0, result
+    check = ofrecord("check", arguments[-1])
+    assert check.code == 0, check
+    return result
+
+
+def named(folder):
+    """{image bytes: class name} of a dataset."""
+    names = read_manifest(folder)["class_names"]
+    return {image: names[label] for image, label in records(folder)}
+
+
+def test_resharding_gives_what_converting_gives(converted, tmp_path):
+    two, five = tmp_path / "two", tmp_path / "five"
+    merged("--part_num", 2, converted, two)
+    assert [part["num_records"] for part in read_manifest(two)["parts"]] == [25, 25]
+    assert records(two) == records(converted)
+    merged("--part_num", 5, two, five)
+    assert snapshot(five) == snapshot(converted)
+
+
+def test_classes_are_joined_by_name(tmp_path):
+    one = make(tmp_path / "one", numbered(["cat", "dog"]))
+    two = make(tmp_path / "two", numbered(["ant", "dog", "eel"], start=20))
+    result = merged(one, two, tmp_path / "all")
+    assert f"{two}: labels renumbered: ant 0 → 2, eel 2 → 3" in result.err, result
+    manifest = read_manifest(tmp_path / "all")
+    assert manifest["class_names"] == ["cat", "dog", "ant", "eel"]
+    assert manifest["label_counts"] == {"0": 6, "1": 12, "2": 6, "3": 6}
+    assert named(tmp_path / "all") == {**named(one), **named(two)}
+    assert len(manifest["parts"]) == 10 and manifest["num_records"] == 30
+
+
+def test_names_of_images_are_kept_and_told_apart(tmp_path):
+    one = make(tmp_path / "one", {"cat": {"1.png": 1, "2.png": 2}, "dog": {"3.png": 3}}, part_num=1)
+    two = make(tmp_path / "x/one", {"cat": {"1.png": 11}, "eel": {"2.png": 12}}, part_num=1)
+    three = make(tmp_path / "three", {"cat": {"2.png": 22}}, part_num=1)
+    merged("--part_num", 2, one, two, three, tmp_path / "all")
+    rows = [row[:4] for row in read_rows(tmp_path / "all")]
+    assert rows == [
+        ("part-0", 0, "one_0/cat/1.png", 0),
+        ("part-0", 1, "one_0/cat/2.png", 0),
+        ("part-0", 2, "dog/3.png", 1),
+        ("part-1", 0, "one_1/cat/1.png", 0),
+        ("part-1", 1, "eel/2.png", 2),
+        ("part-1", 2, "three/cat/2.png", 0),
+    ]
+    hidden = make(tmp_path / "hidden", {"cat": {"7.png": 7}}, part_num=1, anonymous="true")
+    merged("--part_num", 1, hidden, three, tmp_path / "more")
+    assert [row.image for row in read_rows(tmp_path / "more")] == ["", "cat/2.png"]
+
+
+def test_statistics_are_those_of_all_images(tmp_path):
+    folders = [make(tmp_path / name, numbered([name], start=100 * ord(name))) for name in "abc"]
+    merged(*folders, tmp_path / "all")
+    manifest = read_manifest(tmp_path / "all")
+    pixels = [
+        cv2.imdecode(np.frombuffer(data, np.uint8), 1) for data, _ in records(tmp_path / "all")
+    ]
+    np.testing.assert_allclose(manifest["mean"], np.mean(pixels, (0, 1, 2))[::-1], atol=1e-5)
+    np.testing.assert_allclose(manifest["std"], np.std(pixels, (0, 1, 2))[::-1], atol=1e-5)
+    # Where one of them was measured by a sample, by the number of its images.
+    dark = np.zeros((3, 256), int)
+    dark[:, 10] = 64 * 3
+    rewrite_manifest(
+        tmp_path / "a", histogram=dark.tolist(), num_measured=3, mean=[10.0] * 3, std=[0.0] * 3
+    )
+    merged(*folders, tmp_path / "sampled")
+    sampled = read_manifest(tmp_path / "sampled")
+    assert sampled["num_measured"] == 15
+    others = np.mean(pixels[6:], (0, 1, 2))[::-1]
+    np.testing.assert_allclose(sampled["mean"], (10 + 2 * others) / 3, atol=1e-5)
+
+
+def test_shuffled_by_seed(converted, tmp_path):
+    orders, names = [], {row.sha256: row.image for row in read_rows(converted)}
+    for name, options in (("a", []), ("b", ["--seed", 0]), ("c", ["--seed", 1])):
+        merged("--shuffle", *options, "--part_num", 3, converted, tmp_path / name)
+        assert sorted(records(tmp_path / name)) == sorted(records(converted))
+        assert all(names[row.sha256] == row.image for row in read_rows(tmp_path / name))
+        orders.append(records(tmp_path / name))
+    assert orders[0] == orders[1] != orders[2] and records(converted) not in orders
+
+
+def test_a_source_that_was_replaced_is_read_again(tmp_path):
+    """Files of an earlier merge in the same process are not kept open."""
+    for number in range(2):
+        options = ["--shuffle", "--seed", number, "--save_dir", tmp_path / "d"]
+        assert convert(*options).code == 0
+        merged(tmp_path / "d", tmp_path / f"merged{number}")
+        assert records(tmp_path / f"merged{number}") == records(tmp_path / "d")
+
+
+def test_splits_that_are_merged(tmp_path):
+    for name, start in (("a", 0), ("b", 20)):
+        make(
+            tmp_path / name,
+            numbered(["cat", "dog"], 4 + start, start),
+            val_fraction=0.5,
+            part_num=2,
+        )
+    make(tmp_path / "c", numbered(["cat", "dog"], start=700))
+    ids = {name: read_manifest(tmp_path / name)["split_id"] for name in ("a", "a_val", "b", "c")}
+    assert ids["a"] == ids["a_val"] != ids["b"] and ids["c"] is None
+    for names, wanted in (("a c", ids["a"]), ("a b", None), ("a a_val", ids["a"])):
+        target = tmp_path / names.replace(" ", "-")
+        merged(*(tmp_path / name for name in names.split()), target)
+        assert read_manifest(target)["split_id"] == wanted
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"color": False}, "together: channels 3 and 1"),
+        ({"size": (9, 8)}, "height 8 and 9"),
+        ({"img_format": ".bmp"}, "image format PNG and BMP"),
+        ({"background": "black"}, "background white and black"),
+        ({"label_feature": "class"}, "label feature labels and class"),
+    ],
+)
+def test_what_does_not_fit(tmp_path, options, text):
+    one = make(tmp_path / "one", numbered(["cat"]))
+    two = make(tmp_path / "two", numbered(["cat"], start=50), **options)
+    before = snapshot(tmp_path)
+    assert_one_error(ofrecord("merge", one, two, tmp_path / "all"), f"{one} and {two}", text)
+    assert snapshot(tmp_path) == before
+
+
+def test_names_for_the_classes_of_one_only(converted, dataset, tmp_path):
+    rewrite_manifest(dataset, class_names=list("abcdefghij"))
+    result = ofrecord("merge", converted, dataset, tmp_path / "x")
+    assert_one_error(result, "classes without names and with names (--classes)")
+
+
+def test_bad_options(converted, tmp_path):
+    copy = shutil.copytree(converted, tmp_path / "copy")
+    for arguments, text in (
+        ([converted, tmp_path / "x", "--part_num", 51], "it should be from 1 to 50"),
+        ([converted, tmp_path / "x", "--part_num", 0], "--part_num 0"),
+        ([converted, tmp_path / "x", "--seed", 1], "--seed is for --shuffle"),
+        ([converted, copy], f"{copy} is a dataset already"),
+        ([copy, copy], "is a dataset already"),
+    ):
+        assert_one_error(ofrecord("merge", *arguments), text)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("action", ["merge", "export"])
+def test_bad_folders(dataset, tmp_path, action):
+    before = snapshot(dataset)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    for target, text in (("full", "full"), ("full/mine/x", "mine"), ("dataset", "dataset")):
+        assert_one_error(ofrecord(action, dataset, tmp_path / target), text)
+    flip(part_files(dataset)[3], 100)
+    assert_one_error(ofrecord(action, dataset, tmp_path / "x"), f"{part_files(dataset)[3]} was ")
+    flip(part_files(dataset)[3], 100)
+    assert snapshot(dataset) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "full"]
+
+
+@pytest.mark.parametrize("number", [8, 12])
+def test_records_are_counted(dataset, tmp_path, number):
+    parts = [{**part, "num_records": number} for part in read_manifest(dataset)["parts"]]
+    counts = {str(label): number // 2 for label in range(10)}
+    fields = {"num_records": 5 * number, "label_counts": counts}
+    rewrite_manifest(dataset, parts=parts, **fields)
+    result = ofrecord("merge", dataset, tmp_path / "d")
+    text = f"part-0, record 9: it is the last one, and dataset.json says that there are {number}"
+    assert_one_error(result, text)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_manifest_that_counts_no_measured_images(dataset, tmp_path):
+    rewrite_manifest(dataset, num_measured=0)
+    assert ofrecord("merge", dataset, tmp_path / "d").code == 0
+
+
+def test_a_part_that_becomes_shorter_is_an_error(dataset):
+    """Not a loop without an end."""
+    from ofrecord.commands.merge import copy_records, find_records
+    from ofrecord.dataset.open_dataset import open_dataset
+    from runtime.cli import InputError
+
+    records = find_records([open_dataset(str(dataset))], None)
+    with (dataset / "part-0").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(InputError, match="part-0 became shorter while it was read"):
+        list(copy_records(records, "labels"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["merge", "export"])
+def test_killed_at_any_moment(converted, tmp_path, action):
+    """There is nothing then, or a finished dataset; the same command does it the next time."""
+    big = tmp_path / "big"
+    files = {"a": {f"{index}.png": index for index in range(4000)}}
+    make(big, files)
+    rng, target, seconds = np.random.default_rng(0), tmp_path / "target", []
+    for _ in range(12):
+        start = time.monotonic()
+        command = [sys.executable, "-m", "ofrecord", action, big, target]
+        process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
+        if seconds:
+            time.sleep(rng.uniform(0.1, max(seconds)))
+            process.send_signal(signal.SIGKILL)
+        code = process.wait()
+        assert seconds or code == 0
+        seconds.append(time.monotonic() - start)
+        done = target / "dataset.json" if action == "merge" else target
+        if done.exists():
+            assert action == "export" or ofrecord("check", target).code == 0
+            assert action == "merge" or len(list(target.glob("*/*.png"))) == 4000
+            shutil.rmtree(target)
+    assert ofrecord(action, big, target).code == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []

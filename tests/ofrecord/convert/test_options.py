@@ -1,0 +1,177 @@
+"""The converter's options about how images are stored, and what it shows meanwhile."""
+
+import fcntl
+import json
+import os
+import pty
+import select
+import struct
+import termios
+import time
+
+import cv2
+import numpy as np
+import pytest
+from helpers import (  # fmt: skip
+    IMAGES,
+    assert_one_error,
+    convert,
+    part_files,
+    read_manifest,
+    records,
+    run_script,
+    snapshot,
+    start_script,
+)
+from kinds import KINDS
+
+from ofrecord.convert.options import ConvertOptions
+
+
+def pixels(image):
+    return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def store(folder, image, *options):
+    """Convert one image with these options; return its stored pixels and the manifest."""
+    (folder / "in" / "a").mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / "in" / "a" / "a.png"), image)
+    options = ["--image_root", folder / "in", "--class_folders", "--part_num", 1, *options]
+    result = convert(*options, "--save_dir", folder / "d")
+    assert result.code == 0, result
+    return pixels(records(folder / "d")[0][0]), read_manifest(folder / "d")
+
+
+def test_size_fit_and_background(tmp_path):
+    image = np.full((10, 40), 7, np.uint8)
+    for fit, top in (None, 7), ("crop", 7), ("stretch", 7), ("pad", 128):
+        options = ["--size", "20x15", *(["--fit", fit] if fit else [])]
+        stored, manifest = store(tmp_path, image, *options, "--background", "#808080")
+        assert stored.shape == (15, 20) and (stored[5:10] == 7).all() and (stored[:5] == top).all()
+        assert manifest["fit"] == (fit or "crop") and manifest["background"] == "#808080"
+        assert (manifest["width"], manifest["height"]) == (20, 15)
+
+
+STORED = {
+    "gray": (["--color", "gray"], (100, 300), 1),
+    "color": (["--color", "color"], (100, 300, 3), 3),
+    "auto": ([], (100, 300, 3), 3),
+}
+
+
+@pytest.mark.parametrize("options, shape, channels", STORED.values(), ids=STORED)
+def test_color(tmp_path, options, shape, channels):
+    stored, manifest = store(tmp_path, np.full((100, 300, 3), (0, 0, 200), np.uint8), *options)
+    assert stored.shape == shape and manifest["channels"] == channels
+    stored, manifest = store(tmp_path, np.full((100, 300), 7, np.uint8), *options)
+    assert manifest["channels"] == (3 if "color" in options else 1)
+
+
+def test_quality_and_features(tmp_path):
+    image, sizes = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8), []
+    for quality in 20, 90:
+        store(tmp_path, image, "--img_format", ".jpg", "--quality", quality)
+        sizes.append(part_files(tmp_path / "d")[0].stat().st_size)
+    assert sizes[0] < sizes[1] / 2
+    options = ["--image_feature", "encoded", "--label_feature", "class/label"]
+    result = convert("--save_dir", tmp_path / "e", *options)
+    assert result.code == 0 and read_manifest(tmp_path / "e")["image_feature"] == "encoded"
+    data = part_files(tmp_path / "e")[0].read_bytes()
+    assert b"encoded" in data and b"class/label" in data
+
+
+BAD = {
+    "a size": (["--size", "28"], "--size: it should be WxH"),
+    "a large size": (["--size", "10000x9"], "of at most 9,999 pixels a side"),
+    "a colour": (["--background", "nocolor"], "--background: "),
+    "a transparent colour": (["--background", "#ff000080"], "it should be an opaque color"),
+    "quality of PNG": (["--quality", 80], "--quality is for JPEG"),
+    "fit without size": (["--fit", "pad"], "--fit says how images get the --size"),
+    "one feature": (["--image_feature", "x", "--label_feature", "x"], "are the same name"),
+    "many workers": (["--workers", 2000], "--workers: "),
+}
+
+
+@pytest.mark.parametrize("options, text", BAD.values(), ids=BAD)
+def test_options_that_cannot_be_meant(project, options, text):
+    before = snapshot(project)
+    assert_one_error(convert(*options, cwd=project), text)
+    assert snapshot(project) == before
+
+
+def test_all_wrong_options_are_reported_together(project):
+    result = convert("--quality", 1, "--seed", 1, "--image_root", "nowhere", cwd=project)
+    assert result.code == 2 and len(result.err.splitlines()) == 4, result
+    for text in ("--quality", "--seed", "nowhere does not exist", "3 wrong settings"):
+        assert text in result.err, result
+
+
+def test_at_most_28_options_each_with_a_help():
+    assert len(ConvertOptions.model_fields) <= 28
+    assert all(field.description for field in ConvertOptions.model_fields.values())
+
+
+@pytest.mark.parametrize("save_dir, val_dir", [("d", "d_val"), ("x/d/", "x/d_val"), (".", None)])
+def test_the_folder_of_the_validation_set(project, save_dir, val_dir):
+    (project / "here").mkdir()
+    os.symlink(project / "data", project / "here/data")
+    result = convert("--save_dir", save_dir, "--val_fraction", 0.2, cwd=project / "here")
+    if val_dir is None:
+        assert_one_error(result, "contains no dataset")
+    else:
+        assert result.code == 0 and (project / "here" / val_dir / "dataset.json").exists(), result
+
+
+# -- lines or a bar -------------------------------------------------------------------
+
+
+def read_terminal(descriptor, timeout=60):
+    """What is written to the other side of a pseudo-terminal until nobody has it open any more."""
+    seen, deadline = b"", time.monotonic() + timeout
+    while select.select([descriptor], [], [], max(0, deadline - time.monotonic()))[0]:
+        try:
+            seen += os.read(descriptor, 2**16)
+        except OSError:  # EIO: the end
+            return seen.decode()
+    raise AssertionError(f"still open after {timeout} s: {seen}")
+
+
+def test_lines_for_small_datasets_and_a_bar_for_large_ones(many, tmp_path):
+    for number, lines in (1000, 1000), (1001, 0):
+        result = convert(*many(number), "--save_dir", tmp_path / "d")
+        assert result.code == 0 and "%|" not in result.err, result  # no bar: there is no terminal
+        assert result.out.count("feature saved") == lines
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    arguments = many(1001, "--save_dir", tmp_path / "d")
+    process = start_script("img2ofrecord.py", *arguments, stderr=terminal)
+    os.close(terminal)
+    seen = read_terminal(ours)
+    os.close(ours)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, seen
+    assert "1001/1001" in seen and "image/s" in seen
+    assert "feature saved" not in out and "successfully" in out
+
+
+# -- same in, same out ----------------------------------------------------------------
+
+
+def test_the_same_bytes_on_any_number_of_workers_and_in_any_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    digits = [(path.name, path.read_bytes()) for path in sorted(IMAGES.iterdir())]
+    with (tmp_path / "labels.txt").open("w") as labels:
+        for index, (name, data) in enumerate([*KINDS.items(), *digits, *digits, *digits]):
+            (tmp_path / "in" / f"{index}-{name}").write_bytes(data)
+            labels.write(json.dumps({f"{index}-{name}": index % 7}) + "\n")
+    options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]
+    options += ["--part_num", 7, "--shuffle", "--img_format", ".jpg", "--skip_bad"]
+    assert convert(*options, "--save_dir", tmp_path / "a").code == 0
+    for workers, folder in ((2, "b"), (5, "deep/er/c")):
+        result = run_script(
+            *("img2ofrecord.py", *options, "--save_dir", tmp_path / folder, "--workers", workers),
+            env={"PYTHONHASHSEED": str(workers), "TZ": "Asia/Tokyo" if workers == 2 else "UTC"},
+        )
+        assert result.code == 0, result
+        assert snapshot(tmp_path / folder) == snapshot(tmp_path / "a")
+    assert len(part_files(tmp_path / "a")) == 7

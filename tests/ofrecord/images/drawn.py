@@ -1,0 +1,364 @@
+"""Image files whose pixels are known, as the tests drew them: FILES, {name: Drawn}.
+
+PNG, TIFF, BMP and PNM are written by hand here: Pillow and OpenCV, which read them
+in the converter, write few of their kinds, and would agree with themselves.
+"""
+
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+HEIGHT, WIDTH = 37, 45  # odd, and not square: a rotation shows
+BYTE = np.uint8
+
+
+class Drawn(NamedTuple):
+    data: bytes
+    pixels: np.ndarray  # what a person sees, on white: uint8, gray (h, w) or RGB (h, w, 3)
+    tolerance: int = 0  # levels that lossy compression or mixing may change
+
+
+def smooth(seed, channels):
+    """Pixels that JPEG keeps well: uint8 (HEIGHT, WIDTH, channels)."""
+    few = np.random.default_rng(seed).integers(0, 256, (3, 4, channels), dtype=BYTE)
+    return cv2.resize(few, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+
+
+def levels(depth, *more):
+    return np.random.default_rng(depth).integers(0, 2**depth, (HEIGHT, WIDTH, *more))
+
+
+RGB, GRAY = smooth(0, 3), smooth(1, 1)
+ALPHA = np.tile(np.linspace(0, 255, WIDTH).astype(BYTE), (HEIGHT, 1))
+RGBA, LA = np.dstack([RGB, ALPHA]), np.dstack([GRAY, ALPHA])
+DEEP_GRAY, DEEP_RGB = levels(16), levels(16, 3)
+UPPER_GRAY, UPPER_RGB = (DEEP_GRAY >> 8).astype(BYTE), (DEEP_RGB >> 8).astype(BYTE)
+COLORS = np.random.default_rng(4).integers(0, 256, (256, 3), dtype=BYTE)
+NOISE = np.repeat(np.repeat(DEEP_RGB[:30, :40] >> 11 << 3, 4, 0), 4, 1).astype(BYTE)
+END = b"\xff\xd9"  # of a JPEG
+
+
+def on_white(pixels, alpha=ALPHA):
+    alpha = alpha.reshape(alpha.shape + (1,) * (pixels.ndim - alpha.ndim)) / 255
+    return np.rint(pixels * alpha + 255 * (1 - alpha)).astype(BYTE)
+
+
+def turned(pixels, orientation):
+    """Pixels as they are seen where EXIF has this orientation, 1 to 8."""
+    pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    pixels = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+
+
+def pillow(array, kind, mode=None, **options):
+    image, file = Image.fromarray(array), io.BytesIO()
+    (image.convert(mode) if mode else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def several(kind, pixels=RGB, **options):
+    return pillow(pixels, kind, save_all=True, append_images=[Image.fromarray(GRAY)], **options)
+
+
+def opencv(array, ext, *parameters):
+    return cv2.imencode(ext, array[..., ::-1], parameters)[1].tobytes()
+
+
+def exif(orientation):
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data.tobytes()
+
+
+def packed(samples, depth, order=">"):
+    """Rows of samples, (height, …), as bytes: the samples of a row side by side, of any depth."""
+    if depth >= 16:
+        return samples.astype(f"{order}u{depth // 8}").reshape(len(samples), -1).view(BYTE)
+    bits = samples[..., None] >> np.arange(depth)[::-1] & 1
+    return np.packbits(bits.reshape(len(samples), -1).astype(bool), axis=1)
+
+
+# -- PNG --------------------------------------------------------------------------------
+
+PASSES = "0088 0488 4084 0244 2042 0122 1021".split()  # first row and column, steps down and right
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(samples, color_type, depth=8, before=b"", interlaced=False):
+    parts = [samples]
+    if interlaced:
+        steps = (map(int, text) for text in PASSES)
+        parts = [samples[y::down, x::right] for y, x, down, right in steps]
+    rows = (row for part in parts if part.size for row in packed(part, depth))
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    size = samples.shape[1], samples.shape[0]
+    header = struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, interlaced)
+    chunks = chunk(b"IHDR", header) + before + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def transparent_value(*values):
+    return chunk(b"tRNS", struct.pack(f">{len(values)}H", *values))
+
+
+def draw_png():
+    for depth in (1, 2, 4, 8):
+        values, colors = levels(depth), COLORS[: 2**depth]
+        seen = (values * (255 // (2**depth - 1))).astype(BYTE)
+        hidden = np.where(values == 1, 255, seen).astype(BYTE)
+        palette, alpha = chunk(b"PLTE", colors.tobytes()), np.resize(ALPHA, 2**depth)
+        veiled = palette + chunk(b"tRNS", alpha.tobytes())
+        yield f"gray{depth}.png", png(values, 0, depth), seen
+        yield f"gray{depth}-interlaced.png", png(values, 0, depth, interlaced=True), seen
+        yield f"gray{depth}-key.png", png(values, 0, depth, transparent_value(1)), hidden
+        yield f"palette{depth}.png", png(values, 3, depth, palette), colors[values]
+        veil = on_white(colors, alpha)[values]
+        yield f"palette{depth}-alpha.png", png(values, 3, depth, veiled), veil, 1
+    files = {"gray16": (DEEP_GRAY, 16), "rgb16": (DEEP_RGB, 16), "rgb": (RGB, 8)}
+    for name, (values, depth) in files.items():
+        key, kind = np.ravel(values[5, 5]), 0 if values.ndim == 2 else 2
+        seen, alpha = (
+            (values >> depth - 8).astype(BYTE),
+            ALPHA.astype(int) * (1 + (depth > 8) * 256),
+        )
+        is_key = (values.reshape(HEIGHT, WIDTH, -1) == key).all(2)
+        hidden = np.where(is_key.reshape(is_key.shape + (1,) * (values.ndim - 2)), 255, seen)
+        yield f"{name}.png", png(values, kind, depth), seen
+        yield f"{name}-interlaced.png", png(values, kind, depth, interlaced=True), seen
+        if depth == 8:  # of 16 bits it is refused
+            data = png(values, kind, depth, transparent_value(*key))
+            yield f"{name}-key.png", data, hidden.astype(BYTE)
+        yield (
+            f"{name}-alpha.png",
+            png(np.dstack([values, alpha]), kind + 4, depth),
+            on_white(seen),
+            1,
+        )
+    yield "la.png", png(LA, 4), on_white(GRAY), 1
+    yield "rgba-interlaced.png", png(RGBA, 6, interlaced=True), on_white(RGB), 1
+    yield "animated.png", several("PNG"), RGB
+    text = chunk(b"tEXt", b"Comment\0eXIf tRNS") + chunk(b"gAMA", struct.pack(">I", 100000))
+    yield "text-and-gamma.png", png(RGB, 2, 8, text), RGB
+    yield "bad-profile.png", png(RGB, 2, 8, chunk(b"iCCP", b"x\0\0" + zlib.compress(b"none"))), RGB
+    xmp = chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>')
+    yield "xmp.png", png(RGBA, 6, 8, xmp), on_white(RGB), 1  # nobody turns a PNG by that
+
+
+# -- TIFF -------------------------------------------------------------------------------
+
+
+def tiff(samples, photometric=1, depth=8, order="<", big=False, **options):
+    """A TIFF of (height, width) or (height, width, n) samples.
+
+    Options: ``planar``, ``tile`` (its side), ``deflate``, and ``tags``, {number: (type, values)},
+    where type 3 is uint16 and 4 is uint32.
+    """
+    samples = samples.reshape(*samples.shape[:2], -1)
+    planar, side, (height, width, count) = options.get("planar"), options.get("tile"), samples.shape
+    down, right = (side, side) if side else (10, width)  # of a block: a tile, or a strip of rows
+    if side:
+        samples = np.pad(samples, ((0, -height % side), (0, -width % side), (0, 0)))
+    blocks = [
+        packed(plane[y : y + down, x : x + right], depth, order).tobytes()
+        for plane in (np.split(samples, count, 2) if planar else [samples])
+        for y in range(0, height, down)
+        for x in range(0, width, right)
+    ]
+    if options.get("deflate"):
+        blocks = [zlib.compress(block) for block in blocks]
+    sizes = [len(block) for block in blocks]
+    starts = [16 + sum(sizes[:number]) for number in range(len(sizes))]
+    tags = {256: (4, [width]), 257: (4, [height]), 258: (3, [depth] * count)}
+    tags |= {259: (3, [8 if options.get("deflate") else 1]), 262: (3, [photometric])}
+    tags |= {277: (3, [count]), 278: (4, [down]), 284: (3, [2 if planar else 1])}
+    if side:
+        tags |= {322: (4, [side]), 323: (4, [side]), 324: (4, starts), 325: (4, sizes)}
+    else:
+        tags |= {273: (4, starts), 279: (4, sizes)}
+    return tiff_file(b"".join(blocks), tags | options.get("tags", {}), order, big)
+
+
+def tiff_file(body, tags, order, big):
+    word, count, inline = ("Q", "Q", 8) if big else ("I", "H", 4)
+    body += bytes(-len(body) % 8)
+    start, entries, extra = 16 + len(body), b"", b""
+    behind = start + struct.calcsize(f"={count}") + len(tags) * (4 + 2 * inline) + inline
+    for number, (kind, values) in sorted(tags.items()):
+        value = struct.pack(f"{order}{len(values)}{'HI'[kind - 3]}", *values)
+        if len(value) > inline:
+            extra, value = extra + value, struct.pack(order + word, behind + len(extra))
+        entries += struct.pack(f"{order}HH{word}", number, kind, len(values))
+        entries += value.ljust(inline, b"\0")
+    magic = struct.pack(f"{order}HHH", 43, 8, 0) if big else struct.pack(f"{order}H", 42)
+    magic = (b"II" if order == "<" else b"MM") + magic + struct.pack(order + word, start)
+    directory = struct.pack(order + count, len(tags)) + entries + bytes(inline)
+    return magic.ljust(16, b"\0") + body + directory + extra
+
+
+def draw_tiff():
+    for depth in (1, 2, 4, 8, 12, 16, 32):
+        values, colors = levels(min(depth, 16)), COLORS[: 2**depth]
+        seen = values >> min(depth, 16) - 8 if depth > 8 else values * (255 // (2**depth - 1))
+        yield f"gray{depth}.tiff", tiff(values, 1, depth), seen.astype(BYTE)
+        if depth not in (12, 32):
+            yield f"white-is-0-{depth}.tiff", tiff(values, 0, depth), 255 - seen.astype(BYTE)
+        for unit in (257, 1) if depth <= 8 else ():  # some write a palette of 8 bits
+            tags = {320: (3, [int(value) * unit for value in colors.T.ravel()])}
+            data = tiff(values, 3, depth, tags=tags)
+            yield f"palette{depth}-{unit}.tiff", data, colors[values]
+    ways = [{}, {"planar": True}, {"tile": 16}, {"tile": 16, "planar": True}, {"order": ">"}]
+    ways += [{"deflate": True}, {"deflate": True, "planar": True, "tile": 16}, {"big": True}]
+    inks, front = np.dstack([255 - RGB, 0 * GRAY]), np.rint(RGB * (ALPHA[..., None] / 255))
+    for number, way in enumerate(ways):
+        yield f"rgb-{number}.tiff", tiff(RGB, 2, **way), RGB
+        yield f"rgb16-{number}.tiff", tiff(DEEP_RGB, 2, 16, **way), UPPER_RGB
+        yield f"gray16-{number}.tiff", tiff(DEEP_GRAY, 1, 16, **way), UPPER_GRAY
+        yield f"cmyk-{number}.tiff", tiff(inks, 5, **way), RGB, 1
+        files = [("unused", RGB, RGB), ("premultiplied", front.astype(BYTE), on_white(RGB))]
+        for kind, (name, pixels, seen) in enumerate([*files, ("alpha", RGB, on_white(RGB))]):
+            data = tiff(np.dstack([pixels, ALPHA]), 2, tags={338: (3, [kind])}, **way)
+            yield f"{name}-{number}.tiff", data, seen, 2
+    ycc = cv2.cvtColor(RGB, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
+    yield "ycbcr.tiff", tiff(ycc, 6, tags={530: (3, [1, 1])}), RGB, 3
+    lightness = np.dstack([np.resize([0, 137, 255], GRAY.shape), *[0 * GRAY] * 2])
+    lab = np.resize(np.repeat([0, 128, 255], 3), RGB.shape).astype(BYTE)  # L* 53.6 is half of sRGB
+    yield "lab.tiff", tiff(lightness, 8), lab, 1
+    for name in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "zstd", "lzma", "jpeg"):
+        yield f"{name}.tiff", pillow(RGB, "TIFF", compression=name), RGB, 40 * (name == "jpeg")
+    for name in ("group3", "group4", "tiff_ccitt"):
+        data = pillow(levels(1) > 0, "TIFF", compression=name)
+        yield f"{name}.tiff", data, levels(1).astype(BYTE) * 255
+    yield "pages.tiff", several("TIFF"), RGB
+
+
+# -- BMP and PNM ------------------------------------------------------------------------
+
+
+def bmp(samples, depth, palette=b"", masks=(), rle=None, size_error=0):
+    """A BMP of samples, the rows of which are stored from below: indices, or B G R."""
+    rows = packed(samples, 8 if samples.ndim == 3 else depth, "<")[::-1]
+    body = rle or np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4))).tobytes()
+    extra = struct.pack(f"<{len(masks)}I", *masks)
+    size, start = len(extra) if len(masks) == 4 else 0, 54 + len(extra) + len(palette)
+    info = struct.pack("<IiiHH", 40 + size, samples.shape[1], samples.shape[0], 1, depth)
+    info += struct.pack("<II8xII", 3 if masks else bool(rle), len(body), len(palette) // 4, 0)
+    file = struct.pack("<2sI4xI", b"BM", start + len(body) + size_error, start)
+    return file + info + extra + palette + body
+
+
+def rle8(samples):
+    """Rows from below, each as runs of one pixel and an end of line; then the end."""
+    rows = (b"".join(bytes([1, value]) for value in row) + b"\0\0" for row in samples[::-1])
+    return b"".join(rows)[:-2] + b"\0\1"
+
+
+def pnm(magic, samples, maxval=None, comment=b""):
+    header = b"%s\n%s%d %d\n" % (magic, comment, samples.shape[1], samples.shape[0])
+    header += b"%d\n" % maxval if maxval else b""
+    if magic in (b"P1", b"P2", b"P3"):
+        rows = samples.reshape(len(samples), -1)
+        return header + b"".join(b" ".join(b"%d" % value for value in row) + b"\n" for row in rows)
+    return header + packed(samples, 1 if not maxval else 8 if maxval < 256 else 16).tobytes()
+
+
+def draw_bmp_and_pnm():
+    for depth in (1, 4, 8):
+        values, grays = levels(depth), np.arange(2**depth)[::-1] * (255 // (2**depth - 1))
+        for name, colors in (("", COLORS[: 2**depth]), ("-gray", np.stack([grays] * 3, 1))):
+            palette = np.pad(colors[:, ::-1], ((0, 0), (0, 1))).astype(BYTE).tobytes()
+            seen = (grays if name else colors)[values].astype(BYTE)
+            yield f"palette{depth}{name}.bmp", bmp(values, depth, palette), seen
+            if depth == 8:
+                yield f"rle{name}.bmp", bmp(values, depth, palette, rle=rle8(values)), seen
+    bgr, masks = RGB[..., ::-1], (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    unused = np.dstack([bgr, ALPHA])
+    yield "alpha.bmp", bmp(unused, 32, masks=masks), on_white(RGB), 1
+    yield "alpha-is-0.bmp", bmp(np.dstack([bgr, ALPHA * 0]), 32, masks=masks), RGB
+    yield "no-mask-of-alpha.bmp", bmp(unused, 32, masks=masks[:3]), RGB
+    yield "unused.bmp", bmp(unused, 32), RGB  # without masks the fourth byte means nothing
+    red, green, blue = np.moveaxis(RGB.astype(int) >> 3, 2, 0)
+    yield "555.bmp", bmp(red << 10 | green << 5 | blue, 16), RGB, 8
+    pixels = red << 11 | green << 6 | blue
+    yield "565.bmp", bmp(pixels, 16, masks=(0xF800, 0x7E0, 0x1F)), RGB, 8
+    for error in (0, -2, 2, 100):
+        yield f"size{error:+}.bmp", bmp(bgr, 24, size_error=error), RGB
+    for maxval in (1, 15, 100, 255, 4095, 65535):
+        values = np.random.default_rng(maxval).integers(0, maxval + 1, RGB.shape)
+        seen = np.rint(values * 255 / maxval).astype(BYTE)
+        exact = (np.rint(values * 65535 / maxval).astype(int) >> 8).astype(BYTE)  # of gray ones
+        for magic in (b"P2", b"P5"):
+            data = pnm(magic, values[..., 0], maxval, b"# a comment\n")
+            yield f"{magic.decode()}-{maxval}.pgm", data, (exact if maxval > 255 else seen)[..., 0]
+        yield f"P3-{maxval}.ppm", pnm(b"P3", values, maxval), seen
+        yield f"P6-{maxval}.ppm", pnm(b"P6", values, maxval), seen
+    for magic in ("P1", "P4"):
+        yield f"{magic}.pbm", pnm(magic.encode(), levels(1)), (255 - levels(1) * 255).astype(BYTE)
+
+
+# -- others, and turned -----------------------------------------------------------------
+
+BEST_AVIF = {"quality": 100, "subsampling": "4:4:4"}
+JPEGS = {"plain": {}, "progressive": {"progressive": True}, "422": {"subsampling": 1}}
+JPEGS |= {"rgb": {"keep_rgb": True}, "optimized": {"optimize": True}, "cmyk": {"mode": "CMYK"}}
+
+
+def draw_others():
+    indexed, file = Image.fromarray(RGB).quantize(64), io.BytesIO()
+    indexed.save(file, "GIF", transparency=7)
+    colors, hidden = np.asarray(indexed.convert("RGB")), np.asarray(indexed)[..., None] == 7
+    yield "transparent.gif", file.getvalue(), np.where(hidden, 255, colors).astype(BYTE)
+    yield "plain.gif", pillow(colors, "GIF"), colors
+    yield "animated.gif", several("GIF", colors), colors
+    yield "lossless.webp", pillow(RGB, "WEBP", lossless=True), RGB
+    yield "lossy.webp", pillow(RGB, "WEBP", quality=95), RGB, 40
+    yield "alpha.webp", pillow(RGBA, "WEBP", lossless=True, exact=True), on_white(RGB), 1
+    yield "animated.webp", several("WEBP", lossless=True), RGB
+    for ending, raw in (("jp2", False), ("j2k", True)):
+        yield f"rgb.{ending}", pillow(RGB, "JPEG2000", no_jp2=raw), RGB
+        yield f"gray.{ending}", pillow(GRAY, "JPEG2000", no_jp2=raw), GRAY
+        yield f"alpha.{ending}", pillow(RGBA, "JPEG2000", no_jp2=raw), on_white(RGB), 1
+    yield "rgb.avif", pillow(RGB, "AVIF", **BEST_AVIF), RGB, 3
+    yield "alpha.avif", pillow(RGBA, "AVIF", **BEST_AVIF), on_white(RGB), 4
+    for name, options in JPEGS.items():
+        yield f"{name}.jpg", pillow(RGB, "JPEG", quality=95, **options), RGB, 40
+    yield "gray.jpg", pillow(GRAY, "JPEG", quality=95), GRAY, 40
+    yield "restarts.jpg", opencv(RGB, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 2), RGB, 40
+    yield "mpo.jpg", several("MPO", quality=95), RGB, 40
+    yield "motion.jpg", pillow(RGB, "JPEG", quality=95) + b"\0\0\0\x18ftypmp42" + bytes(99), RGB, 40
+
+
+def draw_turned():
+    opaque, key = np.dstack([RGB, np.full_like(ALPHA, 255)]), transparent_value(1)
+    for turn in range(1, 9):
+        tag, data, part = {274: (3, [turn])}, exif(turn), chunk(b"eXIf", exif(turn)[6:])
+        jpeg = {"quality": 95, "exif": data}
+        files = {
+            "rgb.png": (png(RGB, 2, 8, part), RGB),
+            "gray16.png": (png(DEEP_GRAY, 0, 16, part), UPPER_GRAY),
+            "alpha.png": (png(opaque, 6, 8, part), RGB),
+            "key.png": (png(levels(2) & 2, 0, 2, part + key), (levels(2) & 2).astype(BYTE) * 85),
+            "rgb.tiff": (tiff(RGB, 2, tags=tag), RGB),
+            "gray16.tiff": (tiff(DEEP_GRAY, 1, 16, tags=tag), UPPER_GRAY),
+            "white-is-0.tiff": (tiff(DEEP_GRAY, 0, 16, tags=tag), 255 - UPPER_GRAY),
+            "x.webp": (pillow(RGB, "WEBP", lossless=True, exif=data), RGB),
+            "x.avif": (pillow(RGB, "AVIF", exif=data, **BEST_AVIF), RGB),
+            "x.jpg": (pillow(RGB, "JPEG", **jpeg), RGB),
+            "cmyk.jpg": (pillow(RGB, "JPEG", "CMYK", **jpeg), RGB),
+        }
+        for name, (file, pixels) in files.items():
+            yield f"turn{turn}-{name}", file, turned(pixels, turn), 40 if "j" in name else 3
+
+
+FILES = {
+    name: Drawn(data, *what)
+    for draw in (draw_png, draw_tiff, draw_bmp_and_pnm, draw_others, draw_turned)
+    for name, data, *what in draw()
+}

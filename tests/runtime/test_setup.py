@@ -1,0 +1,353 @@
+"""Setting up: what the scripts say where they cannot run, tools/venv.sh, and what is pinned."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import ENVIRONMENT, PROJECT, Result, assert_one_error, losses, run_script
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from runtime.environment import oneflow_folder
+
+SCRIPTS = ["img2ofrecord.py", "lenet_train.py"]
+slow = pytest.mark.slow
+UV = Path(sys.executable).parent / "uv"
+
+
+def find_python(version):
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = sorted(pyenv.glob(f"{version}.*/bin/python"))
+    if not found:
+        pytest.skip(f"pyenv has no Python {version} here")
+    return str(found[0])
+
+
+# -- where the scripts cannot run -----------------------------------------------------
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "version",
+    ["3.6", "3.13", *(pytest.param(v, marks=slow) for v in ["3.7", "3.8", "3.9", "3.11"])],
+)
+def test_wrong_python(script, version):
+    result = run_script(script, python=find_python(version))
+    assert_one_error(result, f"Python {version} ", "needs Python 3.10", "make train", "uv venv")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_stub_oneflow(script, tmp_path):
+    (tmp_path / "oneflow").mkdir()
+    (tmp_path / "oneflow" / "__init__.py").write_text("")
+    result = run_script(script, env={"PYTHONPATH": str(tmp_path)})
+    assert_one_error(result, "stub", "make train")
+
+
+def test_without_the_nvidia_wheels(tmp_path):
+    """The same OneFlow, hard-linked to where its libraries are not beside it: only training needs them."""
+    try:
+        for name in ("oneflow", "oneflow.libs"):
+            source = os.path.join(os.path.dirname(oneflow_folder()), name)
+            shutil.copytree(source, tmp_path / name, copy_function=os.link)
+    except (OSError, shutil.Error):
+        pytest.skip("the test's folder is on another disk than .venv: no hard links")
+    without = {"PYTHONPATH": str(tmp_path)}
+    converted = run_script("img2ofrecord.py", "--save_dir", tmp_path / "d", env=without)
+    assert converted.code == 0, converted
+    result = run_script("lenet_train.py", "--dataset_dir", tmp_path / "d", env=without)
+    assert_one_error(result, "OneFlow cannot start (libcudnn", "-r requirements.txt")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_packages_at_all(script, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    result = run_script(script, python=str(tmp_path / "bin/python"))
+    assert_one_error(result, "oneflow is not installed", "make train", "-c constraints.txt")
+
+
+# -- builds of OneFlow ----------------------------------------------------------------
+
+
+def pretend(folder, **versions):
+    """An environment in which packages, {name: version}, say that they are of these versions."""
+    for name, version in versions.items():
+        info = folder / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("version", ["0.9.0+cu118", pytest.param("1.0.0", marks=slow)])
+def test_a_build_that_was_not_tried_is_a_warning(converted, version, tmp_path):
+    options = ["--device", "cpu", "--dataset_dir", converted, "--image_size", 12, "--steps", 1]
+    result = run_script("lenet_train.py", *options, env=pretend(tmp_path, oneflow=version))
+    warning = f"lenet_train.py: warning: OneFlow {version} was never tried with this project: "
+    assert len(losses(result)) == 1 and result.err.count("warning") == 1, result
+    assert warning + "see docs/gpu.md\n" in result.err, result
+
+
+@pytest.mark.parametrize(
+    "package, version, limit", [("numpy", "2.1.0", 2), ("protobuf", "4.25.1", 4)]
+)
+def test_packages_that_oneflow_cannot_use(package, version, limit, tmp_path):
+    result = run_script("lenet_train.py", env=pretend(tmp_path, **{package: version}))
+    text = f"{package} {version} is too new for OneFlow 0.9.0, which needs {package} below {limit}"
+    assert_one_error(result, text, "make train")
+
+
+# -- tools/venv.sh, with two small packages in place of OneFlow's gigabytes -----------
+
+
+def pins(file):
+    """{name: version} of a requirements or constraints file in the project."""
+    text = (PROJECT / file).read_text()
+    return {
+        canonicalize_name(name): pin for name, pin in re.findall(r"^([\w.-]+)==(\S+)", text, re.M)
+    }
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A project whose requirement, python-dateutil, brings six along."""
+    (tmp_path / "tools").mkdir()
+    shutil.copy(PROJECT / "tools" / "venv.sh", tmp_path / "tools")
+    (tmp_path / "wants.txt").write_text("python-dateutil==2.9.0.post0  # a comment\n")
+    (tmp_path / "constraints.txt").write_text(f"six==1.16.0\nuv=={pins('constraints.txt')['uv']}\n")
+    return tmp_path
+
+
+def set_up(tree, **env):
+    process = subprocess.run(
+        ["sh", "tools/venv.sh", "wants.txt"],
+        cwd=tree,
+        env={**ENVIRONMENT, **env},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    return Result(process.returncode, process.stdout, process.stderr)
+
+
+def assert_six(tree, version):
+    """What the tree's .venv holds, by its own Python, which is 3.10."""
+    code = "import sys, dateutil, six; print(*sys.version_info[:2], six.__version__)"
+    output = subprocess.check_output([tree / ".venv/bin/python", "-c", code], encoding="utf-8")
+    assert output == f"3 10 {version}\n"
+
+
+def bare_machine(tree, *commands):
+    """The environment of a machine with a shell's tools, these commands and no other Python; its home is empty."""
+    tools = tree / "bin"
+    tools.mkdir()
+    for name in ("sh", "cat", "cksum", "uname", "dirname", "rm", "mkdir"):
+        (tools / name).symlink_to(shutil.which(name))
+    for name, text in commands:
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    (tree / "home").mkdir()
+    return {"PATH": str(tools), "HOME": str(tree / "home"), "PYENV_ROOT": str(tree), "PYTHON": ""}
+
+
+@slow
+def test_venv_is_made_once_and_mended_when_broken(tree):
+    assert set_up(tree, PYTHON=sys.executable).code == 0
+    assert_six(tree, "1.16.0")
+
+    before = (tree / ".venv/.installed").stat()
+    assert set_up(tree, PYTHON="/nonexistent") == (0, "", "")  # nothing is needed, said or done
+    assert (tree / ".venv/.installed").stat().st_mtime_ns == before.st_mtime_ns
+
+    pip = [tree / ".venv/bin/python", "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", "six==1.15.0"], check=True)  # by hand
+    assert set_up(tree).code == 0
+    assert_six(tree, "1.16.0")
+
+    subprocess.run([*pip, "uninstall", "-q", "-y", "python-dateutil"], check=True)
+    assert set_up(tree).code == 0
+    assert_six(tree, "1.16.0")
+
+    (tree / "constraints.txt").write_text("six==1.17.0\n")  # as after a pull
+    assert set_up(tree).code == 0
+    assert_six(tree, "1.17.0")
+
+    for link in (tree / ".venv/bin").glob("python*"):  # as when pyenv removes the version
+        link.unlink()
+    mended = set_up(tree, PYTHON=sys.executable)
+    assert mended.code == 0 and "making it again" in mended.err
+    assert_six(tree, "1.17.0")
+
+    (tree / ".venv/.installed").unlink()  # as when it was interrupted
+    mended = set_up(tree, PYTHON=sys.executable)
+    assert mended.code == 0 and "making it again" in mended.err
+    assert_six(tree, "1.17.0")
+
+
+@slow
+def test_a_venv_of_another_python_is_made_again_if_it_was_made_here(tree):
+    command = [find_python("3.8"), "-m", "venv", "--without-pip", tree / ".venv"]
+    subprocess.run(command, check=True)
+    result = set_up(tree, PYTHON=sys.executable)
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and "rm -rf .venv" in result.err
+
+    (tree / ".venv/.made-by-make").touch()
+    result = set_up(tree, PYTHON=sys.executable)
+    assert result.code == 0 and "making it again" in result.err
+    assert_six(tree, "1.16.0")
+
+
+@slow
+def test_a_venv_that_uv_made_by_hand_is_used(tree):
+    subprocess.run([UV, "venv", "-q", "--python", sys.executable, tree / ".venv"], check=True)
+    assert not (tree / ".venv/bin/pip").exists()
+    (tree / ".venv/precious").touch()
+    assert set_up(tree, PYTHON="/nonexistent").code == 0
+    assert_six(tree, "1.16.0")
+    assert (tree / ".venv/precious").exists()
+
+
+def test_a_venv_of_somebody_else_is_left_alone(tree):
+    (tree / ".venv/bin").mkdir(parents=True)
+    (tree / ".venv/bin/precious").touch()
+    result = set_up(tree, PYTHON=sys.executable)
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result
+    assert "rm -rf .venv" in result.err and (tree / ".venv/bin/precious").exists()
+
+
+@pytest.mark.parametrize("commands", [[], [("python3", "exit 1")]], ids=["no", "bare"])
+def test_a_python_that_cannot_install_anything(tree, commands):
+    result = set_up(tree, **bare_machine(tree, *commands))
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result
+    for remedy in ("install uv", "apt install python3-venv", "make PYTHON="):
+        assert remedy in result.err
+    assert not (tree / ".venv").exists()
+
+
+def test_a_named_python_that_is_not_3_10(tree):
+    result = set_up(tree, PYTHON="/nonexistent")
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result
+    assert "/nonexistent is not a Python 3.10" in result.err and not (tree / ".venv").exists()
+
+
+@slow
+def test_an_installation_that_fails_says_so(tree):
+    result = set_up(tree, PYTHON=sys.executable, PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1")
+    assert result.code == 2 and "run make again" in result.err
+    assert not (tree / ".venv/.installed").exists()
+
+
+@pytest.fixture(scope="session")
+def python_downloads(tmp_path_factory):
+    """The environment in which uv downloads this Python, packed, for 3.10."""
+    folder = tmp_path_factory.mktemp("downloads")
+    unneeded = {"test", "site-packages", "__pycache__", "idlelib"}
+    with tarfile.open(folder / "python.tar.gz", "w:gz", compresslevel=1) as tar:
+        for name in ("bin", "include", "lib"):
+            tar.add(
+                Path(sys.base_prefix, name),
+                f"python/{name}",
+                filter=lambda info: None if unneeded & set(info.name.split("/")) else info,
+            )
+    major, minor, patch = sys.version_info[:3]
+    entry = {
+        "name": "cpython",
+        "arch": {"family": "x86_64", "variant": None},
+        "os": "linux",
+        "libc": "gnu",
+        "major": major,
+        "minor": minor,
+        "patch": patch,
+        "prerelease": "",
+        "url": (folder / "python.tar.gz").as_uri(),
+        "sha256": hashlib.sha256((folder / "python.tar.gz").read_bytes()).hexdigest(),
+        "variant": None,
+        "build": "1",
+    }
+    key = f"cpython-{major}.{minor}.{patch}-linux-x86_64-gnu"
+    (folder / "downloads.json").write_text(json.dumps({key: entry}))
+    return {"UV_PYTHON_DOWNLOADS_JSON_URL": str(folder / "downloads.json")}
+
+
+@slow
+@pytest.mark.parametrize("has", ["uv", "venv", "pip"])
+def test_python_3_10_is_installed_where_there_is_none(tree, has, python_downloads):
+    if has == "uv":
+        command = "uv", f'exec {UV} "$@"'
+    elif has == "venv":  # as pyenv's python3, which obeys .python-version in the project's folder
+        command = "python3", f'[ $PWD = / ] && exec {find_python("3.11")} "$@"'
+    else:  # as Debian's without python3-venv
+        subprocess.run([find_python("3.13"), "-m", "venv", tree / "debian"], check=True)
+        (site_packages,) = (tree / "debian").glob("lib/*/site-packages")
+        (site_packages / "sitecustomize.py").write_text(
+            "import sys; sys.modules['ensurepip'] = sys.modules['venv'] = None"
+        )
+        command = "python3", f'exec {tree}/debian/bin/python "$@"'
+    env = bare_machine(tree, command)
+    result = set_up(tree, **env, **python_downloads)
+    assert result.code == 0, result
+    assert [line for line in result.err.splitlines() if "make: " in line] == result.err.splitlines()
+    assert "no Python 3.10 here; installing one with " in result.err.splitlines()[0]
+    assert_six(tree, "1.16.0")
+    assert (tree / ".uv").exists() == (has != "uv")
+    home = "home/.local/share/uv/python" if has == "uv" else ".uv/python"
+    assert (tree / ".venv/bin/python").resolve().is_relative_to(tree / home)
+    assert not (tree / "home/.local/bin").exists()  # no python3.10 for the user's other work
+    assert set_up(tree, **env) == (0, "", "")
+
+
+@slow
+def test_installing_python_3_10_fails(tree, python_downloads):
+    env = bare_machine(tree, ("uv", f'exec {UV} "$@"'))
+    result = set_up(tree, **env, **python_downloads, UV_PYTHON_DOWNLOADS="never")
+    assert result.code == 2, result
+    assert re.search("installing Python 3.10 failed.* make PYTHON=.*\n\\Z", result.err), result
+    assert not (tree / ".venv").exists()
+
+
+# -- what is installed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["", "tests/", "benchmarks/"])
+def test_every_requirement_is_pinned_and_tests_stay_out(folder):
+    lines = (PROJECT / folder / "requirements.txt").read_text().splitlines()
+    lines = [line for line in lines if line and line[0] != "#"]
+    assert lines and all(re.fullmatch(r"[\w-]+==[\w.]+(  # .*)?", line) for line in lines), lines
+    assert folder or not any("pytest" in line for line in lines)
+
+
+def test_constraints_pin_everything_that_the_requirements_bring_along():
+    """And nothing else: `make constraints` was run after the last change."""
+    wanted = {}
+    queue = [*pins("requirements.txt"), *pins("tests/requirements.txt")]
+    for name in queue:  # grows as it goes
+        if name not in wanted:
+            wanted[name] = distribution(name).version
+            needs = map(Requirement, distribution(name).requires or [])
+            for need in needs:
+                if need.marker is None or need.marker.evaluate({"extra": ""}):
+                    queue.append(canonicalize_name(need.name))
+    assert pins("constraints.txt") == wanted
+
+
+def test_constraints_name_versions_only():
+    lines = (PROJECT / "constraints.txt").read_text().splitlines()
+    lines = [line for line in lines if line[0] != "#"]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+ +# via [\w ./,-]+", line) for line in lines), lines
+
+
+def test_both_ci_run_the_same():
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    script = (PROJECT / ".ci/run").read_text()
+    targets = re.findall(r"^make ([\w-]+)", script, re.M)
+    assert targets == [step["run"].removeprefix("make ") for step in job["steps"] if "run" in step]
+    assert "test" in targets

@@ -1,0 +1,294 @@
+"""Several ranks, started by OneFlow's launcher: the training of one process, and what happens when one fails."""
+
+import os
+import re
+import signal
+import socket
+
+import numpy as np
+import pytest
+from helpers import IMAGES, PROJECT, call, convert, losses, read_manifest, snapshot
+from runs import EACH_LOSS, OPTIONS, arrays, entries, wait_for_losses
+
+slow = pytest.mark.slow
+
+# Every batch is the whole dataset, in whatever order, and nothing is random.
+PLAIN = "--device cpu --batch_size 50 --shuffle_buffer 0 --steps 6 --image_size 14".split()
+PLAIN += "--dropout 0 --augment false --learning_rate 0.0005".split()
+ENDLESS = [*OPTIONS, "--steps", 10**6, *EACH_LOSS]
+
+# What the launched script does differently in some tests.
+KEEPS_WEIGHTS = """
+import os
+evaluate_as_it_is = evaluate
+
+def evaluate(model, *rest, **named):
+    weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
+    np.savez(f"{os.environ['WEIGHTS']}-{RANK}.npz", **weights)
+    return evaluate_as_it_is(model, *rest, **named)
+"""
+RAISES = """
+import os
+augment_as_it_is, calls = augment, []
+
+def augment(*arguments, **named):
+    calls.append(None)
+    if len(calls) == 6 and os.environ["RANK"] == os.environ["RAISES"]:
+        raise ZeroDivisionError("this rank divides by zero")
+    return augment_as_it_is(*arguments, **named)
+"""
+OWN_SEED = "import os, sys; sys.argv += ['--seed', os.environ['RANK']]\n"
+
+
+def changed(folder, lines):
+    """A copy of the script that has more lines before its last ones."""
+    body, start, end = (PROJECT / "lenet_train.py").read_text().rpartition("if __name__ ==")
+    (folder / "changed_train.py").write_text(f"{body}{lines}\n\n{start}{end}")
+    return folder / "changed_train.py"
+
+
+@pytest.fixture(scope="module")
+def dealt(tmp_path_factory):
+    """The tutorial's images in so many parts: dealt(4). Read only."""
+    made = {}
+
+    def deal(parts):
+        if parts not in made:
+            made[parts] = tmp_path_factory.mktemp("dealt") / str(parts)
+            assert convert("--part_num", parts, "--save_dir", made[parts]).code == 0
+        return made[parts]
+
+    return deal
+
+
+def error_lines(result):
+    return [line for line in result.err.splitlines() if "error: " in line]
+
+
+# -- the same training ------------------------------------------------------------------
+
+EPOCH = re.compile(r"epoch \d+/6: accuracy (\d+)/50 .*?\bloss ([\d.]+),", re.M)
+
+
+@pytest.mark.parametrize(
+    "mode", [[], pytest.param(["--graph"], marks=slow)], ids=["eager", "graph"]
+)
+def test_two_ranks_train_as_one_process_does(trainer, dealt, tmp_path, mode):
+    """The same losses, weights and evaluations, equal weights on both ranks; rank 0 alone prints.
+
+    50 images are evaluated from three parts, 34 of them by one rank and 16 by
+    the other, in batches of 25.
+    """
+    options = ["--dataset_dir", dealt(2), "--eval_dataset_dir", dealt(3), *PLAIN, *mode]
+    script = changed(tmp_path, KEEPS_WEIGHTS)
+    one, two = (
+        trainer.run(*options, ranks=n, script=script, env={"WEIGHTS": str(tmp_path / str(n))})
+        for n in (1, 2)
+    )
+    assert len(losses(two)) == 6  # and nothing else on stdout
+    np.testing.assert_allclose(losses(two), losses(one), atol=1e-4)
+    assert " on 2 ranks\n" in two.err and two.err.count("device: cpu") == 1, two
+    evaluations = [np.array(EPOCH.findall(result.err), float) for result in (two, one)]
+    assert evaluations[0].shape == (6, 2), two
+    assert (evaluations[0][:, 0] == evaluations[1][:, 0]).all()  # how many are right
+    np.testing.assert_allclose(*evaluations, rtol=1e-4, atol=1.1e-4)  # printed with four decimals
+    classes = [re.findall(r"^  \d: .*", result.err, re.M) for result in (two, one)]
+    assert classes[0] == classes[1] and len(classes[0]) == 10
+
+    of_ranks = [entries(tmp_path / f"2-{rank}.npz") for rank in (0, 1)]
+    of_one = entries(tmp_path / "1-0.npz")
+    assert len(of_one) == 8
+    for name, weights in of_one.items():
+        assert (of_ranks[0][name] == of_ranks[1][name]).all(), name
+        np.testing.assert_allclose(of_ranks[0][name], weights, atol=1e-4, err_msg=name)
+
+
+# -- one falls, all fall ----------------------------------------------------------------
+
+
+def interrupt_all(process, trainer):
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def launcher(number):
+    return lambda process, trainer: process.send_signal(number)
+
+
+def rank(which, number):
+    return lambda process, trainer: os.kill(trainer.process_of(which), number)
+
+
+ENDS = {
+    "Ctrl-C": interrupt_all,
+    "a rank is killed": rank(1, signal.SIGKILL),
+    "rank 0 is killed": rank(0, signal.SIGKILL),
+    "a rank crashes": rank(1, signal.SIGSEGV),
+    "a rank is interrupted": rank(1, signal.SIGINT),
+    "the launcher is terminated": launcher(signal.SIGTERM),
+    "the launcher is killed": launcher(signal.SIGKILL),
+}
+QUICK = [("Ctrl-C", ()), ("a rank is killed", ("--graph",)), ("the launcher is killed", ())]
+CASES = [(end, mode) for end in ENDS for mode in ((), ("--graph",))]
+
+
+@pytest.mark.parametrize(
+    "end, mode",
+    [*QUICK, *(pytest.param(*case, marks=slow) for case in CASES if case not in QUICK)],
+)
+def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, end, mode):
+    """However one ends; the command that resumes stood at the start, for as many ranks."""
+    options = [*datasets, *ENDLESS, *mode, "--schedule", "constant", "--warmup", 0]
+    process = trainer.start(*options, "--run_dir", tmp_path / "run", ranks=2)
+    wait_for_losses(process, 12)
+    ENDS[end](process, trainer)
+    result = trainer.assert_all_end(process, "to resume after a stop: python -m oneflow.")
+    line = re.search(r"to resume after a stop: (.*)", result.err)[1]
+    assert re.fullmatch(
+        "python -m oneflow.distributed.launch --nproc_per_node 2 --master_port [0-9]+ "
+        f"{PROJECT}/lenet_train.py --run_dir {tmp_path}/run --resume",
+        line,
+    )
+    if (end, mode) != QUICK[0]:
+        return
+    words = ["--run_dir", tmp_path / "run", "--resume"]
+    process = trainer.start(*words, ranks=2)
+    wait_for_losses(process, 1)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert "\nresumed after step " in trainer.assert_all_end(process).err
+
+
+@pytest.mark.parametrize("which", [pytest.param(0, marks=slow), 1])
+@pytest.mark.parametrize(
+    "mode", [pytest.param([], marks=slow), ["--graph"]], ids=["eager", "graph"]
+)
+def test_a_rank_that_raises_takes_all_down(trainer, dealt, tmp_path, which, mode):
+    script = changed(tmp_path, RAISES)
+    options = ["--dataset_dir", dealt(4), *ENDLESS, *mode]
+    process = trainer.start(*options, ranks=2, script=script, env={"RAISES": str(which)})
+    trainer.assert_all_end(process, "ZeroDivisionError: this rank divides by zero")
+
+
+# -- what is refused --------------------------------------------------------------------
+
+UNEVEN = "records each; they need equal parts: `python -m ofrecord merge "
+FEWER = "has 1 part, fewer than the world size 2: `python -m ofrecord merge "
+BATCH = "batch_size 25 is not divisible by the world size 2: give a multiple of 2"
+SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
+    "parts": (5, None, 10, f"2 ranks would read 30 and 20 {UNEVEN}"),
+    "one part": (1, None, 10, f"2 ranks would read 50 and 0 {UNEVEN}"),
+    "batch": (4, None, 25, BATCH),
+    "parts to evaluate": (2, 1, 10, FEWER),
+}
+
+
+@pytest.mark.parametrize("case", ["parts", *(pytest.param(c, marks=slow) for c in [*SHARES][1:])])
+def test_what_cannot_be_shared_is_one_line(trainer, dealt, tmp_path, case):
+    parts, eval_parts, batch_size, text = SHARES[case]
+    options = ["--dataset_dir", dealt(parts), *OPTIONS, "--batch_size", batch_size]
+    options += ["--eval_dataset_dir", dealt(eval_parts)] if eval_parts else []
+    result = trainer.run(*options, "--run_dir", tmp_path / "run", ranks=2)
+    assert result.code != 0 and "[" not in result.out, result
+    (line,) = error_lines(result)
+    assert text in line and "rank 1" not in line, result
+    assert not (tmp_path / "run").exists()
+    if case == "parts":  # what the line names makes them
+        words = re.search(r"`python -m ofrecord (.*) NEW_DIR (.*)`", line).groups()
+        merge = [*words[0].split(), tmp_path / "even", *words[1].split()]
+        assert call("ofrecord.__main__", *merge).code == 0
+        records = [part["num_records"] for part in read_manifest(tmp_path / "even")["parts"]]
+        assert sum(records[:3]) - sum(records[3:]) in (0, 1, 2, 3) and len(records) == 6
+
+
+@slow
+def test_ranks_with_different_settings_are_refused(trainer, dealt, tmp_path):
+    script = changed(tmp_path, OWN_SEED)
+    result = trainer.run("--dataset_dir", dealt(2), *OPTIONS, ranks=2, script=script)
+    text = "all ranks must have the same seed, but it is 0 on rank 0 and 1 on rank 1"
+    assert result.code != 0 and len(error_lines(result)) == 1 and text in result.err, result
+
+
+HIDES_IT = """
+import os
+
+if RANK:
+    opened = os.path.lexists
+    os.path.lexists = lambda path: "last.npz" not in str(path) and opened(path)
+"""
+
+
+@slow
+def test_a_rank_without_the_checkpoint_is_refused(trainer, whole_of, tmp_path):
+    """As on a second machine that does not share the folder: it would start from the beginning."""
+    script = changed(tmp_path, HIDES_IT)
+    words = ["--run_dir", whole_of(2)[0], "--resume"]
+    result = trainer.run(*words, ranks=2, script=script)
+    text = "all ranks must have the same checkpoint in run_dir, but it is of step 40 on rank 0"
+    assert result.code != 0 and text in result.err, result
+
+
+def test_a_run_that_would_take_other_steps_on_two_ranks_is_not_resumed(trainer, dealt, tmp_path):
+    """Of four parts with 13, 13, 12 and 12 images one rank reads 26: its epochs are longer."""
+    options = ["--dataset_dir", dealt(4), "--batch_size", 10, "--image_size", 12]
+    options += ["--steps", "null", "--epochs", 2, "--run_dir", tmp_path / "run"]
+    options += ["--schedule", "cosine"]  # which needs the number of steps
+    assert len(losses(call("lenet_train", "--device", "cpu", *options))) == 10
+    before = snapshot(tmp_path / "run")
+    result = trainer.run("--run_dir", tmp_path / "run", "--resume", ranks=2)
+    assert result.code != 0 and "would take 11 steps, not 10" in result.err, result
+    assert snapshot(tmp_path / "run") == before
+
+
+@slow
+def test_one_process_uses_the_model_of_two(whole_of):
+    best = whole_of(2)[0] / "best.npz"
+    answer = call("lenet.predict", "--checkpoint", best, IMAGES / "00000030_3.png")
+    assert answer.code == 0 and "_3.png: " in answer.out, answer
+
+
+@slow
+def test_a_run_of_steps_goes_on_with_another_number_of_ranks(trainer, dealt, tmp_path):
+    options = ["--dataset_dir", dealt(2), *PLAIN, "--run_dir", tmp_path / "run"]
+    assert len(losses(trainer.run(*options, ranks=2))) == 6
+    more = ["--run_dir", tmp_path / "run", "--resume", "--steps", 9]
+    assert len(losses(call("lenet_train", *more))) == 3
+    whole = ["--dataset_dir", dealt(2), *PLAIN, "--steps", 9, "--run_dir", tmp_path / "whole"]
+    assert call("lenet_train", *whole).code == 0
+    found, expected = (entries(tmp_path / name / "last.npz") for name in ("run", "whole"))
+    assert found.keys() == expected.keys() == {*arrays(tmp_path / "run" / "last.npz"), "checkpoint"}
+    np.testing.assert_allclose(found["dense2.weight"], expected["dense2.weight"], atol=1e-4)
+
+
+def test_a_port_in_use_is_one_line(trainer, dealt):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = trainer.run("--dataset_dir", dealt(2), *OPTIONS, ranks=2, port=port)
+    text = f"port {port} cannot be used (Address already in use): launch with --master_port N"
+    (line,) = error_lines(result)
+    assert result.code != 0 and text in line and "Check failed" not in result.err, result
+
+
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
+WRONG = [{"WORLD_SIZE": "abc"}, {"WORLD_SIZE": "-3"}, {"RANK": "2"}, {"RANK": ""}]
+WRONG += [{"MASTER_ADDR": ""}, {"MASTER_PORT": "abc"}, {"MASTER_PORT": "99999"}]
+WRONG += [{"RANK": "", "MASTER_ADDR": "", "MASTER_PORT": ""}]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_the_launchers_variables_from_elsewhere(trainer, wrong):
+    """As cluster schedulers set them: one line, and nothing waits for ranks that never come."""
+    result = trainer.run("--steps", 1, env={**LAUNCHED, **wrong})
+    (line,) = result.err.splitlines()
+    assert result.code == 2 and "WORLD_SIZE is set, but " in line and "unset WORLD_SIZE" in line
+
+
+ONE = [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"RANK": "0", "MASTER_ADDR": "node7"}]
+
+
+@pytest.mark.parametrize("some", [ONE[0], *(pytest.param(v, marks=slow) for v in ONE[1:])], ids=str)
+def test_variables_that_ask_for_no_ranks(trainer, dealt, some):
+    """It is one process, and OneFlow has nothing to warn of."""
+    options = ["--dataset_dir", dealt(2), *OPTIONS, "--steps", 1]
+    result = trainer.run(*options, env=some)
+    assert len(losses(result)) == 1 and "Warning" not in result.err, result
