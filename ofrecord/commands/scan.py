@@ -22,7 +22,7 @@ from ..record import LENGTH, BadRecord, read_record, split_part
 
 # Why OneFlow turns an image into other pixels than we do without a word. (Of others, such as a
 # palette, it makes much the same.)
-MISREAD = {"16-bit", "CMYK", "rare JPEG coding"}
+MISREAD = {"16-bit", "CMYK", "rare JPEG coding", "missing scans"}
 EXTENSIONS = {kind: ext for ext, kind in reversed(FORMATS.items())}  # PNG: .png, JPEG: .jpg
 
 

@@ -94,6 +94,6 @@ def plan_datasets(
     sets = split(samples, options)
     num_images = len(sets["train"])
     if options.part_num > num_images:
-        images = f"{count(num_images, 'image')} of the dataset to write"
-        raise InputError(f"--part_num {options.part_num} is more than the {images}")
+        images = count(num_images, "image")
+        raise InputError(f"--part_num {options.part_num} is more than the {images} to write")
     return {name: plan_parts(folders[name], each, options) for name, each in sets.items()}

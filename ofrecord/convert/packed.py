@@ -66,10 +66,10 @@ def problem_of(name: str, error: Exception) -> Problem:
 
 def invalid_images(problems: list[Problem], options: ConvertOptions) -> InputErrors:
     """Return the error for images that cannot be stored."""
-    hint = " (--skip_bad skips them)" if all(each.may_be_skipped for each in problems) else ""
-    number = count(len(problems), "invalid image")
+    hint = " (--skip_bad skips such)" if all(each.may_be_skipped for each in problems) else ""
+    number, lines = count(len(problems), "invalid image"), describe(problems, options.image_root)
     summary = f"{number}; nothing was changed in {options.save_dir}{hint}"
-    return InputErrors(describe(problems, options.image_root), summary)
+    return InputErrors(lines if len(lines) > 1 else [lines[0] + hint], summary)
 
 
 def describe(problems: list[Problem], root: str) -> list[str]:

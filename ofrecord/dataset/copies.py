@@ -56,9 +56,8 @@ def report_copies(tables: list[ImageTable], say: Callable[[str], object] = outpu
             log_pairs("the same image", pairs, None if owner is table else "warning")
             are = "is a copy of another" if len(pairs) == 1 else "are copies of others"
             text = f"{table.folder}: {count(len(pairs), 'image')} {are}"
-            if owner is not table:
-                say(f"{text} in {owner.folder}{LEAK if pairs else ''}")
-            elif pairs:
+            text += "" if owner is table else f" in {owner.folder}{LEAK if pairs else ''}"
+            if pairs or (owner is not table and say is output):  # a result is said, also if none
                 say(text)
     log_pairs("the same image with different labels", conflicts, "warning")
 
