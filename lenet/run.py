@@ -134,9 +134,9 @@ class Run:
         history.add_evaluation(evaluation.loss, evaluation.accuracy)
         if history.best_step == step:
             self._write(BEST, learner, {})
+        self.save(learner)
         if self.writes:
             write_mistakes(f"{self.path}/mistakes.csv", evaluation, self.eval_set, model.spec)
-        self.save(learner)
         picture = f"{self.path}/predictions.png"
         if self.writes and self.progress.draw(picture, model.spec, evaluation):
             history.events.add_picture(step, picture)
