@@ -137,5 +137,11 @@ def is_installed(module: str) -> bool:
 
 
 def oneflow_folder() -> str:
-    """Return the folder of the installed oneflow package, without importing it."""
-    return find_spec("oneflow").submodule_search_locations[0]
+    """Return the folder of the installed oneflow package, without importing it.
+
+    Raises ImportError where it is not installed.
+    """
+    spec = find_spec("oneflow")
+    if spec is None:
+        raise ImportError("oneflow is not installed")
+    return spec.submodule_search_locations[0]
