@@ -231,7 +231,12 @@ def test_ctrl_z_pauses_and_fg_goes_on(converted, tmp_path):
         options = ["--dataset_dir", converted], "null", *ENDLESS, *EACH_LOSS
         process = start(*options, stdout=file)
     wait_for_more(0)
-    process.send_signal(signal.SIGTSTP)
+    # Ctrl-Z is SIGTSTP, whose action is the default one. (The kernel ignores it where the tests'
+    # process group has no shell any more, so that SIGSTOP does the same here.)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    masks = re.findall("Sig(?:Ign|Cgt):\\t(\\w+)", status)
+    assert len(masks) == 2 and not any(int(m, 16) >> signal.SIGTSTP - 1 & 1 for m in masks), status
+    process.send_signal(signal.SIGSTOP)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     size = path.stat().st_size
     process.send_signal(signal.SIGCONT)
