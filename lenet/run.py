@@ -133,8 +133,8 @@ class Run:
         _check_finite("evaluation loss", evaluation.loss, step)
         history.add_evaluation(evaluation.loss, evaluation.accuracy)
         if history.best_step == step:
-            self._write(BEST, learner, {})
-        self.save(learner)
+            self._write(BEST, learner, model, {})
+        self._save(learner, model)
         if self.writes:
             write_mistakes(f"{self.path}/mistakes.csv", evaluation, self.eval_set, model.spec)
         picture = f"{self.path}/predictions.png"
@@ -153,16 +153,19 @@ class Run:
 
     def save(self, learner) -> None:
         """Save all that it takes to continue after the last step; on all ranks together."""
+        if self.path is not None:
+            self._save(learner, learner.model)  # of a graph it is fetched, which takes all ranks
+
+    def _save(self, learner, model) -> None:
         if self.path is None:
             return
-        self._write(LAST, learner, learner.state_dict())
+        self._write(LAST, learner, model, learner.state_dict())
         self.saved = self.history.step
         if self.writes:
             self._draw_losses()
         self.progress.skip_time()
 
-    def _write(self, name: str, learner, training: dict[str, np.ndarray]) -> None:
-        model = learner.model  # of a graph it is fetched, on all ranks together
+    def _write(self, name: str, learner, model, training: dict[str, np.ndarray]) -> None:
         if not self.writes:
             return
         info = CheckpointInfo(
