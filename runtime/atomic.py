@@ -28,7 +28,9 @@ def replace_file(path: str, mode: str = "wb") -> Iterator[IO]:
     new = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with create_file(new, mode, **text) as file:
+        if os.path.lexists(new):  # of a process that was killed; a link is not followed
+            os.remove(new)
+        with open(new, mode.replace("w", "x"), **text) as file:
             yield file
             flush_file(file)
         os.replace(new, path)
@@ -37,13 +39,6 @@ def replace_file(path: str, mode: str = "wb") -> Iterator[IO]:
             os.remove(new)
         raise
     flush_folder(os.path.dirname(path) or ".")
-
-
-def create_file(path: str, mode: str = "wb", **options: str) -> IO:
-    """Open a new file to write to. What is there is removed, and a link not followed."""
-    if os.path.lexists(path):
-        os.remove(path)
-    return open(path, mode.replace("w", "x"), **options)
 
 
 def open_regular_file(path: str, mode: str = "rb") -> IO:

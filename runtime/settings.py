@@ -21,7 +21,7 @@ from .cli import ArgumentParser, InputError, InputErrors, count, one_line, os_er
 Count = Annotated[int, Field(ge=0, le=2**50)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 MAX_YAML_BYTES = 2**20
-NULLS = "null", "~", ""  # None in YAML files and, but for "~", which is a folder, on command lines
+NULLS = "null", "~", ""  # None in YAML files and on command lines
 
 
 class StrictModel(BaseModel):

@@ -113,8 +113,8 @@ def _work(function, pipe, parent):
                 pipe.send((None, RuntimeError(f"{type(error).__name__}: {error}"), trace))
 
 
-def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when its ``parent``, a process id, ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its ``parent``, a process id, ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call above
         os._exit(1)

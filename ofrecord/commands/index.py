@@ -13,10 +13,10 @@ from runtime.cli import InputError, log, os_errors, output
 
 from ..dataset.folder import BUSY
 from ..dataset.images_csv import read_rows, write_rows
-from ..dataset.loading import read_fields
+from ..dataset.loading import manifest_of, read_fields
 from ..dataset.manifest import MANIFEST_NAME, TABLE_NAME
 from .check import add_feature_arguments, check, open_table
-from .scan import PartReport, found_fields, manifest_of
+from .scan import PartReport, found_fields
 
 HELP = "Write the manifest of part files that another converter wrote"
 # What is kept of a manifest that is there: part files do not tell it.

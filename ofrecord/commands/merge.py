@@ -18,13 +18,13 @@ from runtime.cli import InputError, first_few, log, one_line, os_errors, output
 
 from ..dataset.folder import open_folders
 from ..dataset.images_csv import read_rows
+from ..dataset.loading import manifest_of
 from ..dataset.manifest import FORMATS, MANIFEST_NAME, Manifest, part_name, part_sizes
 from ..dataset.open_dataset import Dataset, Record, dataset_in_use, open_dataset, read_records
 from ..dataset.staging import commit
 from ..dataset.statistics import mean_and_std
 from ..labels.names import natural_key
 from ..record import LENGTH, OFRecord
-from .scan import manifest_of
 
 HELP = "Copy the records of datasets into a new one: to join, append, reshard or shuffle"
 # Fields of the manifests that must be the same in all.

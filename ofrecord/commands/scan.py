@@ -10,12 +10,11 @@ from typing import Any
 import cv2
 
 from runtime.cli import InputError, first_few, os_errors
-from runtime.settings import validate
 from runtime.workers import num_cpus, ordered_map
 
 from ..dataset.images_csv import Row, image_digest
 from ..dataset.loading import CONVERT, load_manifest
-from ..dataset.manifest import FORMATS, PART_PATTERN, PART_PREFIX, STAGING_NAME, Manifest, Part
+from ..dataset.manifest import FORMATS, PART_PATTERN, PART_PREFIX, STAGING_NAME, Part
 from ..dataset.statistics import EncodedImage, ImageStatistics
 from ..images import BadImage, decode, decoder_messages, read_header
 from ..record import LENGTH, BadRecord, read_record, split_part
@@ -118,11 +117,3 @@ def found_fields(reports: list[PartReport]) -> dict[str, Any]:
         "plain_jpeg": is_plain and kinds == {("JPEG", False)},
         "parts": [{name: getattr(each, name) for name in Part.model_fields} for each in reports],
     }
-
-
-def manifest_of(fields: dict[str, Any], problem: str) -> Manifest:
-    """Return a Manifest. Raises InputError, which begins with ``problem``, where it is none."""
-    try:
-        return validate(Manifest, fields)
-    except ValueError as error:
-        raise InputError(f"{problem}: {error}") from None

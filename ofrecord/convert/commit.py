@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from runtime.cli import SHOWN_PROBLEMS, InputError, count, log, os_errors
-from runtime.settings import validate
 
 from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, printable
+from ..dataset.loading import manifest_of
 from ..dataset.manifest import FORMATS, Manifest, Part, digest_of, part_name
 from ..dataset.staging import commit as commit_datasets
 from ..dataset.statistics import ImageStatistics
@@ -97,10 +97,7 @@ class FinishedDataset:
             "images_csv": self.table,
             "parts": self._parts,
         }
-        try:
-            return validate(Manifest, fields)
-        except ValueError as error:
-            raise InputError(f"{self.folder.path} cannot be described: {error}") from None
+        return manifest_of(fields, f"{self.folder.path} cannot be described")
 
     def report(self) -> None:
         """Log how many images are stored unchanged, why others are not, and what looks wrong."""

@@ -69,7 +69,7 @@ def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str
     """
     wanted = {"train", *options.fractions, *(samples.splits or ())}
     sets = [name for name in SET_NAMES if name in wanted]
-    committed_with = map(options.folder, SET_NAMES)
+    committed_with = list(map(options.folder, SET_NAMES))
     paths = list(map(options.folder, sets))
     with open_dataset_folders(paths, committed_with, shared=bool(options.job)) as folders:
         try:

@@ -56,6 +56,14 @@ def load_manifest(folder: str) -> Manifest:
     raise InputError(f"{folder} is not a finished dataset: {reason}")
 
 
+def manifest_of(fields: dict[str, Any], problem: str) -> Manifest:
+    """Return a Manifest. Raises InputError, which begins with ``problem``, where it is none."""
+    try:
+        return validate(Manifest, fields)
+    except ValueError as error:
+        raise InputError(f"{problem}: {error}") from None
+
+
 def is_marked(folder: str) -> bool:
     """Whether a folder holds a new dataset that is whole, but not in its place yet."""
     return os.path.exists(os.path.join(folder, STAGING_NAME, MANIFEST_NAME))
