@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from runtime.cli import InputError, InputErrors, count, os_errors, output
@@ -48,11 +50,11 @@ def run(args: argparse.Namespace) -> None:
         elif os.path.lexists(os.path.join(folder, MANIFEST_NAME)):
             manifest = load_manifest(folder)
             check(folder, (manifest.image_feature, manifest.label_feature), manifest)
-            report_copies([ImageTable(folder, list(read_rows(folder)), manifest.class_names)])
+            report_copies([ImageTable(folder, partial(read_rows, folder), manifest.class_names)])
         else:
             reports = check(folder, (args.image_feature, args.label_feature))
             output(f"(there is no {MANIFEST_NAME}, which would tell how many there should be)")
-            rows = [row for report in reports for row in report.rows]
+            rows = partial(chain.from_iterable, [report.rows for report in reports])
             report_copies([ImageTable(folder, rows, None)])
 
 
@@ -62,16 +64,16 @@ def open_table(folder: str) -> ImageTable:
     Raises InputError for what is no whole dataset, but for other bytes in the parts.
     """
     manifest = open_dataset(folder, check_hashes=False).manifest
-    return ImageTable(folder, read_table(folder, manifest), manifest.class_names)
+    check_table(folder, manifest)
+    return ImageTable(folder, partial(read_rows, folder), manifest.class_names)
 
 
-def read_table(folder: str, manifest: Manifest) -> list[Row]:
-    """Return the rows of images.csv. Raises InputError unless they are what was written."""
-    path, rows = os.path.join(folder, TABLE_NAME), list(read_rows(folder))
+def check_table(folder: str, manifest: Manifest) -> None:
+    """Raise InputError unless images.csv is what was written."""
+    path = os.path.join(folder, TABLE_NAME)
     with os_errors("read", path):
         if sha256_of(path) != manifest.images_csv:
             raise InputError(f"{path}: {OTHER_BYTES}")
-    return rows
 
 
 def check(
@@ -81,7 +83,9 @@ def check(
 
     Raises InputErrors with all that is wrong, and InputError for a damaged images.csv.
     """
-    rows = read_table(folder, manifest) if manifest else []
+    rows = list(read_rows(folder)) if manifest else []
+    if manifest:
+        check_table(folder, manifest)
     parts = {part.file: part for part in manifest.parts} if manifest else {}
     listed, reports, problems = {row[:2]: row for row in rows}, [], []
     for report in scan_parts(folder, features):

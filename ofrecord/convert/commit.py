@@ -1,7 +1,8 @@
 """The end of a conversion: the manifest and the table of each dataset, and what is said of them."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 
 from runtime.cli import SHOWN_PROBLEMS, InputError, count, log, os_errors
 
@@ -11,6 +12,7 @@ from ..dataset.loading import manifest_of
 from ..dataset.manifest import FORMATS, Manifest, Part, digest_of, part_name
 from ..dataset.staging import commit as commit_datasets
 from ..dataset.statistics import ImageStatistics
+from ..labels.samples import Samples
 from .options import ConvertOptions
 from .packed import Problem, describe
 from .parts import PlannedPart, load_finished
@@ -30,8 +32,8 @@ def commit(datasets: Iterable[list[PlannedPart]], options: ConvertOptions) -> No
     new = [(each.folder, each.manifest(channels, split_id), each.staged) for each in finished]
     for each in finished:
         each.report()
-    copied = [ImageTable(each.folder.path, each.rows, each.class_names) for each in finished]
-    report_copies(copied, say=log)
+    tables = [ImageTable(each.folder.path, each.rows, each.class_names) for each in finished]
+    report_copies(tables, say=log)
     commit_datasets(new)
 
 
@@ -41,39 +43,47 @@ class FinishedDataset:
     def __init__(self, parts: list[PlannedPart], options: ConvertOptions):
         self.folder, self.class_names = parts[0].folder, parts[0].samples.class_names
         self.statistics = ImageStatistics()
-        self.rows: list[Row] = []  # of images.csv
         self.staged: list[str] = []  # the names of the part files in the hidden folder
         self._options, self._planned = options, parts
         self._parts: list[Part] = []
+        self._samples: list[Samples] = []  # of each part: the images that are stored
+        self._digests: list[list[str]] = []  # of their stored bytes
         self._problems: list[Problem] = []
         with os_errors("read", self.folder.staging):
             for part in parts:
                 self._add(part)
-        self._num_images = len(self.rows) + len(self._problems)
-        self._label_counts = Counter(row.label for row in self.rows)
+        labels = (label for samples in self._samples for label in samples.labels)
+        self._label_counts = Counter(labels)
+        self._num_stored = self._label_counts.total()
+        self._num_images = self._num_stored + len(self._problems)
         if not self.statistics.num_measured:
             images = f"the {self._num_images:,} for {self.folder.path} in {options.image_root}"
-            which = f"those of {images} whose pixels would be counted" if self.rows else images
+            which = f"those of {images} whose pixels would be counted" if self._parts else images
             raise InputError(f"no valid image among {which}")
-        anonymous = (row._replace(image="") for row in self.rows)
-        self.table = self.folder.write_table(anonymous if options.anonymous else self.rows)
+        anonymous = (row._replace(image="") for row in self.rows())
+        self.table = self.folder.write_table(anonymous if options.anonymous else self.rows())
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows of images.csv."""
+        for part, samples, digests in zip(self._parts, self._samples, self._digests, strict=True):
+            names, records = map(printable, samples.names), range(part.num_records)
+            yield from map(Row, repeat(part.file), records, names, samples.labels, digests)
 
     def _add(self, part: PlannedPart) -> None:
         """Add a part; one all of whose images were skipped is none, and the next ones move up."""
         finished = load_finished(self.folder, part.file)
-        skipped = dict(finished.skipped)
         self._problems += [Problem(*each, True) for each in finished.skipped]
         if not finished.digests:
             return
+        skipped = dict(finished.skipped)
+        stored = [i for i, name in enumerate(part.samples.names) if name not in skipped]
+        self._samples.append(part.samples.take(stored) if skipped else part.samples)
+        self._digests.append(finished.digests)
         self.statistics.merge(finished.statistics)
         self.staged.append(part.file)
         file = part_name(len(self._parts), self._options.part_name_suffix_length)
         fields = {"bytes": finished.bytes, "sha256": finished.sha256}
         self._parts.append(Part(file=file, num_records=len(finished.digests), **fields))
-        labels = zip(part.samples.names, part.samples.labels, strict=True)
-        stored = ((printable(name), label) for name, label in labels if name not in skipped)
-        for record, (image, digest) in enumerate(zip(stored, finished.digests, strict=True)):
-            self.rows.append(Row(file, record, *image, digest))
 
     def manifest(self, channels: int, split_id: str | None) -> Manifest:
         """Return the manifest, with what all datasets share. Raises InputError."""
@@ -83,7 +93,7 @@ class FinishedDataset:
             "fit": options.fit if options.size else None,
             "image_format": options.img_format,
             **self.statistics.manifest_fields(channels),
-            "num_records": len(self.rows),
+            "num_records": self._num_stored,
             "num_classes": len(names or ()) or max(max(counts) + 1, 0),
             "class_names": names,
             "label_counts": {str(label): counts[label] for label in sorted(counts)},
@@ -126,7 +136,7 @@ class FinishedDataset:
     def _doubts(self) -> list[str]:
         """Return what looks wrong with the images, a line each."""
         statistics, folder, lines = self.statistics, self.folder.path, []
-        if len(self.rows) > 2 and all(row.sha256 == self.rows[0].sha256 for row in self.rows):
+        if self._num_stored > 2 and len(set(chain(*self._digests))) == 1:
             lines.append(f"{folder}: all images are the same")
         wide = statistics.reencode_reasons["16-bit"]
         if wide and statistics.brightest < DARK:

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from runtime.cli import count, log, output
@@ -20,7 +20,7 @@ class ImageTable(NamedTuple):
     """The rows of a dataset's images.csv, or what it would have."""
 
     folder: str
-    rows: list[Row]
+    rows: Callable[[], Iterable[Row]]  # each call begins with the first one
     class_names: list[str] | None
 
     def describe(self, row: Row) -> str:
@@ -40,11 +40,17 @@ def report_copies(tables: list[ImageTable], say: Callable[[str], object] = outpu
 
     Logs which they are. Labels are compared where they stand for the same classes.
     """
+    seen, repeated = set(), set()  # digests
+    for table in tables:
+        for row in table.rows():
+            (repeated if row.sha256 in seen else seen).add(row.sha256)
     first: dict[str, tuple[ImageTable, Row]] = {}  # by digest
     copies: dict[tuple[str, str], list[Pair]] = defaultdict(list)  # by the folders of both
     conflicts: list[Pair] = []
-    for table in tables:
-        for row in table.rows:
+    for table in tables if repeated else ():
+        for row in table.rows():
+            if row.sha256 not in repeated:
+                continue
             owner, other = first.setdefault(row.sha256, (table, row))
             if other is not row:
                 copies[owner.folder, table.folder].append((owner, other, table, row))
