@@ -19,6 +19,7 @@ from runtime.environment import check_environment
 
 check_environment(__name__)
 
+import io
 from typing import BinaryIO
 
 from ofrecord import images
@@ -66,11 +67,7 @@ def write_parts(parts: list[PlannedPart], options: ConvertOptions) -> None:
 
 
 def pack_images(part: PlannedPart, indices: range, options: ConvertOptions) -> PackedImages:
-    """Read, encode and pack some images of a part; in a worker process.
-
-    All are read, then all encoded, then all packed: each step's code stays in the CPU's cache, which
-    makes small images twice as fast.
-    """
+    """Read all, encode all, pack all of some images of a part; in a worker process."""
     packed, files, encoded = PackedImages(indices), {}, {}
     names, labels, image_options = part.samples.names, part.samples.labels, options.image_options
     for index in indices:
@@ -87,10 +84,11 @@ def pack_images(part: PlannedPart, indices: range, options: ConvertOptions) -> P
                 encoded[index] = image.data
             except (images.BadImage, OSError, MemoryError) as error:
                 packed.problems[index] = problem_of(names[index], error)
-    dataname, labelname = options.image_feature, options.label_feature
+    records, dataname, labelname = io.BytesIO(), options.image_feature, options.label_feature
     for index, data in encoded.items():
         packed.digests.append(image_digest(data))
-        ndarray2ofrecords(packed.records, dataname, data, labelname, labels[index])
+        ndarray2ofrecords(records, dataname, data, labelname, labels[index])
+    packed.records = records.getvalue()
     return packed
 
 

@@ -84,7 +84,7 @@ class PlannedPart:
         with self.folder.new_file() as file:
             while len(stamps) < len(self) * STAMP.size:
                 images = next(packed)
-                file.write(images.records.getbuffer())
+                file.write(images.records)
                 stamps += b"".join(images.stamps.values())
                 digests += images.digests
                 problems += [problem for _, problem in sorted(images.problems.items())]
