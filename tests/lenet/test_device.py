@@ -10,6 +10,7 @@ from helpers import (
     PROJECT,
     assert_one_error,
     call,
+    cases,
     convert,
     losses,
     run_python,
@@ -17,6 +18,7 @@ from helpers import (
     start_script,
     train,
 )
+from runs import wait_for_losses
 
 ON_GPU = ["--device", "cuda"]
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -25,23 +27,25 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 # -- the probe --------------------------------------------------------------------------
 
 
-def test_auto_says_which_device_and_why(converted):
+def test_what_is_said_of_the_device(converted, monkeypatch):
+    """Of auto which device and why, also by hand; of cuda where there is none, the remedy."""
     from lenet.device import probe_gpu
 
     name, problem = probe_gpu(0)
+    by_hand = run_python("-m", "lenet.device")
+    if problem:
+        assert_one_error(by_hand, problem)
+    else:
+        assert by_hand.out == f"{name} works\n", by_hand
     options = ["--dataset_dir", converted, "--steps", 1, "--batch_size", 10, "--image_size", 12]
     result = call("lenet_train", *options)
     assert len(losses(result)) == 1
     device = f"cpu ({problem})" if problem else f"cuda ({name}); a test step succeeded"
     assert f"\ndevice: {device}\n" in result.err, result
-
-
-def test_cuda_where_there_is_none_names_the_remedy(converted, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = train(converted, "--device", "cuda")
-    assert_one_error(
-        result, "device cuda: OneFlow finds no NVIDIA GPU", "--device cpu", started=True
-    )
+    text = "device cuda: OneFlow finds no NVIDIA GPU"
+    assert_one_error(result, text, "--device cpu", started=True)
 
 
 # OneFlow's answers on a machine with one GPU. CUDA fails to start here, as an H100 without code for it.
@@ -70,7 +74,7 @@ def test_the_probe_is_ours_in_any_folder(tmp_path):
     assert second == "|this machine has 1 GPU, fewer than its ranks", result
 
 
-@pytest.mark.parametrize("device", ["auto", pytest.param("cuda", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("device", cases(["auto"], ["cuda"]))
 def test_a_gpu_that_does_not_work(converted, device):
     """As on a newer GPU than OneFlow's: a warning and the CPU, or, where it was asked for, an error."""
     code = ONE_GPU.format(
@@ -118,17 +122,15 @@ def test_graphs_on_the_gpu(gpu, converted, tmp_path, mode):
     expected = losses(whole)
     assert "50/50" in whole.err, whole
     process = start_script(*options, tmp_path / "killed")
-    for _ in range(45):
-        assert process.stdout.readline(), process.stderr.read()
+    wait_for_losses(process, 45)
     process.kill()
     process.communicate()
     resumed = run_script(*options, tmp_path / "killed", "--resume")
     values = losses(resumed)
     assert "resumed after step 40" in resumed.err, resumed
     assert len(values) == 60
-    assert values == pytest.approx(
-        expected[-60:], rel=0.2, abs=0.05
-    )  # cuDNN adds in no fixed order
+    # cuDNN adds in no fixed order.
+    assert values == pytest.approx(expected[-60:], rel=0.2, abs=0.05)
 
 
 @pytest.mark.gpu
