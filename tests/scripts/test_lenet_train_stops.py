@@ -210,7 +210,7 @@ def test_killed_and_resumed_bit_for_bit(datasets, whole_of, trainer, tmp_path, m
     """Killed at a random moment, as many runs as that takes end as one that was never stopped."""
     (ranks, *more), rng = MODES[mode], random.Random(f"{mode} {kills}")
     whole, _ = whole_of(ranks, *more)
-    folder, runs = tmp_path / "run", 0
+    folder, finished = tmp_path / "run", 0
     for kill in range(kills):
         words = ["--run_dir", folder, "--resume"]
         if not (folder / "config.yaml").exists():
@@ -231,8 +231,8 @@ def test_killed_and_resumed_bit_for_bit(datasets, whole_of, trainer, tmp_path, m
             assert result.code == 0, result
             assert_same_run(folder, whole)
             shutil.rmtree(folder)
-            runs += 1
-    assert runs >= kills // 8
+            finished += 1
+    assert finished >= kills // 8
 
 
 SAVES = cases(
