@@ -99,4 +99,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         run_probe(int(sys.argv[1]))
     else:
-        print(*probe_gpu())
+        gpu, problem = probe_gpu()
+        print(problem or gpu)
+        sys.exit(bool(problem))
