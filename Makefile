@@ -2,7 +2,7 @@
 # make mnist   download MNIST, make datasets of it and train LeNet to 99.45 %; continues a run that was stopped
 # make test    run the tests that are quick: at most five minutes
 # make test-all   run all tests: about twenty minutes
-# make gpu     prove and time the training on a GPU, and write gpu-report.md; then the tests that need one
+# make gpu     test and time the training on a GPU
 # make picture   draw the pictures of README and docs again, those of MNIST excepted
 # make lint    check the code's style with ruff
 # make constraints   pin what the requirements files bring along; UPGRADE=1 takes the newest of it
@@ -51,9 +51,10 @@ test-all: venv-test
 	$(PYTEST) $(ON_TWO_CORES)
 
 gpu: venv-test
-	$(PYTHON_RUN) benchmarks/gpu.py $(if $(MNIST),--mnist "$$MNIST") \
-	  $(if $(wildcard .venv-peers/ready),--peers_python .venv-peers/bin/python)
+	$(PYTHON_RUN) -m lenet.device
 	$(PYTEST) -m gpu -rs
+	$(PYTHON_RUN) benchmarks/train.py $(if $(wildcard .venv-peers/ready),--peers_python .venv-peers/bin/python) \
+	  $(if $(MNIST),--mnist "$$MNIST") $(BENCH)
 
 lint: venv-test
 	.venv/bin/ruff check .

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -41,8 +41,11 @@ def oneflow(dataset: str, images: str) -> Iterator:
         yield from batches
 
 
-def repeat(loader: Iterable) -> Iterator:
-    """Yield a loader's batches, epoch after epoch."""
+def loaded(dataset: object, **options: object) -> Iterator:
+    """Yield batches from PyTorch's DataLoader, epoch after epoch."""
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(dataset, num_workers=WORKERS, persistent_workers=True, **options)
     while True:
         yield from loader
 
@@ -88,21 +91,11 @@ def pytorch(dataset: str, images: str) -> Iterator:
                 return torch.from_numpy(to_float(file.read())), index % 10
 
     use_one_thread()
-    return repeat(
-        torch.utils.data.DataLoader(
-            Files(),
-            BATCH,
-            shuffle=True,
-            num_workers=WORKERS,
-            drop_last=True,
-            persistent_workers=True,
-        )
-    )
+    return loaded(Files(), batch_size=BATCH, shuffle=True, drop_last=True)
 
 
 def webdataset(dataset: str, images: str) -> Iterator:
     """Read WebDataset's tar files in DataLoader workers, shuffled in a buffer of 1024 records."""
-    import torch
     import webdataset as wds
 
     use_one_thread()
@@ -116,11 +109,7 @@ def webdataset(dataset: str, images: str) -> Iterator:
         wds.map(lambda sample: (to_float(sample["image"]), int(sample["cls"]))),
         wds.batched(BATCH, partial=False),
     )
-    return repeat(
-        torch.utils.data.DataLoader(
-            stages, batch_size=None, num_workers=WORKERS, persistent_workers=True
-        )
-    )
+    return loaded(stages, batch_size=None)
 
 
 def streaming(dataset: str, images: str) -> Iterator:
@@ -136,15 +125,8 @@ def streaming(dataset: str, images: str) -> Iterator:
 
     use_one_thread()
     clean_stale_shared_memory()
-    return repeat(
-        torch.utils.data.DataLoader(
-            Shards(local=dataset, shuffle=True, batch_size=BATCH),
-            BATCH,
-            num_workers=WORKERS,
-            drop_last=True,
-            persistent_workers=True,
-        )
-    )
+    shards = Shards(local=dataset, shuffle=True, batch_size=BATCH)
+    return loaded(shards, batch_size=BATCH, drop_last=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Training steps, which train.py and gpu.py time.
+"""Training steps, which train.py times.
 
 python benchmarks/steps.py WAY DATASET BATCH [OPTIONS OF lenet_train.py]
 
@@ -143,10 +143,8 @@ def pytorch(dataset: str, batch_size: int, options: list[str]) -> None:
         nn.Linear(512, 10),
     ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    images, labels = (
-        torch.randn(batch_size, 1, 28, 28).to(device),
-        (torch.arange(batch_size) % 10).to(device),
-    )
+    images = torch.randn(batch_size, 1, 28, 28).to(device)
+    labels = (torch.arange(batch_size) % 10).to(device)
 
     def train(num_steps):
         for _ in range(num_steps):
@@ -161,15 +159,8 @@ def pytorch(dataset: str, batch_size: int, options: list[str]) -> None:
     while time.perf_counter() - start < SECONDS:
         train(10)
         num_steps += 10
-    print(
-        json.dumps(
-            {
-                "images": num_steps * batch_size,
-                "seconds": time.perf_counter() - start,
-                "threads": torch.get_num_threads(),
-            }
-        )
-    )
+    seconds = time.perf_counter() - start
+    print(json.dumps({"images": num_steps * batch_size, "seconds": seconds}))
 
 
 if __name__ == "__main__":

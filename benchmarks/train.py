@@ -1,7 +1,7 @@
 """Measure how fast LeNet trains: op by op, as a graph, on two ranks, and in PyTorch.
 
-On a GPU if one works, then in mixed precision too. Each way runs in a process
-of its own, in turn (A B C, A B C …). Prints Markdown tables.
+On a GPU if one works, then in mixed precision and in larger batches too. Each way
+runs in a process of its own, in turn (A B C, A B C …). Prints Markdown tables.
 
     make bench-train                          (MNIST=DIR with MNIST)
     make bench-train BENCH="--only switches"  the effect of OneFlow's own switches
@@ -23,7 +23,7 @@ from sides import (
     workspace,
 )
 
-BATCH = 64  # images, of all ranks together
+CPU_BATCHES, GPU_BATCHES = (64,), (64, 512)  # images, of all ranks together
 STEPS = PROJECT / "benchmarks" / "steps.py"
 LAUNCH = [sys.executable, "-m", "oneflow.distributed.launch", "--nproc_per_node", "2"]
 
@@ -57,37 +57,43 @@ def main() -> None:
         probe = "import json; from lenet.device import probe_gpu; print(json.dumps(probe_gpu()))"
         name, problem = last_line([sys.executable, "-c", probe], PYTHONPATH=str(PROJECT))
         gpu = not problem
-        what = f"LeNet, batches of {BATCH}, {name if gpu else 'CPU'}"
+        batches = GPU_BATCHES if gpu else CPU_BATCHES
         print("| training | way | images/s | op by op / this |\n|---|---|---|---|")
-        if args.only in (None, "ways"):
-            speed_rows(what, ways(dataset, gpu, args), args.rounds)
-        if args.only in (None, "switches"):
-            step = [sys.executable, STEPS, "ours", dataset, BATCH]
-            switches = GPU_SWITCHES if gpu else SWITCHES
-            commands = {name: (step, environment) for name, environment in switches.items()}
-            speed_rows(f"{what}, switches", {"as it is": (step, {}), **commands}, args.rounds)
+        for batch in batches:
+            what = f"LeNet, batches of {batch}, {name if gpu else 'CPU'}"
+            if args.only in (None, "ways"):
+                speed_rows(what, ways(dataset, batch, gpu, args), args.rounds)
+            if args.only in (None, "switches"):
+                step = [sys.executable, STEPS, "ours", dataset, batch]
+                switches = GPU_SWITCHES if gpu else SWITCHES
+                commands = {name: (step, environment) for name, environment in switches.items()}
+                commands = {"as it is": (step, {}), **commands}
+                speed_rows(f"{what}, switches", commands, args.rounds)
         print()
-        if args.only in (None, "ways") and not gpu:
-            took = last_line([sys.executable, STEPS, "parts", dataset, BATCH])
-            print("| part of a step | ms |\n|---|---|")
+        for batch in batches if args.only in (None, "ways") else ():
+            took = last_line([sys.executable, STEPS, "parts", dataset, batch])
+            print(f"| part of a step of {batch} images | ms |\n|---|---|")
             print("".join(f"| {name} | {ms:.1f} |\n" for name, ms in took.items()))
 
 
-def ways(dataset: Path, gpu: bool, args: Namespace) -> dict[str, tuple[list, dict[str, str]]]:
+def ways(
+    dataset: Path, batch: int, gpu: bool, args: Namespace
+) -> dict[str, tuple[list, dict[str, str]]]:
     """Return the ways to train, {name: (command, environment)}."""
-    ours = [STEPS, "ours", dataset, BATCH]
+    ours = [STEPS, "ours", dataset, batch]
     one_thread = {"OMP_NUM_THREADS": "1"}  # otherwise the launcher prints that it sets it
     ways = {
         "op by op": ([sys.executable, *ours], {}),
         "as a graph": ([sys.executable, *ours, "--graph"], {}),
-        "two ranks, op by op": ([*LAUNCH, *ours], one_thread),
-        "two ranks, as a graph": ([*LAUNCH, *ours, "--graph"], one_thread),
     }
     if gpu:
         ways["as a graph, in mixed precision"] = ([sys.executable, *ours, "--graph", "--amp"], {})
+    else:
+        ways["two ranks, op by op"] = [*LAUNCH, *ours], one_thread
+        ways["two ranks, as a graph"] = [*LAUNCH, *ours, "--graph"], one_thread
     if args.peers_python:
-        command = [args.peers_python, STEPS, "pytorch", "-", BATCH]
-        for threads in "1", "2":
+        command = [args.peers_python, STEPS, "pytorch", "-", batch]
+        for threads in "1", "2":  # of the CPU
             name = f"PyTorch, OMP_NUM_THREADS={threads}, batch in memory"
             ways[name] = (command, {"OMP_NUM_THREADS": threads})
     return ways

@@ -101,7 +101,7 @@ def main() -> None:
     name, problem = probe_gpu()
     if problem:
         raise InputError(problem)
-    output(f"{name} works")
+    output(name)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,24 @@
 """
 
 import re
+import signal
 
 import pytest
 from helpers import (
+    IMAGES,
+    MNIST,
     PROJECT,
     assert_one_error,
     call,
     cases,
     convert,
     losses,
+    needs_mnist,
     run_python,
     run_script,
     start_script,
     train,
 )
-from runs import wait_for_losses
 
 ON_GPU = ["--device", "cuda"]
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -28,7 +31,7 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_what_is_said_of_the_device(converted, monkeypatch):
-    """Of auto which device and why, also by hand; of cuda where there is none, the remedy."""
+    """Of auto which device and why, also by hand (as `make gpu` begins); of cuda the remedy."""
     from lenet.device import probe_gpu
 
     name, problem = probe_gpu(0)
@@ -36,7 +39,7 @@ def test_what_is_said_of_the_device(converted, monkeypatch):
     if problem:
         assert_one_error(by_hand, problem)
     else:
-        assert by_hand.out == f"{name} works\n", by_hand
+        assert by_hand.out == f"{name}\n", by_hand
     options = ["--dataset_dir", converted, "--steps", 1, "--batch_size", 10, "--image_size", 12]
     result = call("lenet_train", *options)
     assert len(losses(result)) == 1
@@ -102,35 +105,80 @@ def test_training_on_the_gpu(gpu, converted):
     assert "device: cuda" in result.err and "50/50" in result.err, result
 
 
+# Adam's first updates are about as large for tiny gradients as for large ones, so that rounding grows: to 1e-2
+# with the tutorial's learning rate, not beyond 1e-3 with a small one (docs/gpu.md).
 @pytest.mark.gpu
-def test_the_gpu_computes_what_the_cpu_does(gpu, converted):
-    """Without dropout and crops both take the same steps; float32 sums differ in their order only."""
-    options = ["--steps", 5, "--dropout", 0, "--augment", "false"]
+@pytest.mark.parametrize("rate, close", [(1e-3, 1e-2), (3e-5, 1e-3)])
+def test_the_gpu_computes_what_the_cpu_does(gpu, converted, rate, close):
+    """Dropout and crops are drawn in NumPy, so both take the same steps; TF32 would round to 10 bits."""
+    options = ["--dataset_dir", converted, "--steps", 10, "--learning_rate", rate]
     on_cpu = losses(train(converted, *options))
-    on_gpu = losses(run_script("lenet_train.py", "--dataset_dir", converted, *options, *ON_GPU))
-    assert on_gpu == pytest.approx(on_cpu, rel=2e-2)
-    assert on_gpu[0] == pytest.approx(on_cpu[0], rel=1e-3)
+    exact = {"ONEFLOW_EP_CUDA_ENABLE_TF32_EXECUTION": "0"}
+    on_gpu = losses(run_script("lenet_train.py", *options, *ON_GPU, env=exact))
+    assert on_gpu[0] == pytest.approx(on_cpu[0], rel=1e-4)
+    assert on_gpu == pytest.approx(on_cpu, rel=close)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("mode", [["--graph"], ["--graph", "--amp"]], ids=["graph", "amp"])
-def test_graphs_on_the_gpu(gpu, converted, tmp_path, mode):
-    """They learn the digits, and go on from a checkpoint, with the gradient scaler's state, as if never stopped."""
+@pytest.mark.parametrize(
+    "mode", [[], ["--graph"], ["--graph", "--amp"]], ids=["eager", "graph", "amp"]
+)
+def test_a_killed_run_goes_on_on_the_gpu(gpu, converted, tmp_path, mode):
+    """It learns the digits, and goes on from a checkpoint as if never stopped; its model predicts."""
     options = ["lenet_train.py", "--dataset_dir", converted, *ON_GPU, *mode]
-    options += ["--checkpoint_every", 20, "--fetch_every", 1, "--run_dir"]
-    whole = run_script(*options, tmp_path / "whole")
-    expected = losses(whole)
-    assert "50/50" in whole.err, whole
-    process = start_script(*options, tmp_path / "killed")
-    wait_for_losses(process, 45)
+    options += ["--checkpoint_every", 20, "--fetch_every", 1, "--run_dir", tmp_path / "run"]
+    process = start_script(*options)
+    killed = [float(process.stdout.readline().strip("[]\n")) for _ in range(45)]
     process.kill()
     process.communicate()
-    resumed = run_script(*options, tmp_path / "killed", "--resume")
+    resumed = run_script(*options, "--resume")
+    assert "resumed after step 40" in resumed.err and "50/50" in resumed.err, resumed
     values = losses(resumed)
-    assert "resumed after step 40" in resumed.err, resumed
-    assert len(values) == 60
-    # cuDNN adds in no fixed order.
-    assert values == pytest.approx(expected[-60:], rel=0.2, abs=0.05)
+    assert len(values) == 60 and max(values[-10:]) < 0.05
+    assert values[0] == killed[40]  # then cuDNN adds in no fixed order
+    assert values[:5] == pytest.approx(killed[40:], rel=0.2, abs=0.05)
+    image = IMAGES / "00000030_3.png"
+    result = run_python("-m", "lenet.predict", "--checkpoint", tmp_path / "run/best.npz", image)
+    assert f"{image}: 3 (" in result.out, result
+
+
+@pytest.mark.gpu
+def test_ctrl_c_on_the_gpu(gpu, converted, tmp_path):
+    options = ["--dataset_dir", converted, "--run_dir", tmp_path / "run"]
+    options += ["--fetch_every", 1, "--checkpoint_every", 10]
+    process = start_script("lenet_train.py", *options, *ON_GPU)
+    for _ in range(25):
+        assert process.stdout.readline(), process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "saved: step" in err, err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("missing", ["CUDA_FORCE_PTX_JIT", "CUDA_DISABLE_PTX_JIT"])
+def test_a_gpu_that_oneflow_has_no_code_for(gpu, converted, missing):
+    """The driver is told to ignore machine code, or PTX; the build may have the other."""
+    options = ["lenet_train.py", "--dataset_dir", converted, "--steps", 1]
+    result = run_script(*options, env={missing: "1"})
+    if "device: cuda" in result.err:
+        pytest.skip("this build of OneFlow has other code for this GPU")
+    refused = run_script(*options, *ON_GPU, env={missing: "1"})
+    assert_one_error(refused, "cannot run on the", "--device cpu", started=True)
+
+
+@pytest.mark.gpu
+@needs_mnist
+def test_mnist_on_the_gpu(gpu, tmp_path):
+    """One epoch, with the commands of `make mnist`."""
+    assert run_script("data/get_mnist.py", "--source", MNIST, "--output", tmp_path).code == 0
+    for kind in ("train", "test"):
+        labels = ["--label_dir", tmp_path / f"{kind}_label/label.txt"]
+        images = ["--image_root", tmp_path / f"{kind}_set", "--save_dir", tmp_path / kind]
+        assert convert(*images, *labels).code == 0
+    data = ["--dataset_dir", tmp_path / "train", "--eval_dataset_dir", tmp_path / "test"]
+    run = ["--run_dir", tmp_path / "run", "--epochs", 1, "--config", "configs/mnist.yaml"]
+    result = run_script("lenet_train.py", *run, *data, *ON_GPU, timeout=600)
+    assert float(re.search(r"epoch 1/1: accuracy .*\((\S+)%\)", result.err)[1]) > 98.5, result
 
 
 @pytest.mark.gpu
@@ -144,31 +192,3 @@ def test_two_gpus(gpu, tmp_path):
         assert result.code != 0 and "fewer than its ranks" in result.err, result
     else:
         assert result.code == 0 and " on 2 ranks" in result.err, result
-
-
-def test_the_report_says_at_once_that_there_is_no_gpu(tmp_path):
-    """With one, `make gpu` writes the report, in minutes; see its first test above."""
-    from lenet.device import probe_gpu
-
-    _, reason = probe_gpu(0)
-    if not reason:
-        pytest.skip("there is a GPU here")
-    result = run_script("benchmarks/gpu.py", "--report", tmp_path / "report.md")
-    assert result.code == 1 and f"| **failed** | {reason} |" in result.out, result
-    assert (tmp_path / "report.md").read_text() == result.out and "1 failed" in result.out
-
-
-@pytest.mark.slow
-def test_the_report_on_a_cpu(tmp_path):
-    """All that it does but for what needs a GPU, and MNIST, which is not in the folder that is named."""
-    options = ["--device", "cpu", "--mnist", tmp_path, "--report", tmp_path / "report.md"]
-    short = {"STEPS_SECONDS": "0.3"}
-    result = run_script("benchmarks/gpu.py", *options, env=short, timeout=1800)
-    failed = [line for line in result.out.splitlines() if "failed" in line]
-    assert len(failed) == 2 and "--source: neither" in failed[0] and failed[1] == "1 failed", result
-    assert result.code == 1 and (tmp_path / "report.md").read_text() == result.out, result
-    timings = result.out.partition("Training, images/s:")[2]
-    assert result.out.count(" | ok | ") == 7, result
-    for row in ("op by op", "as a graph", "the loader alone"):
-        cells = re.search(rf"^\| {row} \| (.*) \| (.*) \|$", timings, re.M).groups()
-        assert all(re.fullmatch(r"[\d,.]+", cell) for cell in cells), result
