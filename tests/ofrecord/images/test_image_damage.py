@@ -128,6 +128,13 @@ def test_bytes_before_the_end_marker_are_harmless_where_they_are_padding():
         assert "extraneous bytes" in outcome(JPEG[:-2] + padding + END), padding
 
 
+@pytest.mark.parametrize("name", ["plain.jpg", "progressive.jpg", "gray.jpg", "restarts.jpg"])
+def test_zeros_in_place_of_the_last_data_are_no_padding(name):
+    data, sizes = FILES[name].data, range(20, 300, 7)
+    damaged = [data[: -2 - size] + bytes(n * size) + END for size in sizes for n in (1, 3)]
+    assert sum(isinstance(outcome(each), str) for each in damaged) >= 76  # of 80
+
+
 def test_an_extraneous_end_is_damage():
     """The one sign of damage in the middle may be what is left over at the end."""
     rng, found = np.random.default_rng(0), 0
@@ -170,6 +177,13 @@ def test_the_orientation_is_that_of_opencv(turn, order):
     data = with_exif(b"Exif\0\0" + table.ljust(548, b"x"))
     assert read_header(data).reencode_reason == (None if turn == 1 else "EXIF rotation")
     assert (outcome(data) == turned(outcome(JPEG), turn)).all()
+
+
+def test_an_orientation_that_is_none_does_not_hide_the_one_that_counts():
+    """The directory may be behind what looks like one of its entries."""
+    decoy, entry = (struct.pack(">HHIHH", 274, 3, 1, turn, 0) for turn in (1, 6))
+    table = b"MM\0*" + struct.pack(">I", 20) + decoy + b"\0\1" + entry + bytes(4)
+    assert read_header(with_exif(b"Exif\0\0" + table)).reencode_reason == "EXIF rotation"
 
 
 def test_of_two_orientations_the_first_counts():
