@@ -41,6 +41,7 @@ UPPER_GRAY, UPPER_RGB = (DEEP_GRAY >> 8).astype(BYTE), (DEEP_RGB >> 8).astype(BY
 COLORS = np.random.default_rng(4).integers(0, 256, (256, 3), dtype=BYTE)
 NOISE = np.repeat(np.repeat(DEEP_RGB[:30, :40] >> 11 << 3, 4, 0), 4, 1).astype(BYTE)
 END = b"\xff\xd9"  # of a JPEG
+XMP = b'<x tiff:Orientation="6"/>'  # nobody turns an image by that
 
 
 def on_white(pixels, alpha=ALPHA):
@@ -145,11 +146,13 @@ def draw_png():
     yield "la.png", png(LA, 4), on_white(GRAY), 1
     yield "rgba-interlaced.png", png(RGBA, 6, interlaced=True), on_white(RGB), 1
     yield "animated.png", several("PNG"), RGB
+    yield "behind-the-end.png", png(RGB, 2) + png(GRAY, 0), RGB
+    yield "no-exif.png", png(RGB, 2, 8, chunk(b"eXIf", b"no EXIF data")), RGB
     text = chunk(b"tEXt", b"Comment\0eXIf tRNS") + chunk(b"gAMA", struct.pack(">I", 100000))
     yield "text-and-gamma.png", png(RGB, 2, 8, text), RGB
     yield "bad-profile.png", png(RGB, 2, 8, chunk(b"iCCP", b"x\0\0" + zlib.compress(b"none"))), RGB
-    xmp = chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>')
-    yield "xmp.png", png(RGBA, 6, 8, xmp), on_white(RGB), 1  # nobody turns a PNG by that
+    xmp = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)
+    yield "xmp.png", png(RGBA, 6, 8, xmp), on_white(RGB), 1
 
 
 # -- TIFF -------------------------------------------------------------------------------
@@ -237,6 +240,7 @@ def draw_tiff():
         data = pillow(levels(1) > 0, "TIFF", compression=name)
         yield f"{name}.tiff", data, levels(1).astype(BYTE) * 255
     yield "pages.tiff", several("TIFF"), RGB
+    yield "xmp.tiff", pillow(RGB, "TIFF", tiffinfo={700: XMP}), RGB
 
 
 # -- BMP and PNM ------------------------------------------------------------------------
@@ -315,17 +319,27 @@ def draw_others():
     indexed.save(file, "GIF", transparency=7)
     colors, hidden = np.asarray(indexed.convert("RGB")), np.asarray(indexed)[..., None] == 7
     yield "transparent.gif", file.getvalue(), np.where(hidden, 255, colors).astype(BYTE)
-    yield "plain.gif", pillow(colors, "GIF"), colors
+    plain = pillow(colors, "GIF")
+    yield "plain.gif", plain, colors
+    frame = np.pad(colors, ((0, 9), (0, 5), (0, 0)), constant_values=255)
+    yield (
+        "small-frame.gif",
+        plain[:6] + struct.pack("<HH", WIDTH + 5, HEIGHT + 9) + plain[10:],
+        frame,
+    )
     yield "animated.gif", several("GIF", colors), colors
     yield "lossless.webp", pillow(RGB, "WEBP", lossless=True), RGB
     yield "lossy.webp", pillow(RGB, "WEBP", quality=95), RGB, 40
     yield "alpha.webp", pillow(RGBA, "WEBP", lossless=True, exact=True), on_white(RGB), 1
+    for name, options in {"xmp": {"xmp": XMP}, "no-exif": {"exif": b"no EXIF data"}}.items():
+        yield f"{name}.webp", pillow(RGB, "WEBP", lossless=True, **options), RGB
     yield "animated.webp", several("WEBP", lossless=True), RGB
     for ending, raw in (("jp2", False), ("j2k", True)):
         yield f"rgb.{ending}", pillow(RGB, "JPEG2000", no_jp2=raw), RGB
         yield f"gray.{ending}", pillow(GRAY, "JPEG2000", no_jp2=raw), GRAY
         yield f"alpha.{ending}", pillow(RGBA, "JPEG2000", no_jp2=raw), on_white(RGB), 1
     yield "rgb.avif", pillow(RGB, "AVIF", **BEST_AVIF), RGB, 3
+    yield "xmp.avif", pillow(RGB, "AVIF", xmp=XMP, **BEST_AVIF), RGB, 3
     yield "alpha.avif", pillow(RGBA, "AVIF", **BEST_AVIF), on_white(RGB), 4
     for name, options in JPEGS.items():
         yield f"{name}.jpg", pillow(RGB, "JPEG", quality=95, **options), RGB, 40
@@ -335,11 +349,22 @@ def draw_others():
     yield "motion.jpg", pillow(RGB, "JPEG", quality=95) + b"\0\0\0\x18ftypmp42" + bytes(99), RGB, 40
 
 
+SCAN = b"\xff\xda\0\x0c\3\1"  # its marker, length, and number of components
+
+
+def segment(marker, body):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def with_segments(jpeg, *segments):
+    return jpeg[:2] + b"".join(segments) + jpeg[2:]
+
+
 def draw_turned():
     opaque, key = np.dstack([RGB, np.full_like(ALPHA, 255)]), transparent_value(1)
     for turn in range(1, 9):
         tag, data, part = {274: (3, [turn])}, exif(turn), chunk(b"eXIf", exif(turn)[6:])
-        jpeg = {"quality": 95, "exif": data}
+        jpeg, app1 = {"quality": 95, "exif": data}, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0")
         files = {
             "rgb.png": (png(RGB, 2, 8, part), RGB),
             "gray16.png": (png(DEEP_GRAY, 0, 16, part), UPPER_GRAY),
@@ -351,6 +376,11 @@ def draw_turned():
             "x.webp": (pillow(RGB, "WEBP", lossless=True, exif=data), RGB),
             "x.avif": (pillow(RGB, "AVIF", exif=data, **BEST_AVIF), RGB),
             "x.jpg": (pillow(RGB, "JPEG", **jpeg), RGB),
+            "behind-xmp.jpg": (with_segments(pillow(RGB, "JPEG", **jpeg), app1), RGB),
+            "before-scan.jpg": (
+                pillow(RGB, "JPEG", quality=95).replace(SCAN, segment(0xE1, data) + SCAN),
+                RGB,
+            ),
             "cmyk.jpg": (pillow(RGB, "JPEG", "CMYK", **jpeg), RGB),
         }
         for name, (file, pixels) in files.items():

@@ -44,8 +44,9 @@ def test_the_pixels_are_those_that_were_drawn(name):
 
 # The files whose own bytes must be in the record; no other file's may be.
 UNCHANGED = {
-    ".png": "rgb rgb-interlaced gray8 gray8-interlaced text-and-gamma bad-profile",
-    ".jpg": "plain progressive 422 rgb optimized restarts gray motion mpo turn1-x",
+    ".png": "behind-the-end rgb rgb-interlaced gray8 gray8-interlaced text-and-gamma bad-profile",
+    ".jpg": "plain progressive 422 rgb optimized restarts gray motion mpo turn1-x "
+    "turn1-behind-xmp turn1-before-scan",
 }
 SEVERAL = "animated.png pages.tiff animated.gif animated.webp mpo.jpg".split()
 
@@ -159,6 +160,7 @@ OTHER_KINDS = {
     "html": b"<!DOCTYPE html>" * 9,
     **{kind: pillow(RGB, kind) for kind in ("EPS", "ICO", "TGA", "PCX", "PDF")},
 }
+PNG, J2K = png(RGB, 2), pillow(GRAY, "JPEG2000", no_jp2=True)
 FEW = np.zeros((3, 3), int)
 UNKNOWN = "Pillow cannot read it as TIFF: save it as PNG"
 TYPE = "signed, or floating-point numbers: scale them to 0 to"
@@ -175,7 +177,22 @@ REFUSED = {
         png(DEEP_GRAY, 0, 16, transparent_value(9)),
         "one of its 16-bit values is transpa",
     ),
-    "deep jp2": (opencv(DEEP_GRAY.astype(np.uint16)[..., None], ".jp2"), "have more than 8 bits"),
+    "deep jp2": (opencv(DEEP_GRAY.astype(np.uint16)[..., None], ".jp2"), "more or less than 8"),
+    "4-bit jp2": (J2K[:42] + b"\3" + J2K[43:], "more or less than 8 bits: scale them to 0 to 255"),
+    "alpha apart": (tiff(LA, 1, planar=True, tags={338: (3, [2])}), "stored apart: save it as PNG"),
+    "indices without colors": (png(GRAY, 3, 8, chunk(b"tRNS", b"\0")), "the PNG has no palette"),
+    "iphone png": (
+        PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:],
+        "no standard PNG, as those in iPhone apps: save it as PNG, if another program can read it",
+    ),
+    "444 bmp": (
+        bmp(GRAY.astype(int), 16, masks=(0xF00, 0xF0, 0xF)),
+        "BMP (Unsupported BMP bitfields layout): save it as PNG, if another program can read it",
+    ),
+    "png without rows": (
+        png(GRAY[:0], 0)[:8] + png(GRAY, 0)[8:33] + png(GRAY[:1], 0)[33:],
+        "OpenCV cannot read it as an image: save it as PNG",
+    ),
     "deep alpha": (tiff(LA, 1, 16), "Pillow cannot read it as TIFF: save it as PNG"),
     "text": (b"BMW makes cars. " * 9, "Pillow cannot read it as BMP"),
     "empty": (b"", "the file is empty"),
