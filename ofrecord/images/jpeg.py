@@ -28,7 +28,7 @@ def jpeg_header(data: bytes) -> Header:
         if marker in _FRAMES:
             frame = marker, start
         elif marker == _EXIF and data.startswith(b"Exif\0", start) and turned is None:
-            turned = _orientation(data[start + 6 : end]) != 1  # the first segment counts
+            turned = _orientation(data[start + 6 : end]) in range(2, 9)  # the first one counts
         elif marker == _MPF and data.startswith(b"MPF\0", start):
             several = True
     if frame is None or len(data) < frame[1] + 6:
@@ -51,7 +51,7 @@ def jpeg_header(data: bytes) -> Header:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return the orientation in the first directory of EXIF data; 1, which is upright, for none."""
+    """Return the orientation in the first directory of EXIF data; 2 to 8 are not upright."""
     order = "<" if exif.startswith(b"II") else ">"
     try:
         (position,) = struct.unpack_from(order + "I", exif, 4)
