@@ -7,11 +7,19 @@ in the converter, write few of their kinds, and would agree with themselves.
 import io
 import struct
 import zlib
+from itertools import product
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
+
+try:
+    import pillow_heif  # optional
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
 
 HEIGHT, WIDTH = 37, 45  # odd, and not square: a rotation shows
 BYTE = np.uint8
@@ -80,8 +88,6 @@ def packed(samples, depth, order=">"):
     return np.packbits(bits.reshape(len(samples), -1).astype(bool), axis=1)
 
 
-# -- PNG --------------------------------------------------------------------------------
-
 PASSES = "0088 0488 4084 0244 2042 0122 1021".split()  # first row and column, steps down and right
 
 
@@ -100,7 +106,7 @@ def png(samples, color_type, depth=8, before=b"", interlaced=False):
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def transparent_value(*values):
+def trns(*values):
     return chunk(b"tRNS", struct.pack(f">{len(values)}H", *values))
 
 
@@ -109,7 +115,7 @@ def draw_png():
         values, colors, alpha = levels(depth), COLORS[: 2**depth], np.resize(ALPHA, 2**depth)
         seen, palette = values * (255 // (2**depth - 1)), chunk(b"PLTE", colors.tobytes())
         veiled, veil = palette + chunk(b"tRNS", alpha.tobytes()), on_white(colors, alpha)
-        hidden, key = np.where(values == 1, 255, seen), transparent_value(1)
+        hidden, key = np.where(values == 1, 255, seen), trns(1)
         yield f"gray{depth}.png", png(values, 0, depth), seen
         yield f"gray{depth}-interlaced.png", png(values, 0, depth, interlaced=True), seen
         yield f"gray{depth}-key.png", png(values, 0, depth, key), hidden
@@ -122,52 +128,35 @@ def draw_png():
         yield f"{name}-interlaced.png", png(values, kind, depth, interlaced=True), seen
         yield f"{name}-alpha.png", png(veiled, kind + 4, depth), on_white(seen), 1
     hidden = np.where((RGB == RGB[5, 5]).all(2)[..., None], 255, RGB)
-    yield "rgb-key.png", png(RGB, 2, 8, transparent_value(*RGB[5, 5])), hidden
+    yield "rgb-key.png", png(RGB, 2, 8, trns(*RGB[5, 5])), hidden
     yield "la.png", png(LA, 4), on_white(GRAY), 1
     yield "rgba-interlaced.png", png(RGBA, 6, interlaced=True), on_white(RGB), 1
     yield "animated.png", several("PNG"), RGB
     yield "behind-the-end.png", png(RGB, 2) + png(GRAY, 0), RGB
-    texts = {"text": b"Comment\0eXIf tRNS", "gAMA": b"\0\1\x86\xa0", "no-exif": b"no EXIF data"}
-    texts |= {
-        "iCCP": b"x\0\0" + zlib.compress(b"none"),
-        "xmp": b"XML:com.adobe.xmp" + bytes(5) + XMP,
-    }
-    for (name, text), kind in zip(texts.items(), "tEXt gAMA eXIf iCCP iTXt".split(), strict=True):
-        yield f"{name}.png", png(RGB, 2, 8, chunk(kind.encode(), text)), RGB
-        yield f"{name}-alpha.png", png(RGBA, 6, 8, chunk(kind.encode(), text)), on_white(RGB), 1
-
-
-# -- TIFF -------------------------------------------------------------------------------
+    texts = {"tEXt": b"Comment\0eXIf tRNS", "gAMA": b"\0\1\x86\xa0", "eXIf": b"no EXIF data"}
+    texts |= {"iCCP": b"x\0\0no profile", "iTXt": b"XML:com.adobe.xmp" + bytes(5) + XMP}
+    for kind, text in texts.items():
+        yield f"{kind}.png", png(RGB, 2, 8, chunk(kind.encode(), text)), RGB
+        yield f"{kind}-alpha.png", png(RGBA, 6, 8, chunk(kind.encode(), text)), on_white(RGB), 1
 
 
 def tiff(samples, photometric=1, depth=8, order="<", big=False, **options):
-    """A TIFF of (height, width) or (height, width, n) samples.
-
-    Options: ``planar``, ``tile`` (its side), ``deflate``, and ``tags``, {number: (type, values)},
-    where type 3 is uint16 and 4 is uint32.
-    """
+    """A TIFF. Options: ``planar``, ``deflate``, ``tile`` (its side), ``tags`` ({number: values})."""
     samples = samples.reshape(*samples.shape[:2], -1)
     planar, side, (height, width, count) = options.get("planar"), options.get("tile"), samples.shape
     down, right = (side, side) if side else (10, width)  # of a block: a tile, or a strip of rows
     if side:
         samples = np.pad(samples, ((0, -height % side), (0, -width % side), (0, 0)))
-    blocks = [
-        packed(plane[y : y + down, x : x + right], depth, order).tobytes()
-        for plane in (np.split(samples, count, 2) if planar else [samples])
-        for y in range(0, height, down)
-        for x in range(0, width, right)
-    ]
-    blocks = list(map(zlib.compress, blocks)) if options.get("deflate") else blocks
-    sizes = [len(block) for block in blocks]
+    planes, blocks = np.split(samples, count, 2) if planar else [samples], []
+    for plane, y, x in product(planes, range(0, height, down), range(0, width, right)):
+        block = packed(plane[y : y + down, x : x + right], depth, order).tobytes()
+        blocks.append(zlib.compress(block) if options.get("deflate") else block)
+    sizes = list(map(len, blocks))
     starts = [16 + sum(sizes[:number]) for number in range(len(sizes))]
-    words = {258: [depth] * count, 259: [8 if options.get("deflate") else 1], 262: [photometric]}
-    words |= {277: [count], 284: [2 if planar else 1]}
-    longs = {256: [width], 257: [height], 278: [down]}
-    longs |= (
-        {322: [side], 323: [side], 324: starts, 325: sizes} if side else {273: starts, 279: sizes}
-    )
-    tags = {tag: (3, values) for tag, values in words.items()}
-    tags |= {tag: (4, values) for tag, values in longs.items()}
+    tags = {256: [width], 257: [height], 258: [depth] * count, 262: [photometric], 277: [count]}
+    tags |= {259: [8 if options.get("deflate") else 1], 284: [2 if planar else 1], 278: [down]}
+    tags |= {322: [side], 323: [side]} if side else {}
+    tags |= {324: starts, 325: sizes} if side else {273: starts, 279: sizes}
     return tiff_file(b"".join(blocks), tags | options.get("tags", {}), order, big)
 
 
@@ -176,11 +165,12 @@ def tiff_file(body, tags, order, big):
     body += bytes(-len(body) % 8)
     start, entries, extra = 16 + len(body), b"", b""
     behind = start + struct.calcsize(f"={count}") + len(tags) * (4 + 2 * inline) + inline
-    for number, (kind, values) in sorted(tags.items()):
-        value = struct.pack(f"{order}{len(values)}{'HI'[kind - 3]}", *values)
+    for number, values in sorted(tags.items()):
+        is_long = max(values) >= 2**16
+        value = struct.pack(f"{order}{len(values)}{'HI'[is_long]}", *values)
         if len(value) > inline:
             extra, value = extra + value, struct.pack(order + word, behind + len(extra))
-        entries += struct.pack(f"{order}HH{word}", number, kind, len(values))
+        entries += struct.pack(f"{order}HH{word}", number, 3 + is_long, len(values))
         entries += value.ljust(inline, b"\0")
     magic = struct.pack(f"{order}HHH", 43, 8, 0) if big else struct.pack(f"{order}H", 42)
     magic = (b"II" if order == "<" else b"MM") + magic + struct.pack(order + word, start)
@@ -196,7 +186,7 @@ def draw_tiff():
         if depth not in (12, 32):
             yield f"white-is-0-{depth}.tiff", tiff(values, 0, depth), 255 - seen
         for unit in (257, 1) if depth <= 8 else ():  # some write a palette of 8 bits
-            tags = {320: (3, [int(value) * unit for value in colors.T.ravel()])}
+            tags = {320: [int(value) * unit for value in colors.T.ravel()]}
             yield f"palette{depth}-{unit}.tiff", tiff(values, 3, depth, tags=tags), colors[values]
     ways = [{}, {"planar": True}, {"tile": 16}, {"tile": 16, "planar": True}, {"order": ">"}]
     ways += [{"deflate": True}, {"deflate": True, "planar": True, "tile": 16}, {"big": True}]
@@ -208,10 +198,10 @@ def draw_tiff():
         yield f"gray16-{number}.tiff", tiff(DEEP_GRAY, 1, 16, **way), DEEP_GRAY >> 8
         yield f"cmyk-{number}.tiff", tiff(inks, 5, **way), RGB, 1
         for kind, (name, pixels, seen) in enumerate([*extra, ("alpha", RGB, on_white(RGB))]):
-            data = tiff(np.dstack([pixels, ALPHA]), 2, tags={338: (3, [kind])}, **way)
+            data = tiff(np.dstack([pixels, ALPHA]), 2, tags={338: [kind]}, **way)
             yield f"{name}-{number}.tiff", data, seen, 2
     ycc = cv2.cvtColor(RGB, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
-    yield "ycbcr.tiff", tiff(ycc, 6, tags={530: (3, [1, 1])}), RGB, 3
+    yield "ycbcr.tiff", tiff(ycc, 6, tags={530: [1, 1]}), RGB, 3
     lightness = np.dstack([np.resize([0, 137, 255], GRAY.shape), *[0 * GRAY] * 2])
     lab = np.resize(np.repeat([0, 128, 255], 3), RGB.shape)  # L* 53.6 is half of sRGB
     yield "lab.tiff", tiff(lightness, 8), lab, 1
@@ -219,12 +209,9 @@ def draw_tiff():
         yield f"{name}.tiff", pillow(RGB, "TIFF", compression=name), RGB, 40 * (name == "jpeg")
     for name in ("group3", "group4", "tiff_ccitt"):
         yield f"{name}.tiff", pillow(levels(1) > 0, "TIFF", compression=name), levels(1) * 255
-    yield "la.tiff", tiff(LA, tags={338: (3, [2])}), on_white(GRAY), 1
+    yield "la.tiff", tiff(LA, tags={338: [2]}), on_white(GRAY), 1
     yield "pages.tiff", several("TIFF"), RGB
     yield "xmp.tiff", pillow(RGB, "TIFF", tiffinfo={700: XMP}), RGB
-
-
-# -- BMP and PNM ------------------------------------------------------------------------
 
 
 def bmp(samples, depth, palette=b"", masks=(), rle=None, size_error=0):
@@ -287,8 +274,6 @@ def draw_bmp_and_pnm():
         yield f"{magic}.pbm", pnm(magic.encode(), levels(1)), 255 - levels(1) * 255
 
 
-# -- others, and turned -----------------------------------------------------------------
-
 BEST_AVIF = {"quality": 100, "subsampling": "4:4:4"}
 END, SCAN = b"\xff\xd9", b"\xff\xda\0\x0c\3\1"  # markers of a JPEG, that of a scan with its start
 
@@ -313,12 +298,9 @@ def draw_others():
     yield "plain.gif", plain, colors
     yield "small.gif", screen, np.pad(colors, ((0, 9), (0, 5), (0, 0)), constant_values=255)
     yield "animated.gif", several("GIF", colors), colors
-    for name, options in {
-        "lossless": {},
-        "xmp": {"xmp": XMP},
-        "no-exif": {"exif": b"none"},
-    }.items():
-        yield f"{name}.webp", pillow(RGB, "WEBP", lossless=True, **options), RGB
+    yield "lossless.webp", pillow(RGB, "WEBP", lossless=True), RGB
+    yield "xmp.webp", pillow(RGB, "WEBP", lossless=True, xmp=XMP), RGB
+    yield "no-exif.webp", pillow(RGB, "WEBP", lossless=True, exif=b"none"), RGB
     yield "lossy.webp", pillow(RGB, "WEBP", quality=95), RGB, 40
     yield "alpha.webp", pillow(RGBA, "WEBP", lossless=True, exact=True), on_white(RGB), 1
     yield "animated.webp", several("WEBP", lossless=True), RGB
@@ -342,10 +324,10 @@ def draw_others():
 
 
 def draw_turned():
-    opaque, key = np.dstack([RGB, np.full_like(ALPHA, 255)]), transparent_value(1)
+    opaque, key = np.dstack([RGB, np.full_like(ALPHA, 255)]), trns(1)
     xmp = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)
     for turn in range(10):  # 0 and 9 mean nothing
-        tag, data, part = {274: (3, [turn])}, exif(turn), chunk(b"eXIf", exif(turn)[6:])
+        tag, data, part = {274: [turn]}, exif(turn), chunk(b"eXIf", exif(turn)[6:])
         files = {
             "rgb.png": (png(RGB, 2, 8, part), RGB),
             "gray16.png": (png(DEEP_GRAY, 0, 16, part), DEEP_GRAY >> 8),
@@ -363,8 +345,10 @@ def draw_turned():
             "first.jpg": (jpeg(RGB, segment(0xE1, data), segment(0xE1, exif(5))), RGB),
             "cmyk.jpg": (jpeg(RGB, segment(0xE1, data), mode="CMYK"), RGB),
         }
+        if pillow_heif:
+            files["x.heic"] = (pillow(RGB, "HEIF", quality=100, chroma=444, exif=data), RGB)
         for name, (file, pixels) in files.items():
-            yield f"turn{turn}-{name}", file, turned(pixels, turn), 40 if "j" in name else 3
+            yield f"turn{turn}-{name}", file, turned(pixels, turn), 40 if "j" in name else 4
 
 
 FILES = {
