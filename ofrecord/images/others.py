@@ -134,7 +134,7 @@ def _open(data: bytes, kind: str) -> Iterator["Image.Image"]:
         check_memory()
         # The message of an UnidentifiedImageError names an object in memory.
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "" if unknown else f" ({' '.join(str(error).split()) or type(error).__name__})"
+        reason = "" if unknown else f" ({str(error).strip() or type(error).__name__})"
         raise BadImage(f"Pillow cannot read it as {kind}{reason}: {ADVICE}") from None
 
 
