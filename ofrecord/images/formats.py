@@ -23,7 +23,8 @@ class BadImage(Exception):
 def check_size(width: int, height: int) -> None:
     """Raise BadImage for an image of more pixels than are ever decoded."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise BadImage(f"its {width}x{height} pixels are too many: {MAX_PIXELS:,} at most")
+        most = f"{MAX_PIXELS:,} at most, {MAX_SIDE:,} on a side"
+        raise BadImage(f"its {width}x{height} pixels are too many: {most}")
 
 
 class Header(NamedTuple):

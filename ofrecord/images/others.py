@@ -32,7 +32,7 @@ _PILLOW_NAMES = {"PNM": "PPM", "JPEG 2000": "JPEG2000", "HEIC": "HEIF"}  # other
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B"}
 # Numbers of tags of TIFF 6.0 and its supplements.
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _COLOR_MAP = 258, 259, 262, 284, 320
-_SAMPLE_FORMAT = 339
+_SUBFILE_TYPE, _SAMPLE_FORMAT = 254, 339
 _STRIPS, _TILES = (273, 279), (324, 325)  # where they start, how long they are
 # Values of _COMPRESSION: Deflate, which has checksums; and fax, JPEG and PackBits.
 _DEFLATE, _UNCHECKED = {8, 32946}, {2, 3, 4, 7, 32773}
@@ -74,6 +74,8 @@ def _check_tiff(data: bytes, mode: str, tags: Mapping) -> None:
     """Look at the type of the values, and at the checksums of deflated data, which Pillow ignores."""
     if {*tags.get(_SAMPLE_FORMAT, (1,))} != {1}:
         raise BadImage(f"its values are signed, or floating-point numbers: {_SCALE}")
+    if tags.get(_SUBFILE_TYPE, 0) & 1:  # as in raw files of cameras
+        raise BadImage("its first picture is a thumbnail: save the image as PNG")
     if mode in ("LA", "PA") and tags.get(_PLANAR) == 2:  # Pillow does not read the second plane
         raise BadImage("its alpha channel is stored apart: save it as PNG")
     if tags.get(_COMPRESSION) in _DEFLATE:

@@ -144,7 +144,10 @@ SAMPLE_TYPES = [  # bits, the type's number, what is said
     (32, 3, TYPE),
 ]
 REFUSED = {
-    **{f"bomb: {name}": (data, "pixels are too many: 1,073") for name, data in BOMBS.items()},
+    **{
+        f"bomb: {name}": (data, "1,073,741,824 at most, 1,048,576 on")
+        for name, data in BOMBS.items()
+    },
     **{name: (data, "none of PNG, JPEG, TIFF") for name, data in OTHER_KINDS.items()},
     **{
         f"tiff of type {kind} with {bits} bits": (tiff(FEW, 1, bits, tags={339: [kind]}), text)
@@ -162,6 +165,10 @@ REFUSED = {
     "alpha apart": (
         tiff(np.dstack([GRAY] * 2), planar=True, tags={338: [2]}),
         "stored apart: save it as PNG",
+    ),
+    "raw photo": (
+        tiff(GRAY, tags={254: [1]}),
+        "its first picture is a thumbnail: save the image as",
     ),
     "no palette": (png(GRAY, 3, 8, chunk(b"tRNS", b"\0")), "the PNG has no palette"),
     "iphone png": (PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:], f"in iPhone apps: {ANEW}"),
