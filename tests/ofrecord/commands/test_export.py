@@ -8,8 +8,8 @@ import shlex
 
 import pytest
 from damage import change_record, ofrecord, set_label
+from drawn import FILES
 from helpers import IMAGES, PROJECT, assert_one_error, call, part_files, read_manifest, snapshot
-from kinds import KINDS
 from making import foreign, make, numbered, picture
 from test_check import change_table
 
@@ -78,8 +78,8 @@ def test_the_same_parts_are_made_of_them(tmp_path, options):
 
 def test_an_image_of_another_format_gets_that_ending_too(tmp_path):
     (tmp_path / "in" / "a").mkdir(parents=True)
-    for name, kind in (("scan.tiff", "rgb.tiff"), ("b.PNG", "rgb.png"), ("photo", "rgb.png")):
-        (tmp_path / "in" / "a" / name).write_bytes(KINDS[kind])
+    for name, kind in (("scan.tiff", "rgb-0.tiff"), ("b.PNG", "rgb.png"), ("photo", "rgb.png")):
+        (tmp_path / "in" / "a" / name).write_bytes(FILES[kind].data)
     (tmp_path / "l.csv").write_text("image,label\na/scan.tiff,0\na/b.PNG,1\na/photo,2\n")
     options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "l.csv", "--part_num", 1]
     assert call("img2ofrecord", *options, "--save_dir", tmp_path / "d").code == 0

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 from damage import change_record, cut, ofrecord, rewrite_manifest, set_label
+from drawn import FILES
 from helpers import assert_one_error, read_manifest, run_python, snapshot
-from kinds import KINDS
 from making import OTHER_NAMES, foreign, make, others, write_record
 
 from ofrecord.dataset.images_csv import read_rows
@@ -78,8 +78,8 @@ def test_colour_and_mixed_formats(tmp_path):
 
 REFUSED = {
     "16-bit": (encoded(".png", np.zeros((8, 8), np.uint16)), "16-bit"),
-    "rare format": (KINDS["rgb.ras"], "save it as PNG"),
-    "truncated": (KINDS["rgb.png"][:-9], "truncated"),
+    "rare format": (b"P7\nWIDTH 1", "save it as PNG"),
+    "truncated": (FILES["rgb.png"].data[:-9], "truncated"),
     "empty": (b"", "bytes list with one image"),
     "text": (b"no image", "save it as PNG"),
 }  # fmt: skip
@@ -130,7 +130,7 @@ def test_parts_that_are_no_dataset(tmp_path, case):
 def test_labels_of_another_type(tmp_path, kind, text):
     folder = foreign(tmp_path / "d")
     with (folder / "part-7").open("ab") as file:
-        write_record(file, KINDS["rgb.png"], b"3" if kind == "bytes" else 3, kind=kind)
+        write_record(file, FILES["rgb.png"].data, b"3" if kind == "bytes" else 3, kind=kind)
     result = ofrecord("index", folder)
     assert result.code == 2 and text in result.err, result
 
@@ -138,7 +138,7 @@ def test_labels_of_another_type(tmp_path, kind, text):
 def test_labels_that_no_manifest_can_have(tmp_path):
     (tmp_path / "d").mkdir()
     with (tmp_path / "d" / "part-0").open("wb") as file:
-        write_record(file, KINDS["rgb.png"], 2**40, kind="int64")
+        write_record(file, FILES["rgb.png"].data, 2**40, kind="int64")
     assert_one_error(ofrecord("index", tmp_path / "d"), "cannot be a dataset")
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["part-0"]
 

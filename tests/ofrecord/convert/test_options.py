@@ -12,6 +12,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+from drawn import FILES
 from helpers import (  # fmt: skip
     IMAGES,
     assert_one_error,
@@ -23,7 +24,6 @@ from helpers import (  # fmt: skip
     snapshot,
     start_script,
 )
-from kinds import KINDS
 
 from ofrecord.convert.options import ConvertOptions
 
@@ -160,8 +160,9 @@ def test_lines_for_small_datasets_and_a_bar_for_large_ones(many, tmp_path):
 def test_the_same_bytes_on_any_number_of_workers_and_in_any_folder(tmp_path):
     (tmp_path / "in").mkdir()
     digits = [(path.name, path.read_bytes()) for path in sorted(IMAGES.iterdir())]
+    drawn = [(name, FILES[name].data) for name in [*FILES][::5]] + [("cut.png", b"\x89PNG")]
     with (tmp_path / "labels.txt").open("w") as labels:
-        for index, (name, data) in enumerate([*KINDS.items(), *digits, *digits, *digits]):
+        for index, (name, data) in enumerate([*drawn, *digits, *digits, *digits]):
             (tmp_path / "in" / f"{index}-{name}").write_bytes(data)
             labels.write(json.dumps({f"{index}-{name}": index % 7}) + "\n")
     options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]
