@@ -40,6 +40,7 @@ def test_what_systems_put_there_is_no_class(classes, capsys):
         "lost+found/#12.png",
         "$RECYCLE.BIN/x.png",
         ".git/x.png",
+        ".ipynb_checkpoints/0.png",
         "@eaDir/0.png",
     ]
     make_files(classes / "in", [*systems, "b/@eaDir/3.png", "b/.DS_Store", "b/notes.txt"])
@@ -60,20 +61,27 @@ def test_bad_class_folders(tmp_path, capsys):
     assert_error(read_folders(capsys, tmp_path), "the class folder", "in/films has no images")
 
 
-SETS = {  # folders: the commands in the one line
-    "train val": ["--image_root {}/train --save_dir dataset_train`", "--image_root {}/val --save_dir dataset_val`"],
-    "test Training valid": ["`ls {}/Training > classes.txt`", "{}/valid --save_dir dataset_val`", "{}/test --save_dir dataset_test`"],
-    "train": ["--image_root {}/train --save_dir dataset_train`"],
-}  # fmt: skip
+SETS = {  # folders: the sets in their order; None: these are classes
+    "train val": ["train", "val"],
+    "test Training valid": ["Training", "valid", "test"],
+    "train": ["train"],
+    "unlabeled train test": ["train", "test"],
+    "train cats": None,
+}
 
 
 @pytest.mark.parametrize("folders", SETS)
 def test_folders_of_sets_are_no_classes(tmp_path, capsys, folders):
     make_files(tmp_path / "in", [f"{name}/{c}/1.png" for name in folders.split() for c in "ab"])
-    texts = [text.format(tmp_path / "in") for text in SETS[folders]]
-    assert_error(read_folders(capsys, tmp_path), "not classes", "--classes classes.txt", *texts)
-    make_files(tmp_path / "in", ["cats/1.png"])  # one that is none of these
-    assert set(read_folders(capsys, tmp_path).samples.class_names) == {*folders.split(), "cats"}
+    result = read_folders(capsys, tmp_path)
+    if SETS[folders] is None:
+        assert set(result.samples.class_names) == set(folders.split())
+        return
+    names = [f"--image_root {tmp_path / 'in' / name} --save_dir" for name in SETS[folders]]
+    assert_error(result, f"`ls -v {tmp_path / 'in' / SETS[folders][0]} > classes.txt`", *names)
+    result = read_folders(capsys, tmp_path, classes="my classes")
+    assert_error(result, "not classes", "--class_folders --classes 'my classes' --image_root")
+    assert "`ls " not in result.errors[0]
 
 
 def test_a_class_file_gives_the_order(classes, capsys):
