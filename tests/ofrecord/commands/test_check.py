@@ -248,6 +248,11 @@ def test_copies_in_two_datasets_are_named_by_their_tables(three):
     change_table(e, lambda rows: [row._replace(sha256=f"{row.record:016}") for row in rows])
     result = ofrecord("check", d, e)
     assert f"{e}: 0 images are copies of others in {d}\n" in result.out, result
+    result = ofrecord("check", d, d)
+    assert [line.partition(": results")[0] for line in result.out.splitlines()] == [
+        f"{d}: 5 images are copies of others",
+        f"{d}: 9 images are copies of others in {d}",
+    ]
     flip(e / "images.csv", 60)
     assert_one_error(ofrecord("check", d, e), f"{e}/images.csv")
 
