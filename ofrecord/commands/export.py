@@ -49,7 +49,7 @@ def command(manifest: Manifest, target: str) -> str:
         "part_name_suffix_length": manifest.digits,
         "image_feature": manifest.image_feature,
         "label_feature": manifest.label_feature,
-        "save_dir": f"{os.path.normpath(target)}_dataset",
+        "save_dir": f"{target.rstrip(os.sep)}_dataset",
     }
     words = ["python", os.path.relpath(os.path.join(PROJECT, "img2ofrecord.py"))]
     for name, value in options.items():
