@@ -79,8 +79,10 @@ def test_it_runs_alone_and_under_other_pythons(tmp_path, dataset, python):
     assert result.code == 0 and not result.out + result.err, result
     for name, image, label, _ in read_dataset(dataset):
         assert (out / name).read_bytes() == image and f"_{label}" in name
-    again = run_python("-I", copy, dataset, out, python=python)
-    assert again.code == 2 and again.err.count("\n") == 1, again
+    for arguments in ([dataset, out], [tmp_path / "no", tmp_path / "new"], []):
+        again = run_python("-I", copy, *arguments, python=python)
+        assert again.code == 2 and again.err.count("\n") == 1, again
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_reader_that_stops_early_is_no_error(dataset):
@@ -121,6 +123,11 @@ DAMAGE = {  # what is changed: (its file, how, the one line)
     "json": ("dataset.json", lambda data: data[:200], "dataset.json is damaged"),
     "deep": ("dataset.json", lambda data: b"[" * 10**5, "dataset.json is damaged"),
     "parts": ("dataset.json", lambda data: b'{"parts": 5}', "dataset.json is damaged"),
+    "class": (
+        "dataset.json",
+        lambda data: data.replace(b'"class_names": null', b'"class_names": ["\\ud800"]'),
+        None,
+    ),
     "named": ("dataset.json", lambda data: data.replace(b"part-0", b"../../"), None),
 }
 
@@ -139,7 +146,19 @@ def test_damage_is_one_line_that_names_it(tmp_path, dataset, case):
 
 NASTY = ["../../up.png", "/etc/passwd", "C:\\Windows\\x.png", "a/../../b.png", "..", ".", "", "e. "]
 NASTY += ["nul", "com1.png", "a.png", "A.PNG", "a.png", "a.png/b.png", "x" * 300, "é中.jpeg"]
-NASTY += ["~/a.png", "images.csv", "a:b.png", "con.x/y.png", "..\\..\\c.png", "a\nb.png", "-rf.png"]
+NASTY += [
+    "record-25/e.png",
+    "e.png",
+    "e.png",
+    "record-25/e.png",
+    "~/a.png",
+    "images.csv",
+    "a:b.png",
+    "con.x/y.png",
+    "..\\..\\c.png",
+    "a\nb.png",
+    "-rf.png",
+]
 
 
 def test_nothing_is_written_outside_or_over_another(tmp_path):
@@ -168,6 +187,6 @@ def test_nothing_is_written_outside_or_over_another(tmp_path):
 
 
 def test_names_get_the_ending_of_their_format():
-    names = ["scan.tiff", "a.JPEG", "b", "c\0d.jpg", "x.y/z"]
-    endings = ["scan.tiff.jpg", "a.JPEG", "b.jpg", "c_d.jpg", "x.y/z.jpg"]
+    names = ["scan.tiff", "a.JPEG", "b", "c\0d.jpg", "x.y/z", "p.jp2"]
+    endings = ["scan.tiff.jpg", "a.JPEG", "b.jpg", "c_d.jpg", "x.y/z.jpg", "p.jp2.jpg"]
     assert [safe_name(name, ".jpg") for name in names] == endings
