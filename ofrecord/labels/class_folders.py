@@ -1,11 +1,10 @@
 """Class folders: each folder in the image root is a class, named by the folder."""
 
 import os
-import shlex
 import sys
 from array import array
 
-from runtime.cli import InputError, InputErrors, count, os_errors
+from runtime.cli import InputError, InputErrors, count, os_errors, typed_path
 
 from ..dataset.images_csv import printable
 from .files import fold, is_hidden, is_image, list_files
@@ -56,9 +55,9 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
 def how_to_convert_sets(options: SourceOptions, sets: list[str]) -> str:
     """Return the error for a root whose folders are sets, not classes: how to convert each."""
     sets = sorted(sets, key=lambda name: list(SPLITS).index(fold(name)))
-    paths = {name: shlex.quote(os.path.join(options.image_root, name)) for name in sets}
-    classes = shlex.quote(options.classes or "classes.txt")
-    command = f"python {shlex.quote(sys.argv[0])} --class_folders --classes {classes}"
+    paths = {name: typed_path(os.path.join(options.image_root, name)) for name in sets}
+    classes = typed_path(options.classes or "classes.txt")
+    command = f"python {typed_path(sys.argv[0])} --class_folders --classes {classes}"
     commands = [] if options.classes else [f"`ls -v {paths[sets[0]]} > {classes}`"]
     commands += [
         f"`{command} --image_root {path} --save_dir dataset_{SPLITS[fold(name)]}`"

@@ -296,14 +296,14 @@ def test_wrong_usage(arguments):
 def test_commands_about_a_dataset(tmp_path):
     """They work outside of the project's folder too, for folders with a space in their names."""
     here = {"cwd": tmp_path, "env": {"PYTHONPATH": PROJECT}}
-    folder = foreign(tmp_path / "my parts")
-    message = run_python("-m", "ofrecord", "show", "my parts", **here).err
+    folder = foreign(tmp_path / "-my parts")
+    message = run_python("-m", "ofrecord", "show", "--", "-my parts", **here).err
     result = run_typed(
         re.search(r"PYTHONPATH=\S+ python -m ofrecord index '.*?'", message)[0], tmp_path
     )
     assert result.code == 0 and "50 gray PNG images" in result.out, result
     change_record(folder, set_label(9))
-    message = run_python("-m", "ofrecord", "show", "my parts", **here).err
+    message = run_python("-m", "ofrecord", "show", "--", "-my parts", **here).err
     result = run_typed(
         re.search(r"PYTHONPATH=\S+ python -m ofrecord check '.*?'", message)[0], tmp_path
     )

@@ -16,7 +16,7 @@ from ofrecord.dataset.images_csv import read_rows
 
 
 def exported(folder, target, cwd=PROJECT):
-    result = call("ofrecord.__main__", "export", folder, target, cwd=cwd)
+    result = call("ofrecord.__main__", "export", "--", folder, target, cwd=cwd)
     assert result.code == 0 and result.out.startswith(f"{target}: "), result
     return result
 
@@ -62,7 +62,7 @@ def test_the_same_parts_are_made_of_them(tmp_path, options):
     files = numbered(CLASSES, 2)
     files["cat"] = {name: 100 + seed for seed, name in enumerate(FILES)}
     folder = make(tmp_path / "one d", files, **options)
-    again = convert_again(exported("one d", "./-x out/", cwd=tmp_path), tmp_path)
+    again = convert_again(exported("one d", "-x out/", cwd=tmp_path), tmp_path)
     parts = {path.name: path.read_bytes() for path in part_files(folder)}
     assert {path.name: path.read_bytes() for path in part_files(again)} == parts
     assert read_manifest(again)["class_names"] == read_manifest(folder)["class_names"]
