@@ -186,6 +186,7 @@ def test_datasets_of_other_converters_train(tmp_path, digits_run, case):
     assert_one_error(train(folder), f"python -m ofrecord index {folder}")
     result = ofrecord("index", folder, *arguments)
     assert result.code == 0 and found in result.out, result
+    assert ofrecord("check", folder).code == 0
     result = train(folder, "--steps", 2, "--shuffle_buffer", 0)
     assert losses(result) == pytest.approx(digits_run, rel=tolerance)
 

@@ -56,9 +56,10 @@ def how_to_convert_sets(options: SourceOptions, sets: list[str]) -> str:
     """Return the error for a root whose folders are sets, not classes: how to convert each."""
     sets = sorted(sets, key=lambda name: list(SPLITS).index(fold(name)))
     paths = {name: typed_path(os.path.join(options.image_root, name)) for name in sets}
-    classes = typed_path(options.classes or "classes.txt")
-    command = f"python {typed_path(sys.argv[0])} --class_folders --classes {classes}"
-    commands = [] if options.classes else [f"`ls -v {paths[sets[0]]} > {classes}`"]
+    file = options.classes or "classes.txt"
+    command = f"python {typed_path(sys.argv[0])} --class_folders --classes {typed_path(file)}"
+    make_file = f"`ls -v {paths[sets[0]]} > {typed_path(file)}`"
+    commands = [] if os.path.lexists(file) else [make_file]  # nobody's file is written over
     commands += [
         f"`{command} --image_root {path} --save_dir dataset_{SPLITS[fold(name)]}`"
         for name, path in paths.items()

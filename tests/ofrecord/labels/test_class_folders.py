@@ -77,9 +77,10 @@ def test_folders_of_sets_are_no_classes(tmp_path, capsys, folders):
         return
     names = [f"--image_root {tmp_path / 'in' / name} --save_dir" for name in sets]
     assert_error(result, f"`ls -v {tmp_path / 'in' / sets[0]} > classes.txt`", *names)
-    result = read_folders(capsys, tmp_path, classes="my classes")
-    assert_error(result, "not classes", "--class_folders --classes 'my classes' --image_root")
-    assert "`ls " not in result.errors[0]
+    names = write(tmp_path / "my classes", "mine")
+    result = read_folders(capsys, tmp_path, classes=names)
+    assert_error(result, "not classes", f"--class_folders --classes '{names}' --image_root")
+    assert "`ls " not in result.errors[0]  # which would write over it
 
 
 def test_a_class_file_gives_the_order(classes, capsys):

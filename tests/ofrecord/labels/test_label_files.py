@@ -173,6 +173,7 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "/classes.txt names no classes": [(ABC, {"classes": "\n"})],
     "the class file |/classes.txt is not UTF-8 text": [(ABC, {"classes": b"\xff"})],
     "line 4: the label '2' of '2.png' is no line of |/classes.txt, which has 2, from 0": [(column("012"), {"classes": "a\nb"})],
+    "line 2: the label '-1' of '0.png' is no line of |/classes.txt, which has 2, from 0": [(column([-1, 0, 1]), {"classes": "a\nb"})],
     "cannot read the class file nowhere: No such file or directory; --classes names it": [(ABC, {"classes": Path("nowhere")})],
     "cannot read the label file nowhere: No such file or directory; specify it with --label_dir": [(ABC, {"label_dir": "nowhere"})],
     **{f"labels.csv, line 5: the label '{word}' of '3.png' is not an integer, as most labels are": [column([0, 1, 2, word, *range(4, 12)])] for word in "NaN O nan --5 +-3 - ² 1.5 1e3 ٣ 0x1 1_0 None".split()},
