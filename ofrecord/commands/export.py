@@ -64,6 +64,8 @@ def export(dataset: Dataset, target: str) -> None:
     """
     staging = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.export")
     with os_errors("write to", target):
+        if os.path.islink(staging):  # nothing is written or removed where it leads
+            os.remove(staging)
         os.makedirs(staging, exist_ok=True)
         with folder_lock(staging, "another export is writing to"):
             new = os.path.join(staging, "images")

@@ -166,10 +166,10 @@ def test_parts_without_a_manifest(tmp_path):
 
 @pytest.fixture
 def three(tmp_path):
-    """Datasets d, e and f, of which e has two of d's images, and f those of e under other classes."""
+    """Datasets d, e and f, of which e has two of d's images, and f those of e under other names and numbers."""
     d = {"x": {"a": 1, "b": 2, "c": 3, "d": 1, "e": 1}, "y": {"a": 3, "b": 5, "c": 2, "d": 1}}
     e = {"x": {"p": 11, "q": 12, "r": 3}, "y": {"s": 14, "t": 1, "u": 16}}
-    for name, files in (("d", d), ("e", e), ("f", {"v": e["x"], "w": e["y"]})):
+    for name, files in (("d", d), ("e", e), ("f", {"v": e["y"], "w": e["x"]})):
         files = {key: {f"{n}.png": seed for n, seed in of.items()} for key, of in files.items()}
         make(tmp_path / name, files, part_num=2)
     return [tmp_path / name for name in "def"]

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import shlex
+import shutil
 
 import pytest
 from damage import change_record, ofrecord, set_label
@@ -146,6 +147,11 @@ def test_two_exports_to_one_folder(converted, tmp_path):
     (staging / "images" / "left by a killed one").mkdir(parents=True)
     exported(converted, tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 51 and not staging.exists()
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "mine" / "images" / "kept").mkdir(parents=True)
+    staging.symlink_to("mine")
+    exported(converted, tmp_path / "out")
+    assert (tmp_path / "mine" / "images" / "kept").exists() and not staging.is_symlink()
 
 
 def test_a_dataset_that_is_not_as_it_says(dataset, tmp_path):
