@@ -11,11 +11,7 @@ FILES = [*(f"{index}.png" for index in range(12)), "sub/x.y.png", "sub/x", "7/x.
 
 @pytest.fixture
 def reads(tmp_path, capsys):
-    """A function that reads a label file of FILES in ``in/``, to which there is a link.
-
-    The file's text stands after the end of its name, ``.csv image,label…``; ``classes`` is the
-    text of a class file.
-    """
+    """A function that reads a label file: the end of its name, a space, its text. There are FILES."""
     make_files(tmp_path / "in", *FILES)
     (tmp_path / "link").symlink_to("in")
 
@@ -44,7 +40,6 @@ TUTORIAL = '{"0.png": 1}\n\n{"1.png": 0, "2.png": 1.0}\n'
 ODD = ".txt image;image2;label;animal\n9.png;0.png;7;b\n8.png;1.png;7;a\n"
 KEYS = '.jsonl {"id": "0.png", "file_name": "9.png", "fine": 3}\n{"id": "1.png", "fine": 3.0}\n{"id": "2.png", "fine": "x"}\n{"id": "3.png", "fine": "y"}'
 ID = {"image_column": "id", "label_column": "fine"}
-ABC = column("abc")
 SPLIT = {"labels": [0, 1, 0], "splits": ["train", "val", "test"]}
 SAME = "differ in case or spaces only"
 ADVICE = "--classes with a file of the labels that there are, one a line, makes only those"
@@ -168,16 +163,16 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "line 2: not a JSON object": ['.txt {"0.png": 1}\n' + each for each in ('{"1.png": }', '{"1.png": 1}, {"2.png": 1}', "[" * 100_000)],
     "line 1: the label of '0.png' is not an integer or a class's name": ['.txt {"0.png": 3.5}', '.txt {"0.png": true}'],
     "line 1: the header lacks 'plant'; it has 'image'": [(ODD, {"image_column": "image", "label_column": "plant"})],
-    "/classes.txt (--classes) lacks 1 class: 'c'": [(ABC, {"classes": "a\nb"})],
-    "/classes.txt, line 5: 'a' is line 1, too": [(ABC, {"classes": "a\nb\nc\n\na"})],
-    "/classes.txt names no classes": [(ABC, {"classes": "\n"})],
-    "the class file |/classes.txt is not UTF-8 text": [(ABC, {"classes": b"\xff"})],
+    "/classes.txt (--classes) lacks 1 class: 'c'": [(column("abc"), {"classes": "a\nb"})],
+    "/classes.txt, line 5: 'a' is line 1, too": [(column("abc"), {"classes": "a\nb\nc\n\na"})],
+    "/classes.txt names no classes": [(column("abc"), {"classes": "\n"})],
+    "the class file |/classes.txt is not UTF-8 text": [(column("abc"), {"classes": b"\xff"})],
     "line 4: the label '2' of '2.png' is no line of |/classes.txt, which has 2, from 0": [(column("012"), {"classes": "a\nb"})],
     "line 2: the label '-1' of '0.png' is no line of |/classes.txt, which has 2, from 0": [(column([-1, 0, 1]), {"classes": "a\nb"})],
-    "cannot read the class file nowhere: No such file or directory; --classes names it": [(ABC, {"classes": Path("nowhere")})],
-    "cannot read the label file nowhere: No such file or directory; specify it with --label_dir": [(ABC, {"label_dir": "nowhere"})],
+    "cannot read the class file nowhere: No such file or directory; --classes names it": [(column("abc"), {"classes": Path("nowhere")})],
+    "cannot read the label file nowhere: No such file or directory; specify it with --label_dir": [(column("abc"), {"label_dir": "nowhere"})],
     **{f"labels.csv, line 5: the label '{word}' of '3.png' is not an integer, as most labels are": [column([0, 1, 2, word, *range(4, 12)])] for word in "NaN O nan --5 +-3 - ² 1.5 1e3 ٣ 0x1 1_0 None".split()},
-    "cannot read the label file .: ": [(ABC, {"label_dir": "."})],
+    "cannot read the label file .: ": [(column("abc"), {"label_dir": "."})],
     "'split' of |leave out --val_fraction": [(".csv image,label,split\n0.png,1,val\n", {"val_fraction": 0.5})],
     "line 1: |surrogates not allowed": ['.txt {"\\ud800.png": 1}'],
 }  # fmt: skip
