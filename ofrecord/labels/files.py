@@ -53,7 +53,8 @@ def open_text(path: str, what: str, hint: str) -> Iterator[TextIO]:
                 file.seek(0)
             yield file
     except UnicodeDecodeError:
-        raise InputError(f"the {what} {path} is not UTF-8 text: save it as UTF-8") from None
+        advice = "save it as UTF-8 (Excel: CSV UTF-8)"
+        raise InputError(f"the {what} {path} is not UTF-8 text: {advice}") from None
 
 
 def list_files(root: str, folder: str = "") -> Iterator[tuple[str, str]]:

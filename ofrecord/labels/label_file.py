@@ -35,8 +35,7 @@ Rows = Iterator[tuple[str, str, str | None]]  # an image's name, its label, its 
 def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
     """Return the Samples of the label file, and the names of all images without a label.
 
-    Raises InputErrors with every line that has a syntax error, a duplicate name, one outside of
-    the image root, or a label that is no int32 or class of the class file.
+    Raises InputErrors with every line whose name or label cannot be.
     """
     path, files = options.label_dir, ImageFiles(options.image_root)
     lines: dict[str, int] = {}  # of the images
@@ -112,8 +111,9 @@ def find_form(
         if not columns:
             return lines, object_rows
         return lines, lambda line: record_rows(columns, dict(json_pairs(line)))
-    delimiter = delimiter or next((each for each in "\t;" if each in first), ",")
-    dialect = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in first}
+    bare = re.sub('"[^"]*"?', "", first)  # without names in quotes
+    delimiter = delimiter or next((each for each in "\t;" if each in bare), ",")
+    dialect = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in bare}
     header = [cell.strip() for cell in next(csv.reader(head, **dialect), [])]
     columns = find_columns(header, options, place, is_table)
     if not columns:
