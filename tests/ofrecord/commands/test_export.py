@@ -95,22 +95,12 @@ def test_a_dataset_without_names(tmp_path):
 
 
 ODD = {  # an image's name: where its file is
-    "../../up.png": "up.png",
-    "/etc/passwd.png": "etc/passwd.png",
-    "a/./b//c.png": "a/b/c.png",
-    "..": "part-0/00003.png",
-    "~/x.png": "~/x.png",
-    "images.csv/x.png": "part-0/00005/images.csv/x.png",
-    "C:\\x\\1.png": "C:\\x\\1.png",
-    "two\nlines.png": "two\nlines.png",
-    "x" * 300 + ".png": "part-0/00008/image.png",
-    "same.png": "same.png",
-    "same.png/below.png": "part-0/00010/same.png/below.png",
-    ".hidden.png": ".hidden.png",
-    "\x1b[31m.png": "\x1b[31m.png",
-    " space .png": " space .png",
-    "part-0/00000.png": "part-0/00000.png",
-}
+    "../../up.png": "up.png", "/etc/passwd.png": "etc/passwd.png", "a/./b//c.png": "a/b/c.png", "..": "part-0/00003.png",
+    "~/x.png": "~/x.png", "images.csv/x.png": "part-0/00005/images.csv/x.png", "C:\\x\\1.png": "C:\\x\\1.png",
+    "two\nlines.png": "two\nlines.png", "x" * 300 + ".png": "part-0/00008/image.png",
+    "same.png": "same.png", "same.png/below.png": "part-0/00010/same.png/below.png", ".hidden.png": ".hidden.png",
+    "\x1b[31m.png": "\x1b[31m.png", " space .png": " space .png", "part-0/00000.png": "part-0/00000.png",
+}  # fmt: skip
 
 
 def test_nothing_is_written_outside_and_nothing_is_overwritten(tmp_path):
