@@ -53,6 +53,7 @@ FILES = ["a.png", "A.png", "images.csv.png", "deep/" * 60 + "x.png", "n" * 240 +
 OPTIONS = [
     {"shuffle": "true", "part_num": 3},
     {"img_format": ".jpg", "part_name_suffix_length": 5},
+    *({"img_format": ext} for ext in (".tiff", ".bmp", ".webp", ".pnm")),
     {"image_feature": "encoded", "label_feature": "class/label", "color": False},
 ]
 
@@ -67,7 +68,7 @@ def test_the_same_parts_are_made_of_them(tmp_path, options):
     parts = {path.name: path.read_bytes() for path in part_files(folder)}
     assert {path.name: path.read_bytes() for path in part_files(again)} == parts
     assert read_manifest(again)["class_names"] == read_manifest(folder)["class_names"]
-    ending = ".jpg" if "img_format" in options else ""
+    ending = options.get("img_format", "")
     names = [(row.image + ending).removeprefix("images.csv/") for row in read_rows(folder)]
     found = [re.sub("^part-[0-9]+/[0-9]{5}/images.csv/", "", name) for name, _ in table(tmp_path / "-x out")]  # fmt: skip
     assert found == names  # the table is in the place of that folder
