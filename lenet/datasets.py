@@ -105,9 +105,9 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
             "both: convert again"
         )
 
-    def differ(what: str, one: object, other: object) -> None:
+    def differ(what: str, one: object, other: object, hint: str = "") -> None:
         if one != other:
-            raise InputError(f"{folders} do not match: {what} {one} and {other}")
+            raise InputError(f"{folders} do not match: {what} {one} and {other}{hint}")
 
     differ("their images are", train.color_name, held_out.color_name)
     if config.image_size is None:
@@ -115,6 +115,6 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
         differ("their images (without --image_size) are", *sizes)
     names = train.class_names or [], held_out.class_names or []
     for label, (one, other) in enumerate(zip_longest(*names, fillvalue="unnamed")):
-        differ(f"class {label} is", one, other)
+        differ(f"class {label} is", one, other, ": convert both with one --classes file")
     if held_out.num_classes > train.num_classes:
         differ("their numbers of classes are", train.num_classes, held_out.num_classes)

@@ -132,11 +132,16 @@ def printed_lines(text: object) -> str:
     return "\n".join(map(one_line, str(text).split("\n")))
 
 
+def typed_path(path: str) -> str:
+    """Return a path as it can be typed: in quotes if need be, and a leading dash is no option."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
 def module_command(module: str, *arguments: str) -> str:
     """Return the command ``python -m MODULE ARGUMENTS`` as it can be typed in the working folder."""
     here = os.path.realpath(os.getcwd()) == os.path.realpath(PROJECT)
     prefix = "" if here else f"PYTHONPATH={shlex.quote(PROJECT)} "
-    return f"{prefix}python -m {' '.join([module, *map(shlex.quote, arguments)])}"
+    return f"{prefix}python -m {' '.join([module, *map(typed_path, arguments)])}"
 
 
 def run_main(main: Callable[[], object]) -> NoReturn:

@@ -35,8 +35,7 @@ Rows = Iterator[tuple[str, str, str | None]]  # an image's name, its label, its 
 def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
     """Return the Samples of the label file, and the names of all images without a label.
 
-    Raises InputErrors with every line that has a syntax error, a duplicate name, one outside of
-    the image root, or a label that is no int32 or class of the class file.
+    Raises InputErrors with every line whose name or label cannot be.
     """
     path, files = options.label_dir, ImageFiles(options.image_root)
     lines: dict[str, int] = {}  # of the images
@@ -112,13 +111,15 @@ def find_form(
         if not columns:
             return lines, object_rows
         return lines, lambda line: record_rows(columns, dict(json_pairs(line)))
-    delimiter = delimiter or next((each for each in "\t;" if each in first), ",")
-    header = [cell.strip() for cell in next(csv.reader(head, delimiter=delimiter), [])]
+    bare = re.sub('"[^"]*"?', "", first)  # without names in quotes
+    delimiter = delimiter or next((each for each in "\t;" if each in bare), ",")
+    dialect = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in bare}
+    header = [cell.strip() for cell in next(csv.reader(head, **dialect), [])]
     columns = find_columns(header, options, place, is_table)
     if not columns:
         return lines, plain_rows
     log(f"{path}: " + ", ".join(f"{what}s in {name!r}" for what, name in columns.items()))
-    table = csv.reader(chain(head, file), delimiter=delimiter, strict=True)
+    table = csv.reader(chain(head, file), **dialect, strict=True)
     next(table)  # the header
     rows = (  # some of empty cells: spreadsheets leave them
         (number - 1 + table.line_num, cells if any(map(str.strip, cells)) else [])
@@ -169,7 +170,7 @@ def object_rows(line: str) -> Rows:
     """Yield the rows of a JSON object ``{"image name": label, …}``."""
     pairs = json_pairs(line)
     if not pairs:
-        raise ValueError('not a JSON object of image name and label, such as {"00000030_3.png": 3}')
+        raise ValueError('not a JSON object of image names and labels in one line: {"0_3.png": 3}')
     for name, label in pairs:
         if not isinstance(label, str):
             raise ValueError(f"the label of {name!r} is not an integer or a class's name")
@@ -182,7 +183,8 @@ def record_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
     if None in record:
         raise ValueError("more columns than the header has")
     if not isinstance(image, str) or not isinstance(label, str):
-        raise ValueError(f"must have {' and '.join(map(repr, columns.values()))}")
+        names = " and ".join(map(repr, columns.values()))
+        raise ValueError(f"must have {names}, each a text or an integer")
     split = fold(str(record.get(columns["split"]))) if "split" in columns else None
     if split is not None and split not in SPLITS:
         raise ValueError(f"the split {split[:60]!r} of {image!r} is not train, val or test")
