@@ -2,6 +2,8 @@
 
 import os
 
+import cv2
+import numpy as np
 import pytest
 from helpers import PROJECT, assert_one_error, call, run_python
 
@@ -55,9 +57,45 @@ def test_help_on_a_full_disk(command):
     assert_one_error(result, "cannot write to stdout: No space left on device")
 
 
-def test_a_working_folder_that_was_removed(tmp_path):
-    result = shell(f"mkdir gone; cd gone; rmdir ../gone; {python(CONVERT)}", tmp_path)
-    assert_one_error(result, "the working folder was removed")
+@pytest.mark.parametrize("command", [[CONVERT], ["-m", "ofrecord", "check"]])
+def test_a_working_folder_that_was_removed(tmp_path, command):
+    line = f"mkdir gone; cd gone; rmdir ../gone; {python(*command)}"
+    result = shell(line, tmp_path, PYTHONPATH=str(PROJECT))
+    name = "ofrecord" if "-m" in command else "img2ofrecord.py"
+    assert_one_error(result, f"{name}: error: the working folder was removed")
+
+
+# -- too little of what a system has --------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    """A dataset of a single image, of 40 MB when it is decoded, and the options that make it."""
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "in" / "a").mkdir(parents=True)
+    cv2.imwrite(str(folder / "in/a/a.png"), np.zeros((3500, 4000, 3), np.uint8))
+    options = ["--image_root", folder / "in", "--class_folders", "--part_num", 1]
+    assert call("img2ofrecord", *options, "--save_dir", folder / "d").code == 0
+    return folder / "d", options
+
+
+@pytest.mark.parametrize("megabytes", [30, 60, 100, 150, 250, *range(280, 400, 15), 2000])
+def test_little_memory(large, tmp_path, megabytes):
+    """One line, or it works: a lack of memory is no fault of an image, nor of a dataset."""
+    commands = {"check": ["-m", "ofrecord", "check", large[0]]}
+    commands["convert"] = [CONVERT, *large[1], "--skip_bad", "--workers", 1]
+    for name, command in commands.items():
+        command = python(*command, *(["--save_dir", tmp_path / "d"] if name == "convert" else []))
+        result = shell(f"ulimit -v {megabytes * 1024}; {command}", PROJECT)
+        assert result.code in ((0,) if megabytes == 2000 else (0, 2)), result
+        if result.code:
+            assert_one_error(result, "memory", started=True)
+            assert not (tmp_path / "d").exists() or name == "check"
+
+
+def test_few_open_files(project):
+    result = shell(f"ulimit -n 20; {python(CONVERT, '--workers', 16)}", project)
+    assert_one_error(result, "cannot start a worker process: Too many open files", "--workers 1")
 
 
 # -- files that never end -------------------------------------------------------------------

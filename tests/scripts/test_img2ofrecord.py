@@ -303,6 +303,7 @@ BAD_ARGUMENTS = [
     (["--label_dir", "nowhere.txt"], ["nowhere.txt", "--label_dir"]),
     (["--image_root", "nowhere/"], ["nowhere", "does not exist"]),
     (["--save_dir", "README"], ["README", "is not a folder"]),
+    (["--save_dir", "README/"], ["README/ is not a folder"]),
     (["--save_dir", "README/deeper"], ["README"]),
     (["--save_dir", "/proc/dataset"], ["cannot write to", "/proc/dataset"]),
     (["--save", "elsewhere"], ["--save"]),  # abbreviated

@@ -280,11 +280,13 @@ def test_what_is_not_of_the_dataset_is_refused(dataset, name, marked):
     assert snapshot(dataset) == before
 
 
-def test_a_hidden_folder_that_is_a_link_is_refused(converted, tmp_path):
+def test_a_hidden_folder_that_is_none_is_refused(converted, tmp_path):
     before = snapshot(converted)
     (tmp_path / "e").mkdir()
-    (tmp_path / "e" / HIDDEN).symlink_to(converted)
-    assert_one_error(convert("--save_dir", tmp_path / "e"), "is a link")
+    for make in (lambda path: path.symlink_to(converted), os.mkfifo):
+        make(tmp_path / "e" / HIDDEN)
+        assert_one_error(convert("--save_dir", tmp_path / "e"), "is a link or a file: remove it")
+        (tmp_path / "e" / HIDDEN).unlink()
     assert snapshot(converted) == before
 
 
