@@ -1,7 +1,4 @@
-"""Whatever stops the converter, the folders hold the whole old datasets, or the next run finishes the new ones.
-
-Run as a script, this module checks that on a mount point of its own: see ``check_mount_point``.
-"""
+"""Whatever stops the converter, the folders hold the whole old datasets, or the next run finishes the new ones."""
 
 import errno
 import itertools
@@ -15,13 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-TESTS = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
-
-from helpers import (  # noqa: E402
+from helpers import (
     ENVIRONMENT,
     LABELS,
+    PROJECT,
     assert_one_error,
     convert,
     read_manifest,
@@ -30,33 +24,11 @@ from helpers import (  # noqa: E402
     start_script,
     visible,
 )
-from steps import KILLED, stop_at_each_step  # noqa: E402
+from steps import KILLED, stop_at_each_step
 
 MANIFEST, HIDDEN = "dataset.json", ".img2ofrecord"
 NEW = ["--part_num", 2, "--shuffle"]
 slow = pytest.mark.slow
-
-
-def state(folder, old, new):
-    """``old``, ``new`` or ``none``: which whole dataset the folder holds. Anything else fails."""
-    files = visible(folder)
-    if MANIFEST not in files:  # it does not claim to be finished
-        return "none"
-    assert files in (old, new)
-    return "old" if files == old else "new"
-
-
-def is_marked(folder):
-    return (folder / HIDDEN / MANIFEST).exists()
-
-
-def clear(folder):
-    """Remove a folder, or all that is in it if it is a mount point."""
-    if not os.path.ismount(folder):
-        return shutil.rmtree(folder, ignore_errors=True)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
 
 # -- stopped at each change of the disk -----------------------------------------------
 
@@ -72,124 +44,126 @@ STOPS = {  # and the exit codes that may follow; an error while tidying up chang
 }
 
 
-def check_stops(how, over_old, target, scratch, more=(), every=1):
-    """Stop the converter at each step; then the same command, or one that fails, finds no half of a dataset."""
-    lines, old_folder = LABELS.read_text().splitlines(keepends=True)[:7], scratch / "old"
-    (scratch / "few.txt").write_text("".join(lines))
-    (scratch / "bad.txt").write_text("".join([*lines, '{"missing.png": 1}\n']))
-    few, stop, codes = ["--label_dir", scratch / "few.txt"], *STOPS[how]
-    assert convert("--save_dir", old_folder, *few, "--part_num", 4).code == 0
-    (old_folder / "mine.txt").write_text("mine")
-    old_files = snapshot(old_folder)
+def clear(folder):
+    """Remove a folder, or all that is in it if it is a mount point."""
+    if not os.path.ismount(folder):
+        return shutil.rmtree(folder, ignore_errors=True)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def state(folder, old, new):
+    """``old``, ``new`` or ``none``: which whole dataset the folder holds. Anything else fails."""
+    files = visible(folder)
+    if MANIFEST not in files:  # it does not claim to be finished
+        return "none"
+    assert files in (old, new)
+    return "old" if files == old else "new"
+
+
+def check_stops(scratch, how, over_old=True, more=(), every=1, target="d"):
+    """Stop the converter at each step; then the same command, or one that fails, finds no half of a dataset.
+
+    Of a split, all parts are there, so that its commit is stopped.
+    """
+    (scratch / "few.txt").write_text("".join(LABELS.read_text().splitlines(True)[:7]))
+    is_split = "--val_fraction" in more
+    folders = [scratch / f"{target}{end}" for end in (["", "_val", "_test"] if is_split else [""])]
+    images = [] if is_split else ["--label_dir", scratch / "few.txt"]
+    wanted = ["--save_dir", folders[0], *images, *NEW, *more]
+    stop, codes = STOPS[how]
+
+    def keep(name):
+        for folder in folders:
+            shutil.copytree(folder, scratch / f"{name}-{folder.name}", dirs_exist_ok=True)
+            clear(folder)
 
     def prepare():
-        clear(target)
-        if over_old:
-            shutil.copytree(old_folder, target, dirs_exist_ok=True)
+        for folder in folders:
+            clear(folder)
+            for before in ["old", "made"] if over_old else ["made"]:
+                if (scratch / f"{before}-{folder.name}").exists():
+                    source = scratch / f"{before}-{folder.name}"
+                    shutil.copytree(source, folder, dirs_exist_ok=True)
 
-    def action():
-        return convert("--save_dir", target, *few, *NEW, *more).code
+    def found():
+        return [state(*each) for each in zip(folders, old, new, strict=True)]
 
+    assert convert(*wanted, "--part_num", 4, "--img_format", ".bmp").code == 0
+    (folders[0] / "mine.txt").write_text("mine")
+    old = [snapshot(folder) for folder in folders]
+    keep("old")
+    if is_split:
+        for number in (1, 2):
+            assert convert(*wanted, "--job", f"{number}/2").code == 0
+        keep("made")
     prepare()
-    assert action() == 0
-    new_files, states = snapshot(target), []
-    assert new_files != old_files and ("mine.txt" in new_files) == over_old
-    for number, code in enumerate(stop_at_each_step(prepare, action, stop, every)):
+    assert convert(*wanted).code == 0
+    new, states = [snapshot(folder) for folder in folders], []
+    assert ("mine.txt" in new[0]) == over_old
+    for number, code in enumerate(
+        stop_at_each_step(prepare, lambda: convert(*wanted).code, stop, every)
+    ):
         assert code in codes
-        states.append(state(target, old_files, new_files))
+        states.append(found())
         if code == 0:
-            assert states.pop() == "new"
+            assert set(states.pop()) == {"new"}
             continue
-        hidden = list((target / HIDDEN).glob("*")) if target.exists() else []
+        hidden = [path.name for folder in folders for path in (folder / HIDDEN).glob("*")]
         if how == "Ctrl-C":  # nothing half written is left, nor an empty folder
-            assert not [path for path in hidden if path.name.startswith("new-")]
-            assert over_old or target.exists() == bool(hidden or states[-1] == "new")
-        marked = is_marked(target)
+            assert not [name for name in hidden if name.startswith("new-")]
+            assert over_old or folders[0].exists() == bool(hidden or states[-1] == ["new"])
+        marked = (folders[0] / HIDDEN / MANIFEST).exists()
+        if not marked and states[-1][0] != "new":  # no folder was touched
+            assert set(states[-1]) == {"old" if over_old else "none"}
         if number % 2:  # one that fails finishes a commit, and removes nothing
-            result = convert("--save_dir", target, "--label_dir", scratch / "bad.txt")
-            assert result.code == 2 and "missing.png: missing" in result.err, result
-            assert state(target, old_files, new_files) == ("new" if marked else states[-1])
-        assert action() == 0
-        assert snapshot(target) == new_files
+            for mistyped in (wanted, [*wanted[: -len(more)], *images] if is_split else wanted):
+                assert convert(*mistyped, "--part_num", 99).code == 2
+                assert found() == (["new"] * len(folders) if marked else states[-1])
+        assert convert(*wanted).code == 0
+        assert [snapshot(folder) for folder in folders] == new
     # First the old one, then for a moment none, then the new one: never back and forth.
     in_turn = ["old", "none", "new"] if over_old else ["none", "new"]
-    assert [state for state, _ in itertools.groupby(states)] == in_turn
-    assert len(states) > 20 / every
+    assert [name for name, _ in itertools.groupby(first for first, *_ in states)] == in_turn
+    assert len(states) > 20 / every and len(set(map(tuple, states))) >= len(folders) + 1
 
 
-@pytest.mark.parametrize(
-    "how, over_old, more, every",
-    [
-        ("a kill", True, [], 1),
-        ("Ctrl-C", True, [], 1),
-        ("a full disk", True, [], 2),
-        pytest.param("a kill", True, ["--part_name_suffix_length", 5], 1, marks=slow),
-        *(pytest.param(how, False, [], 1, marks=slow) for how in STOPS),
-    ],
-)
+SPLIT = ["--val_fraction", 0.2, "--test_fraction", 0.2]
+CASES = [
+    *(("a kill", True, [], 1), ("Ctrl-C", True, [], 1), ("a full disk", True, [], 2)),
+    ("a kill", True, SPLIT, 2),
+    pytest.param("a kill", True, ["--part_name_suffix_length", 5], 1, marks=slow),
+    *(pytest.param(how, False, [], 1, marks=slow) for how in STOPS),
+    *(pytest.param(how, True, SPLIT, 1, marks=slow) for how in STOPS),
+    pytest.param("a kill", False, SPLIT, 1, marks=slow),
+]
+
+
+@pytest.mark.parametrize("how, over_old, more, every", CASES)
 def test_stopped_at_each_step(tmp_path, how, over_old, more, every):
-    check_stops(how, over_old, tmp_path / "d", tmp_path, more, every)
+    check_stops(tmp_path, how, over_old, more, every)
+
+
+MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from test_kills import check_stops
+
+folder = Path(sys.argv[1])
+(folder / "disk").mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "none", folder / "disk"], check=True)
+for over_old in (True, False):
+    check_stops(folder, "a kill", over_old, every=3, target="disk")
+print("checked")
+"""
 
 
 def test_killed_at_each_step_on_a_mount_point(own_mounts, tmp_path):
-    (tmp_path / "disk").mkdir()
-    command = [*own_mounts, sys.executable, __file__, tmp_path / "disk", tmp_path]
-    process = subprocess.run(command, env=ENVIRONMENT, capture_output=True, encoding="utf-8")
+    path = ":".join(map(str, (Path(__file__).parent, PROJECT / "tests", PROJECT)))
+    command = [*own_mounts, sys.executable, "-c", MOUNTED, tmp_path]
+    env = {**ENVIRONMENT, "PYTHONPATH": path}
+    process = subprocess.run(command, env=env, capture_output=True, encoding="utf-8")
     assert process.stdout == "checked\n", process.stderr[-2000:]
-
-
-def check_mount_point(disk, scratch):
-    """In a process with mounts of its own, mount a small file system and kill converters that write to it."""
-    subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)
-    assert os.path.ismount(disk)
-    for over_old in (True, False):
-        check_stops("a kill", over_old, Path(disk), Path(scratch), every=3)
-        clear(Path(scratch) / "old")
-    print("checked")
-
-
-@pytest.mark.parametrize(
-    "over_old, every", [(True, 2), *(pytest.param(each, 1, marks=slow) for each in (True, False))]
-)
-def test_the_commit_of_a_split_killed_at_each_step(own, tmp_path, over_old, every):
-    """All three datasets are those of one split after the next run, which makes parts again only if it must."""
-    names = ["d", "d_val", "d_test"]
-    folders = [tmp_path / name for name in names]
-    own += ["--val_fraction", 0.2, "--test_fraction", 0.2, "--part_num", 2]
-    assert convert(*own, "--seed", 1).code == 0
-    old = [snapshot(folder) for folder in folders]
-    for name in names:
-        (tmp_path / name).rename(tmp_path / f"old-{name}")
-    for number in (1, 2):  # all parts are there: what is killed is the commit
-        assert convert(*own, "--job", f"{number}/2").code == 0
-    for name in names:
-        (tmp_path / name).rename(tmp_path / f"made-{name}")
-
-    def prepare():
-        for name in names:
-            clear(tmp_path / name)
-            for before in ["old", "made"] if over_old else ["made"]:
-                source = tmp_path / f"{before}-{name}"
-                shutil.copytree(source, tmp_path / name, dirs_exist_ok=True)
-
-    def found():
-        return [state(folder, *files) for folder, *files in zip(folders, old, new, strict=True)]
-
-    prepare()
-    assert convert(*own).code == 0
-    new, states = [snapshot(folder) for folder in folders], set()
-    not_yet = ["old" if over_old else "none"] * 3
-    for code in stop_at_each_step(prepare, lambda: convert(*own).code, every=every):
-        assert code == KILLED
-        states.add(tuple(found()))
-        committed = is_marked(folders[0]) or found()[0] == "new"
-        assert committed or found() == not_yet  # no folder was touched
-        for mistyped in (own[:-6], own):  # without the split, and with it
-            assert convert(*mistyped, "--part_num", 99).code == 2
-            assert found() == (["new"] * 3 if committed else not_yet)
-        result = convert(*own)
-        assert result.code == 0 and [snapshot(folder) for folder in folders] == new, result
-    assert len(states) >= 4
 
 
 def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch):
@@ -420,13 +394,9 @@ def test_memory_does_not_grow_with_the_number_of_images(many, tmp_path):
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
     )
-    script = TESTS.parent / "img2ofrecord.py"
+    script = PROJECT / "img2ofrecord.py"
     arguments = [*many(120_000), "--save_dir", tmp_path / "d"]
     result = run_python("-c", code, sys.executable, script, *arguments)
     assert result.code == 0, result
     assert read_manifest(tmp_path / "d")["num_records"] == 120_000
     assert int(result.out) / 1024 < 150  # MB
-
-
-if __name__ == "__main__":
-    check_mount_point(*sys.argv[1:])
