@@ -160,24 +160,6 @@ def test_one_colour_image_makes_all_datasets_colour(classes):
     assert sum(each["num_records"] - each["num_gray"] for each in manifests) == 1
 
 
-NO_DATASETS = {
-    "--val_fraction 0.5 --test_fraction 0.5": "leave nothing to train on",
-    "--val_fraction 1.5": "--val_fraction: ",
-    "--seed 1": "--seed is for",
-    "--part_num 121": "--part_num 121 is more than the 120 images",
-    "--part_num 97 --val_fraction 0.2": "--part_num 97 is more than the 96 images",
-    "--save_dir in/d": "--save_dir must be outside of --image_root",
-    "--save_dir .": "contains no dataset",
-}
-
-
-@pytest.mark.parametrize("options, text", NO_DATASETS.items(), ids=NO_DATASETS)
-def test_what_makes_no_datasets(classes, options, text):
-    options = f"--image_root in --class_folders --part_num 2 --save_dir d {options}"
-    assert_one_error(convert(*options.split(), cwd=classes), text, started=True)
-    assert [path.name for path in classes.iterdir()] == ["in"]
-
-
 # -- copies -------------------------------------------------------------------------------
 
 

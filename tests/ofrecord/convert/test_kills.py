@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from helpers import (
-    ENVIRONMENT,
     LABELS,
     PROJECT,
     assert_one_error,
@@ -145,25 +144,17 @@ def test_stopped_at_each_step(tmp_path, how, over_old, more, every):
 
 
 MOUNTED = """
-import subprocess, sys
-from pathlib import Path
 from test_kills import check_stops
 
-folder = Path(sys.argv[1])
-(folder / "disk").mkdir()
-subprocess.run(["mount", "-t", "tmpfs", "none", folder / "disk"], check=True)
 for over_old in (True, False):
-    check_stops(folder, "a kill", over_old, every=3, target="disk")
+    check_stops(disk.parent, "a kill", over_old, every=3, target="disk")
 print("checked")
 """
 
 
-def test_killed_at_each_step_on_a_mount_point(own_mounts, tmp_path):
-    path = ":".join(map(str, (Path(__file__).parent, PROJECT / "tests", PROJECT)))
-    command = [*own_mounts, sys.executable, "-c", MOUNTED, tmp_path]
-    env = {**ENVIRONMENT, "PYTHONPATH": path}
-    process = subprocess.run(command, env=env, capture_output=True, encoding="utf-8")
-    assert process.stdout == "checked\n", process.stderr[-2000:]
+def test_killed_at_each_step_on_a_mount_point(on_own_disk):
+    result = on_own_disk(MOUNTED, "9m")
+    assert result.out == "checked\n", result
 
 
 def test_what_is_renamed_is_on_the_disk_first(tmp_path, monkeypatch):

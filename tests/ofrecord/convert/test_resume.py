@@ -1,6 +1,5 @@
 """Parts by their keys: what is continued, what is made again, what is said of others."""
 
-import errno
 import os
 import shutil
 
@@ -132,21 +131,27 @@ def test_files_are_looked_at_only_where_there_is_a_part_for_them(own, monkeypatc
     assert looked == [] and convert(*own).code == 0 and looked == [0]
 
 
-def test_what_was_half_written_is_removed_by_the_next_run(own, tmp_path):
-    jobs(*own, but=[2])
-    staging = tmp_path / "d" / HIDDEN
-    for name in ("new-0123456789abcdef", "part-1", "images.csv", "dataset.json.new"):
-        (staging / name).write_text("half")
-    assert_one_error(convert(*own, "--part_num", 99), "--part_num 99", started=True)
-    assert len(os.listdir(staging)) == 6 and staged(tmp_path / "d") == [0, 2, 4]
+HALF = "new-0123456789abcdef part-1 images.csv dataset.json.new".split()
+EARLIER = "plan.json survey.json part-0 part-0.json part-1".split()  # of an earlier version
 
 
-def test_a_link_among_the_parts_is_not_followed(own, tmp_path):
+@pytest.mark.parametrize("names, left", [(HALF, []), (EARLIER, EARLIER)], ids=["half", "earlier"])
+def test_what_no_run_can_continue_with(own, tmp_path, whole, names, left):
+    """It is removed by the next run; of an earlier version, once there is a dataset. Links are not followed."""
     (tmp_path / "victim").write_text("precious")
     jobs(*own, but=[2])
-    (tmp_path / "d" / HIDDEN / "part-1").symlink_to(tmp_path / "victim")
-    assert convert(*own).code == 0 and not (tmp_path / "d" / "part-1").is_symlink()
+    staging = tmp_path / "d" / HIDDEN
+    kept = os.listdir(staging)
+    for name in names:
+        (staging / name).write_text("half")
+    (staging / "part-1").unlink()
+    (staging / "part-1").symlink_to(tmp_path / "victim")
+    result = convert(*own, "--part_num", 99)
+    assert_one_error(result, "--part_num 99", started=True)
+    assert sorted(os.listdir(staging)) == sorted([*kept, *left]), result
+    check_continued(convert(*own), 3)
     assert (tmp_path / "victim").read_text() == "precious"
+    assert snapshot(tmp_path / "d") == whole(*own) and not (tmp_path / "d/part-1").is_symlink()
 
 
 @pytest.mark.parametrize("action", ["check", "show"])
@@ -204,13 +209,6 @@ def test_jobs_with_colour_in_one_share_and_invalid_images(own, tmp_path, whole):
         assert read_manifest(tmp_path / folder)["channels"] == 3
 
 
-@pytest.mark.parametrize("share", ["0/3", "4/3", "1/7", "1", "a/b"])
-def test_bad_jobs(own, tmp_path, share):
-    text = "there are only 6 parts" if share == "1/7" else "--job: it should be K/N"
-    assert_one_error(convert(*own, "--job", share), text)
-    assert not (tmp_path / "d").exists()
-
-
 @pytest.mark.parametrize("job, kept", [([], [0, 1, 2, 3, 4]), (["--job", "3/3"], [2])])
 def test_invalid_images_lose_nothing_that_was_made(own, tmp_path, whole, job, kept):
     bad = image(tmp_path, 29)
@@ -227,20 +225,6 @@ def test_invalid_images_lose_nothing_that_was_made(own, tmp_path, whole, job, ke
     assert made(result) == 30 - 5 * len(kept) and snapshot(tmp_path / "d") == whole(*own)
 
 
-def test_parts_of_the_version_before(own, tmp_path, whole):
-    """Its unfinished conversion is replaced, once that can be done."""
-    staging = tmp_path / "d" / HIDDEN
-    staging.mkdir(parents=True)
-    for name in ("plan.json", "survey.json", "part-0", "part-0.json", "part-1"):
-        (staging / name).write_text("{}")
-    result = convert(*own, "--part_num", 99)
-    assert_one_error(result, "--part_num 99", started=True)
-    assert "kept in" not in result.err and len(os.listdir(staging)) == 5, result
-    result = convert(*own)
-    assert result.code == 0 and "finished part" not in result.err, result
-    assert snapshot(tmp_path / "d") == whole(*own)
-
-
 def test_a_job_leaves_a_commit_that_was_killed_to_a_run_without_a_job(own, tmp_path, whole):
     assert convert(*own).code == 0
     (tmp_path / "d" / HIDDEN).mkdir()
@@ -251,16 +235,3 @@ def test_a_job_leaves_a_commit_that_was_killed_to_a_run_without_a_job(own, tmp_p
     assert snapshot(tmp_path / "d") == before
     result = convert(*own)
     assert "very end is finished" in result.err and snapshot(tmp_path / "d") == whole(*own), result
-
-
-def test_folders_that_cannot_be_flushed(own, tmp_path, whole, monkeypatch):
-    """As on SMB, FUSE and WSL's drives."""
-    whole, flush = whole(*own), os.fsync
-
-    def refuse(descriptor):
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    assert convert(*own).code == 0 and snapshot(tmp_path / "d") == whole
