@@ -9,13 +9,12 @@ import pickle
 import random
 import shutil
 import struct
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from damage import MANIFEST, change_record, cut, flip, frame, ofrecord, rewrite_manifest
-from helpers import ENVIRONMENT, PROJECT, assert_one_error, convert, read_manifest, snapshot
+from helpers import assert_one_error, convert, read_manifest, run_python, snapshot
 
 from ofrecord.dataset.images_csv import Row, csv_line, read_rows, write_rows
 from ofrecord.dataset.manifest import digest_of, part_sizes
@@ -54,36 +53,38 @@ def test_a_whole_dataset(converted):
     ]
 
 
+def clear(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def hide(folder, *names):
+    """Leave files in the hidden folder, as a commit does that is killed."""
+    (folder / HIDDEN).mkdir()
+    for name in names:
+        (folder / name).rename(folder / HIDDEN / name)
+
+
 CHANGES = {
     "a part flipped": (lambda d: flip(d / "part-3", 99), "part-3 was changed or damaged"),
     "the table flipped": (lambda d: flip(d / "images.csv", 9), "images.csv was changed or damaged"),
-    "a part cut off": (
-        lambda d: cut(d / "part-3", -1),
-        "part-3 has 2,908 bytes and should have 2,909",
-    ),
+    "a part cut off": (lambda d: cut(d / "part-3", -1), "has 2,908 bytes and should have 2,909"),
     "a part missing": (lambda d: (d / "part-3").unlink(), "part-3 is missing"),
     "the table missing": (lambda d: (d / "images.csv").unlink(), "images.csv is missing"),
     "a part too many": (lambda d: (d / "part-5").touch(), "part-5 does not belong to this dataset"),
     "a folder for a part": (lambda d: (d / "part-9").mkdir(), "part-9 does not belong"),
     "no manifest": (lambda d: (d / MANIFEST).unlink(), "has part files but no dataset.json"),
     "a manifest flipped": (lambda d: flip(d / MANIFEST, 40), "dataset.json: "),
-    "only a hidden folder": (
-        lambda d: [path.unlink() for path in d.iterdir()] and (d / HIDDEN).mkdir(),
-        "interrupted or is still running",
-    ),
-    "a mark": (
-        lambda d: (d / HIDDEN).mkdir() or shutil.copy(d / MANIFEST, d / HIDDEN),
-        "interrupted at its very end: the same command finishes it",
-    ),
+    "a hidden folder": (lambda d: clear(d) or hide(d), "interrupted or is still running"),
+    "a mark": (lambda d: hide(d, MANIFEST), "at its very end: the same command finishes it"),
     "negative labels": (
         lambda d: rewrite_manifest(d, label_counts={"-1": 50}),
         "labels below 0, which are no classes",
     ),
     "no folder": (shutil.rmtree, "does not exist; make one first with img2ofrecord.py"),
-    "an empty folder": (
-        lambda d: [path.unlink() for path in d.iterdir()],
-        "there is no dataset.json",
-    ),
+    "an empty folder": (clear, "there is no dataset.json"),
+    "a file": (lambda d: shutil.rmtree(d) or d.write_text(""), "is not a folder"),
+    "a link to nothing": (lambda d: shutil.rmtree(d) or d.symlink_to("x"), "is a link to nothing"),
 }
 
 
@@ -132,10 +133,7 @@ def make_old(folder):
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_commit_of_the_version_before_that_was_killed(dataset, converted, whole):
     make_old(dataset)
-    (dataset / HIDDEN).mkdir()
-    for name in "part-0", "part-3":
-        (dataset / name).rename(dataset / HIDDEN / name)
-    (dataset / MANIFEST).rename(dataset / HIDDEN / MANIFEST)
+    hide(dataset, "part-0", "part-3", MANIFEST)
     if not whole:
         cut(dataset / HIDDEN / MANIFEST, -9)
         (dataset / HIDDEN / "part-0.json").write_text("{}")
@@ -150,23 +148,17 @@ def test_a_commit_of_the_version_before_that_was_killed(dataset, converted, whol
 @pytest.mark.parametrize("path", ["", MANIFEST, "part-2", "images.csv"])
 def test_what_may_not_be_read_is_one_line(dataset, path):
     os.chmod(dataset / path, 0)
-    command = (
-        ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.getuid() else []
-    )
-    for action in ["-m", "ofrecord", "check"], ["-m", "ofrecord", "show"], ["img2ofrecord.py", "--save_dir"]:  # fmt: skip
-        process = subprocess.run(
-            [*command, sys.executable, *action, dataset],
-            cwd=PROJECT,
-            env=ENVIRONMENT,
-            capture_output=True,
-            encoding="utf-8",
-        )
-        if path in ("part-2", "images.csv") and action[-1] == "--save_dir":
-            assert process.returncode == 0, process
-            break
-        assert process.returncode == 2 and "Permission denied" in process.stderr, process
-        assert "Traceback" not in process.stderr, process
-        assert action[-1] == "check" or process.stderr.count("\n") == 1, process
+    rights = "--bounding-set=-dac_override,-dac_read_search"
+    words = ["setpriv", rights] if not os.getuid() else ["env"]
+    for action in ["-m ofrecord check", "-m ofrecord show", "img2ofrecord.py --save_dir"]:
+        command = [*words[1:], sys.executable, *action.split(), dataset]
+        result = run_python(*command, python=words[0])
+        if action.startswith("img2") and path in ("part-2", "images.csv"):  # they are replaced
+            assert result.code == 0, result
+            return
+        assert result.code == 2 and "Permission denied" in result.err, result
+        assert "Traceback" not in result.err, result
+        assert "check" in action or result.err.count("\n") == 1, result
     os.chmod(dataset / path, 0o755)
 
 
@@ -261,33 +253,30 @@ def test_no_name_is_read_from_a_staged_manifest(dataset, file):
     parts = read_manifest(dataset)["parts"]
     parts[1]["file"] = file
     rewrite_manifest(dataset, parts=parts)
-    (dataset / HIDDEN).mkdir()
-    (dataset / MANIFEST).rename(dataset / HIDDEN / MANIFEST)
+    hide(dataset, MANIFEST)
     result = convert("--save_dir", dataset)
     assert result.code in (0, 2) and "Traceback" not in result.err, result
     assert (dataset.parent / "victim").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", [f"{HIDDEN}/thesis.txt", HIDDEN, "part-9", f"{HIDDEN}/part-1/x"])
-@pytest.mark.parametrize("marked", [False, True])
-def test_what_is_not_of_the_dataset_is_refused(dataset, name, marked):
+@pytest.mark.parametrize("make", ["a file", "a pipe", "a link", "a file and a mark"])
+def test_what_is_not_of_the_dataset_is_refused(dataset, tmp_path, name, make):
+    """Wherever it is, and whatever."""
+    (tmp_path / "victim").mkdir()
     (dataset / name).parent.mkdir(exist_ok=True, parents=True)
-    (dataset / name).write_text("mine")
-    if marked and name == f"{HIDDEN}/thesis.txt":
+    if make == "a pipe":
+        os.mkfifo(dataset / name)
+    elif make == "a link" and name != "part-9":
+        (dataset / name).symlink_to(tmp_path / "victim")
+    else:
+        (dataset / name).write_text("mine")
+    if "mark" in make and name == f"{HIDDEN}/thesis.txt":
         (dataset / MANIFEST).rename(dataset / HIDDEN / MANIFEST)
     before = snapshot(dataset)
     assert_one_error(convert("--save_dir", dataset), name.split("/")[:2][-1])
-    assert snapshot(dataset) == before
-
-
-def test_a_hidden_folder_that_is_none_is_refused(converted, tmp_path):
-    before = snapshot(converted)
-    (tmp_path / "e").mkdir()
-    for make in (lambda path: path.symlink_to(converted), os.mkfifo):
-        make(tmp_path / "e" / HIDDEN)
-        assert_one_error(convert("--save_dir", tmp_path / "e"), "is a link or a file: remove it")
-        (tmp_path / "e" / HIDDEN).unlink()
-    assert snapshot(converted) == before
+    assert snapshot(dataset) == before and os.path.lexists(dataset / name)
+    assert not any((tmp_path / "victim").iterdir())
 
 
 # -- records ------------------------------------------------------------------------------
