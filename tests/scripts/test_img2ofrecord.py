@@ -34,11 +34,8 @@ The image format is:  .png
 The OFRecord save directory is:  ./dataset/
 Start Processing......
 """
-TUTORIAL_OUTPUT = (
-    CONFIGURATION
-    + "".join(f"./data/images/train_set/{name} feature saved\n" for name in NAMES)
-    + "Process image successfully !!!\n"
-)
+SAVED = "".join(f"./data/images/train_set/{name} feature saved\n" for name in NAMES)
+TUTORIAL_OUTPUT = f"{CONFIGURATION}{SAVED}Process image successfully !!!\n"
 
 
 def read_part(path):
@@ -142,27 +139,24 @@ def test_oneflow_decodes_the_pixels_that_opencv_reads(decoded, dataset):
 
 
 IN_THE_MANIFEST = {
-    **{"layout": 3, "num_records": 50, "num_classes": 10, "class_names": None},
+    **{"layout": 3, "num_records": 50, "num_classes": 10, "class_names": None, "skipped": []},
     **{"image_format": ".png", "channels": 1, "num_gray": 50, "plain_jpeg": False},
     **{"width": 28, "height": 28, "num_measured": 50, "split_id": None},
-    "skipped": [],
     **{"image_feature": "images", "label_feature": "labels", "label_type": "int32"},
+    "label_counts": {str(digit): DIGITS.count(digit) for digit in range(10)},
 }
 
 
 def test_manifest_describes_the_dataset(converted):
-    manifest = read_manifest(converted)
+    manifest, pixels = read_manifest(converted), np.stack([gray_pixels(name) for name in NAMES])
     assert {name: manifest[name] for name in IN_THE_MANIFEST} == IN_THE_MANIFEST
-    assert manifest["label_counts"] == {str(digit): DIGITS.count(digit) for digit in range(10)}
-    pixels = np.stack([gray_pixels(name) for name in NAMES]).astype(np.float64)
     assert manifest["mean"] == pytest.approx([pixels.mean()], abs=1e-5)
     assert manifest["std"] == pytest.approx([pixels.std()], abs=1e-5)
-    counts = np.bincount(pixels.astype(int).ravel(), minlength=256)
-    assert manifest["histogram"] == [counts.tolist()]
+    assert manifest["histogram"] == [np.bincount(pixels.ravel(), minlength=256).tolist()]
     for path, part in zip(part_files(converted), manifest["parts"], strict=True):
-        wanted = [path.name, len(read_part(path)), path.stat().st_size]
-        assert list(part.values())[:3] == wanted and list(part)[3:] == ["sha256"]
-        assert part["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        values = [path.name, len(read_part(path)), path.stat().st_size, digest]
+        assert part == dict(zip(("file", "num_records", "bytes", "sha256"), values, strict=True))
 
 
 # -- a dataset that is there already -------------------------------------------------------
