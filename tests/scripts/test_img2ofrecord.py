@@ -66,10 +66,9 @@ def test_the_tutorials_images_and_labels():
     assert labels == [{name: digit} for name, digit in zip(NAMES, DIGITS, strict=True)]
     first = ["00000030_3.png", "00000034_0.png", "00000026_4.png", "00000043_9.png"]
     assert NAMES[:4] == first and sorted(NAMES) == sorted(os.listdir(IMAGES)) and len(NAMES) == 50
-    for index, name in enumerate(sorted(NAMES)):
-        assert name == f"{index:08d}_{name[9]}.png"
-        image = cv2.imread(str(IMAGES / name), cv2.IMREAD_UNCHANGED)
-        assert image.shape == (28, 28) and image.dtype == np.uint8
+    assert sorted(NAMES) == [f"{i:08d}_{name[9]}.png" for i, name in enumerate(sorted(NAMES))]
+    images = [cv2.imread(str(IMAGES / name), cv2.IMREAD_UNCHANGED) for name in NAMES]
+    assert {(image.shape, image.dtype.name) for image in images} == {((28, 28), "uint8")}
 
 
 ARGUMENTS = (

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -243,27 +242,29 @@ def children(process):
     return [int(word) for word in text.split()]
 
 
-def kill_a_worker(process):
-    os.kill(children(process)[0], signal.SIGKILL)
+def send(*signals, to=lambda process: [process.pid]):
+    """What sends these signals to each of some processes; of a group by a negative number."""
+    return lambda process: [os.kill(each, number) for each in to(process) for number in signals]
 
 
-def interrupt_workers(process):
-    for child in children(process):
-        os.kill(child, signal.SIGINT)
+def group(process):  # a terminal sends Ctrl-C to all processes of the command
+    return [-process.pid]
 
 
-def press_ctrl_c(process):  # a terminal sends it to all processes of the command
-    os.killpg(process.pid, signal.SIGINT)
+def a_worker(process):
+    return children(process)[:1]
 
 
+STOPPED = "img2ofrecord.py: error: interrupted"
 SIGNALS = {  # what is done, the number of workers, the exit code, the last line
-    "Ctrl-C": (press_ctrl_c, 1, 130, "img2ofrecord.py: error: interrupted"),
-    "Ctrl-C and workers": (press_ctrl_c, 2, 130, "img2ofrecord.py: error: interrupted"),
-    "SIGTERM": (subprocess.Popen.terminate, 2, -signal.SIGTERM, ""),
-    "SIGHUP": (lambda process: process.send_signal(signal.SIGHUP), 2, -signal.SIGHUP, ""),
-    "killed alone": (subprocess.Popen.kill, 2, -signal.SIGKILL, ""),
-    "a killed worker": (kill_a_worker, 2, 2, "--workers 1"),
-    "workers leave Ctrl-C to their parent": (interrupt_workers, 2, 0, ""),
+    "Ctrl-C": (send(signal.SIGINT, to=group), 1, 130, STOPPED),
+    "Ctrl-C and workers": (send(signal.SIGINT, to=group), 2, 130, STOPPED),
+    "Ctrl-C twice": (send(signal.SIGINT, signal.SIGINT, to=group), 2, 130, STOPPED),
+    "SIGTERM": (send(signal.SIGTERM), 2, -signal.SIGTERM, ""),
+    "SIGHUP": (send(signal.SIGHUP), 2, -signal.SIGHUP, ""),
+    "killed alone": (send(signal.SIGKILL), 2, -signal.SIGKILL, ""),
+    "a killed worker": (send(signal.SIGKILL, to=a_worker), 2, 2, "--workers 1"),
+    "workers leave Ctrl-C to their parent": (send(signal.SIGINT, to=children), 2, 0, ""),
 }
 
 

@@ -29,43 +29,38 @@ from kinds import KINDS
 from ofrecord.convert.options import ConvertOptions
 
 
-def pixels(image):
-    return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
-
-
 def store(folder, image, *options):
     """Convert one image with these options; return its stored pixels and the manifest."""
     (folder / "in" / "a").mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(folder / "in" / "a" / "a.png"), image)
     options = ["--image_root", folder / "in", "--class_folders", "--part_num", 1, *options]
-    result = convert(*options, "--save_dir", folder / "d")
-    assert result.code == 0, result
-    return pixels(records(folder / "d")[0][0]), read_manifest(folder / "d")
+    assert convert(*options, "--save_dir", folder / "d").code == 0
+    stored = np.frombuffer(records(folder / "d")[0][0], np.uint8)
+    return cv2.imdecode(stored, cv2.IMREAD_UNCHANGED), read_manifest(folder / "d")
 
 
-def test_size_fit_and_background(tmp_path):
-    image = np.full((10, 40), 7, np.uint8)
-    for fit, top in (None, 7), ("crop", 7), ("stretch", 7), ("pad", 128):
-        options = ["--size", "20x15", *(["--fit", fit] if fit else [])]
-        stored, manifest = store(tmp_path, image, *options, "--background", "#808080")
-        assert stored.shape == (15, 20) and (stored[5:10] == 7).all() and (stored[:5] == top).all()
-        assert manifest["fit"] == (fit or "crop") and manifest["background"] == "#808080"
-        assert (manifest["width"], manifest["height"]) == (20, 15)
-
-
-STORED = {
-    "gray": (["--color", "gray"], (100, 300), 1),
-    "color": (["--color", "color"], (100, 300, 3), 3),
-    "auto": ([], (100, 300, 3), 3),
+STORED = {  # the colour of an image, options; the shape that is stored, its first row, `fit`
+    "7": (7, (10, 40), 7, None),
+    "7 --color color": (7, (10, 40, 3), [7, 7, 7], None),
+    "red": ([0, 0, 200], (10, 40, 3), [0, 0, 200], None),
+    "red --color gray": ([0, 0, 200], (10, 40), 59, None),
+    "red --size 20x15": ([0, 0, 200], (15, 20, 3), [0, 0, 200], "crop"),
+    "7 --size 20x15 --fit crop": (7, (15, 20), 7, "crop"),
+    "7 --size 20x15 --fit stretch": (7, (15, 20), 7, "stretch"),
+    "7 --size 20x15 --fit pad --background #808080": (7, (15, 20), 128, "pad"),
 }
 
 
-@pytest.mark.parametrize("options, shape, channels", STORED.values(), ids=STORED)
-def test_color(tmp_path, options, shape, channels):
-    stored, manifest = store(tmp_path, np.full((100, 300, 3), (0, 0, 200), np.uint8), *options)
-    assert stored.shape == shape and manifest["channels"] == channels
-    stored, manifest = store(tmp_path, np.full((100, 300), 7, np.uint8), *options)
-    assert manifest["channels"] == (3 if "color" in options else 1)
+@pytest.mark.parametrize("line, wanted", STORED.items(), ids=STORED)
+def test_size_fit_background_and_color(tmp_path, line, wanted):
+    color, shape, top, fit = wanted
+    image = np.full((10, 40, 3)[: 2 + (color != 7)], color, np.uint8)
+    stored, manifest = store(tmp_path, image, *line.split()[1:])
+    assert stored.shape == shape and (stored[:5] == top).all() and manifest["fit"] == fit
+    assert (stored[6:9] == (7 if top == 128 else top)).all()
+    background = "#808080" if fit == "pad" else "white"
+    found = [manifest[name] for name in ("height", "width", "channels", "background")]
+    assert found == [*shape[:2], len(shape) * 2 - 3, background]
 
 
 def test_quality_and_features(tmp_path):
