@@ -20,7 +20,7 @@ from ofrecord.dataset.images_csv import Row, csv_line, read_rows, write_rows
 from ofrecord.dataset.manifest import digest_of, part_sizes
 from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset, read_records
 from ofrecord.dataset.statistics import EncodedImage, ImageStatistics
-from ofrecord.record import BadRecord, OFRecord, read_part, read_record, split_part
+from ofrecord.record import BadRecord, OFRecord, read_part, read_record
 from runtime.cli import InputError
 
 HIDDEN = ".img2ofrecord"
@@ -43,14 +43,11 @@ def test_a_whole_dataset(converted):
     assert dataset.records_per_rank(1) == [50] and dataset.records_per_rank(3) == [20, 20, 10]
     names = [[part.file for part in parts] for parts in dataset.parts_per_rank(3)]
     assert names == [["part-0", "part-1"], ["part-2", "part-3"], ["part-4"]]
-    found = [
-        record for part in dataset.manifest.parts for record in read_part(converted / part.file)
-    ]
-    assert len(found) == 50 and found[-1][0] == 9
-    rows = list(read_rows(str(converted)))
-    assert [(row.label, row.sha256) for row in rows] == [
-        (label, hashlib.sha256(image).hexdigest()[:16]) for _, image, label in found
-    ]
+    files = [converted / part.file for part in dataset.manifest.parts]
+    found = [(image, label) for file in files for _, image, label in read_part(file)]
+    rows = [(row.sha256, row.label) for row in read_rows(str(converted))]
+    assert rows == [(hashlib.sha256(image).hexdigest()[:16], label) for image, label in found]
+    assert len(rows) == 50
 
 
 def clear(folder):
@@ -106,9 +103,8 @@ def test_a_dataset_of_the_version_before(dataset, converted):
     """It is one line where it is read, and replaced by the converter, but for what is not its own."""
     make_old(dataset)
     for action in "check", "show":
-        assert_one_error(
-            ofrecord(action, dataset), "an earlier version wrote this dataset: convert"
-        )
+        said = ofrecord(action, dataset)
+        assert_one_error(said, "an earlier version wrote this dataset: convert")
     assert "ofrecord index" in problem_of(dataset)
     (dataset / "images.csv").write_text("mine")
     before = snapshot(dataset)
@@ -213,11 +209,7 @@ def test_odd_values_in_every_place(dataset):
             refused += problem is not None
         if number % 4 == 0:
             result = convert("--save_dir", dataset, "--part_num", 2)
-            assert result.code in (0, 2) and result.err.count(": error: ") <= 1, (
-                path,
-                value,
-                result,
-            )
+            assert result.code in (0, 2) and result.err.count(": error: ") <= 1, (path, value)
             assert (dataset.parent / "victim").read_text() == "mine"
             shutil.rmtree(dataset)
             shutil.copytree(whole, dataset)
@@ -283,41 +275,30 @@ def test_what_is_not_of_the_dataset_is_refused(dataset, tmp_path, name, make):
 
 
 def record_of(label, image=b"an image", kind="int32_list"):
+    """A record as it stands in a part file."""
     record = OFRecord()
     record.feature["images"].bytes_list.value.append(image)
     getattr(record.feature["labels"], kind).value.extend(label)
-    return record
+    return frame(record)
 
 
-def test_records_of_other_converters():
-    for kind in "int32", "int64":
-        serialized = record_of([3], kind=f"{kind}_list").SerializeToString()
-        assert read_record(serialized) == (b"an image", 3, kind)
-    for label, kind in ([1, 2], "int32_list"), ([], "int32_list"), ([0.5], "float_list"):
-        with pytest.raises(BadRecord, match="record 7: .*not an int32 list with one label"):
-            read_record(record_of(label, kind=kind).SerializeToString(), 7)
-    with pytest.raises(BadRecord, match="no feature 'x', only"):
-        read_record(record_of([1]).SerializeToString(), image_feature="x")
-    with pytest.raises(BadRecord, match="not a bytes list with one image"):
-        read_record(record_of([1], b"").SerializeToString())
-    with pytest.raises(BadRecord, match="not an OFRecord"):
-        read_record(b"\xff\xff")
+def length(*sizes):
+    return struct.pack(f"<{len(sizes)}q", *sizes)
 
 
-def tfrecord(data):
-    return struct.pack("<q", len(data)) + b"crc!" + data + b"crc!"
-
-
-PARTS = {
+NO_LABEL = "record 1: feature 'labels' is not an int32 list with one label"
+PARTS = {  # the bytes of a part file; what is wrong with it
     "empty": (b"", "record 0: the part file is empty"),
-    "half a length": (frame(record_of([1])) + b"\1\0", "record 1: the file ends inside"),
-    "a length of zero": (bytes(8), "record 0: its length is 0 bytes"),
-    "a negative length": (struct.pack("<q", -1), "record 0: its length is -1 bytes"),
-    "a long length": (
-        struct.pack("<q", 2**40) + b"x",
-        "record 0: its length is 1,099,511,627,776 bytes, and the file ends after 1",
-    ),
-    "TFRecord": (tfrecord(b"a" * 50) + tfrecord(b"b" * 60), "record 1: its length is "),
+    "half a length": (record_of([1]) + b"\1\0", "record 1: the file ends inside"),
+    "a length of zero": (length(0), "record 0: its length is 0 bytes"),
+    "a negative length": (length(-1), "record 0: its length is -1 bytes"),
+    "a long length": (length(2**40), "its length is 1,099,511,627,776 bytes, and the file ends"),
+    "TFRecord": ((length(50) + b"crc!" + b"a" * 50 + b"crc!") * 2, "record 0: not an OFRecord"),
+    "no record": (length(2) + b"\xff\xff", "record 0: not an OFRecord"),
+    "two labels": (record_of([1]) + record_of([1, 2]), NO_LABEL),
+    "no label": (record_of([1]) + record_of([]), NO_LABEL),
+    "a float": (record_of([1]) + record_of([0.5], kind="float_list"), NO_LABEL),
+    "no image": (record_of([1], b""), "feature 'images' is not a bytes list with one image"),
 }
 
 
@@ -325,15 +306,22 @@ PARTS = {
 def test_parts_that_are_no_records(tmp_path, data, text):
     (tmp_path / "part").write_bytes(data)
     with pytest.raises(BadRecord) as caught:
-        list(split_part(tmp_path / "part"))
-    assert str(caught.value).startswith(text)
+        list(read_part(tmp_path / "part"))
+    assert text in str(caught.value)
+
+
+def test_records_of_other_converters(tmp_path):
+    for kind in "int32", "int64":
+        record = record_of([3], kind=f"{kind}_list")[8:]
+        assert read_record(record) == (b"an image", 3, kind)
+        with pytest.raises(BadRecord, match="no feature 'x', only"):
+            read_record(record, image_feature="x")
 
 
 def test_a_damaged_record_is_an_error_that_names_it(dataset):
     change_record(dataset, lambda feature: feature["labels"].int32_list.value.append(1))
-    with pytest.raises(
-        InputError, match="part-0, record 0: .*ofrecord check .* lists all problems"
-    ):
+    text = "part-0, record 0: .*ofrecord check .* lists all problems"
+    with pytest.raises(InputError, match=text):
         list(read_records(open_dataset(str(dataset))))
     assert len(list(read_part(dataset / "part-1"))) == 10
 
@@ -356,15 +344,12 @@ def test_a_table_of_odd_names(tmp_path, name):
     assert csv_line(["", "a", 1]) == ",a,1"
 
 
-@pytest.mark.parametrize("line", ["part,record", "part-0,x,a.png,1,00", "part-0,0,a.png", '"open'])
-def test_tables_of_strangers(dataset, line):
-    text = (dataset / "images.csv").read_text().splitlines()
-    (dataset / "images.csv").write_text(
-        "\n".join([*([text[0]] if line != "part,record" else []), line])
-    )
+@pytest.mark.parametrize("line", ["", "part-0,x,a.png,1,00", "part-0,0,a.png", '"open'])
+def test_tables_of_strangers(tmp_path, line):
+    columns = ",".join(Row._fields) + "\n" if line else "part,record\n"
+    (tmp_path / "images.csv").write_text(columns + line)
     with pytest.raises(InputError, match="images.csv, line "):
-        list(read_rows(str(dataset)))
-    assert Row._fields == tuple(text[0].split(","))
+        list(read_rows(str(tmp_path)))
 
 
 # -- statistics ---------------------------------------------------------------------------
