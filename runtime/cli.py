@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from .environment import launched_ranks
+from .environment import launched_ranks, program_name
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -118,11 +118,8 @@ def log(message: object, level: str | None = None) -> None:
     if rank and level != "error":
         return
     if level:
-        folder, program = os.path.split(sys.argv[0])
-        if program == "__main__.py":  # python -m of a package
-            program = os.path.basename(folder)
         who = f"rank {rank}: " if rank else ""
-        message = f"{program or 'python'}: {level}: {who}{one_line(message)}"
+        message = f"{program_name()}: {level}: {who}{one_line(message)}"
     with suppress(OSError):  # stderr is a file on a full disk: there is nowhere to report it
         print(printed_lines(message), file=sys.stderr, flush=True)
 
@@ -147,8 +144,8 @@ def module_command(module: str, *arguments: str) -> str:
 def run_main(main: Callable[[], object]) -> NoReturn:
     """Call ``main()`` and exit the process with the matching exit code. Never returns.
 
-    0: success. 2: invalid input, one line (or twenty and a count). 130: Ctrl-C.
-    141: stdout was closed. 1: an unexpected error, with its traceback, or out of memory.
+    0: success. 2: invalid input, one line (or twenty and a count), or too little memory.
+    130: Ctrl-C. 141: stdout was closed. 1: an unexpected error, with its traceback.
 
     With several ranks, the first that fails ends the others.
     """
@@ -191,7 +188,7 @@ def _report(error: BaseException) -> int:
             return error.code or 0
         case MemoryError():
             log("out of memory", "error")
-            return 1
+            return EXIT_BAD_INPUT
     traceback.print_exception(error)  # a bug in this program
     return 1
 
