@@ -52,7 +52,7 @@ class Checkpoint(NamedTuple):
 
 def layout_of(arrays: Arrays) -> Layout:
     """Return the shape and the type of each array, by name."""
-    return {name: (tuple(array.shape), array.dtype.name) for name, array in arrays.items()}
+    return {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
 
 
 def check_layout(path: str, arrays: Arrays, expected: Layout) -> None:
@@ -107,6 +107,11 @@ def open_checkpoint(path: str) -> Checkpoint:
     num_weights = sum(weights.size for weights in groups[""].values())
     if max(info.spec.width * info.spec.height, info.spec.num_classes) > num_weights:
         raise InputError(f"the checkpoint {path} is damaged: its weights are missing")
+    if not all(np.isfinite(each).all() for each in groups[""].values() if each.dtype.kind == "f"):
+        raise InputError(
+            f"the checkpoint {path} has weights that are no numbers: train again, with a smaller "
+            "--learning_rate"
+        )
     return Checkpoint(path, info, groups[""], groups[TRAINING], groups[HISTORY])
 
 

@@ -144,7 +144,7 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     file, resume, print_config = map(options.pop, ("config", "resume", "print_config"))
     if resume:
         file = config_of_run(file, options.get("run_dir"))
-    layers = [(f"{file}: ", read_yaml(file)), given] if file else [given]
+    layers = [(f"{file}: ", read_yaml(file)), given] if file is not None else [given]
     config = parse_settings(TrainConfig, layers)
     if print_config:
         output(to_yaml(config, TITLE).rstrip())
@@ -158,7 +158,7 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
 
 def config_of_run(file: str | None, run_dir: str | None) -> str:
     """Return the path of the settings of the run to resume. Raises InputError without a run."""
-    if file or run_dir in (None, *NULLS):
+    if file is not None or run_dir in (None, *NULLS):
         raise InputError(
             "--resume takes the settings of a run: give --run_dir DIR, and no --config"
         )

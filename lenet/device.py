@@ -3,13 +3,13 @@
 OneFlow 0.9.0 reports a GPU as available even when it cannot run a single
 kernel on it, and a CUDA call that fails aborts the process. So the only
 reliable test is a tiny training step in a separate process; ``python -m
-lenet.device`` runs it by hand.
+lenet.device`` says by hand whether it succeeds.
 
 The rest of the project knows the device only as the string that choose_device
 returns: tensors are made on that device or moved ``.to`` it.
 """
 
-from runtime.environment import check_environment
+from runtime.environment import LAUNCHER, check_environment
 
 check_environment(__name__)
 
@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 
-from runtime.cli import PROJECT, InputError, count, log
+from runtime.cli import PROJECT, ArgumentParser, InputError, count, log, output, run_main
 
 from .engine import flow
 from .ranks import LOCAL_RANK, gather
@@ -63,11 +63,11 @@ def probe_gpu(index: int = 0) -> tuple[str, str]:
         return "", f"this machine has {gpus}, fewer than its ranks"
     try:
         process = subprocess.run(
-            [sys.executable, "-m", __name__, str(index)],
+            [sys.executable, "-c", f"from lenet.device import run_probe; run_probe({index})"],
             cwd=PROJECT,  # a lenet/ in the user's folder is not ours
             capture_output=True,
             timeout=PROBE_SECONDS,
-            env={**os.environ, "WORLD_SIZE": "1"},  # it is no rank
+            env={n: v for n, v in os.environ.items() if n not in LAUNCHER},  # it is no rank
         )
         printed, ended = process.stdout, f"exited with code {process.returncode}"
     except subprocess.TimeoutExpired as error:
@@ -95,10 +95,14 @@ def run_probe(index: int) -> None:
     print("works", flush=True)
 
 
+def main() -> None:
+    description = "Run a training step on the GPU, as the trainer does before it uses one."
+    ArgumentParser(prog="python -m lenet.device", description=description).parse_args()
+    name, problem = probe_gpu()
+    if problem:
+        raise InputError(problem)
+    output(f"{name} works")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        run_probe(int(sys.argv[1]))
-    else:
-        gpu, problem = probe_gpu()
-        print(problem or gpu)
-        sys.exit(bool(problem))
+    run_main(main)

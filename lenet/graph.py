@@ -90,13 +90,13 @@ class GraphLearner:
             raise RuntimeError(f"OneFlow's graph does not train: it counts {counted} of {steps}")
         return state
 
-    def load_state_dict(self, weights: Arrays, state: Arrays) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Take up a state; before the first step."""
-        everywhere = self._everywhere
-        self._copy.load_state_dict({n: flow.tensor(w, **everywhere) for n, w in weights.items()})
         self._graph.load_state_dict(
             {
-                name.replace(SCALER, f"{SCALER}{self._graph.name}-"): flow.tensor(a, **everywhere)
+                name.replace(SCALER, f"{SCALER}{self._graph.name}-"): flow.tensor(
+                    a, **self._everywhere
+                )
                 for name, a in state.items()
             }
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from runtime.atomic import replace_file
-from runtime.cli import os_errors
+from runtime.cli import count, os_errors
 
 from .checkpoint import Arrays
 from .events import EventFile
@@ -63,13 +63,15 @@ class History:
         rows = arrays.get("rows")
         if arrays.keys() != {"rows"} or rows.dtype != np.float64 or rows.shape[1:] != (6,):
             raise ValueError("it has no history")
+        of_step = ~np.isnan(rows[:, 3])
+        known = np.where(of_step[:, None], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 1, 1])
+        if (np.isfinite(rows) != known).any() or rows[of_step, 0].tolist() != [*range(1, last + 1)]:
+            raise ValueError(f"its history is not that of {count(last, 'step')}")
         for figures in rows.tolist():
             step, epoch, rate, loss, *evaluation = (None if f != f else f for f in figures)
             loss = loss if loss is None else np.float32(loss)
             self.rows.append(Row(int(step), int(epoch), rate, loss, *evaluation))
-            self.step = int(step)
-        if self.step != last:
-            raise ValueError(f"its history ends with step {self.step}, not {last}")
+        self.step = last
 
     def open(self, folder: str) -> None:
         """Write metrics.csv anew, keep it open, and begin to write events. Raises InputError."""

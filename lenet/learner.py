@@ -65,8 +65,7 @@ class EagerLearner:
                 arrays[f"{name}/{moment}"] = tensor.numpy()
         return arrays
 
-    def load_state_dict(self, weights: Arrays, state: Arrays) -> None:
-        self.model.load_state_dict({name: flow.tensor(w) for name, w in weights.items()})
+    def load_state_dict(self, state: Arrays) -> None:
         saved, steps = self._optimizer.state_dict(), int(state["step"])
         saved["state"] = {"step": steps}
         for index, (name, parameter) in enumerate(self.model.named_parameters()):
@@ -86,6 +85,12 @@ def weights_of(model: nn.Module) -> Arrays:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give a model a checkpoint's weights. Raises InputError for those of another network."""
+    check_layout(checkpoint.path, checkpoint.weights, layout_of(weights_of(model)))
+    model.load_state_dict({name: flow.tensor(w) for name, w in checkpoint.weights.items()})
+
+
 def make_learner(
     model: nn.Module, config: TrainConfig, num_steps: int, checkpoint: Checkpoint | None = None
 ) -> EagerLearner | GraphLearner:
@@ -93,17 +98,18 @@ def make_learner(
 
     Raises InputError for the checkpoint of another model or execution mode.
     """
-    learner = (GraphLearner if config.graph else EagerLearner)(model, config, num_steps)
     if checkpoint:
         path, info = checkpoint.path, checkpoint.info
+        if info.spec != model.spec:
+            raise InputError(f"cannot resume from {path}: it is of a different model")
+        load_weights(model, checkpoint)  # before a graph copies them
+    learner = (GraphLearner if config.graph else EagerLearner)(model, config, num_steps)
+    if checkpoint:
         if info.execution_mode != learner.execution_mode:
             raise InputError(
                 f"cannot resume from {path}: the model was trained {info.execution_mode}, "
                 f"not {learner.execution_mode}"
             )
-        if info.spec != model.spec:
-            raise InputError(f"cannot resume from {path}: it is of a different model")
-        check_layout(path, checkpoint.weights, layout_of(weights_of(model)))
         check_layout(path, checkpoint.training, learner.state_layout())
-        learner.load_state_dict(checkpoint.weights, checkpoint.training)
+        learner.load_state_dict(checkpoint.training)
     return learner

@@ -3,7 +3,7 @@
 from ofrecord.dataset.images_csv import csv_line, read_rows
 from ofrecord.dataset.open_dataset import Dataset
 from runtime.atomic import replace_file
-from runtime.cli import os_errors
+from runtime.cli import InputError, os_errors
 
 from .evaluation import Evaluation
 from .spec import ModelSpec
@@ -22,6 +22,8 @@ def write_mistakes(path: str, evaluation: Evaluation, dataset: Dataset, spec: Mo
     for index, row in enumerate(read_rows(dataset.folder)):
         if index in wanted:
             files[index] = row.image or f"{row.part}, record {row.record}"
+    if len(files) < len(wanted):
+        raise InputError(f"{dataset.folder}/images.csv has fewer rows than the dataset has records")
     with os_errors("write", path), replace_file(path, "w") as file:
         file.write(csv_line(COLUMNS) + "\n")
         for index, *classes, probability in sorted(evaluation.mistakes, key=lambda m: -m[3]):

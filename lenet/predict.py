@@ -31,10 +31,10 @@ from ofrecord.labels.names import natural_key
 from runtime.atomic import read_small_file
 from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
 
-from .checkpoint import Checkpoint, check_layout, layout_of, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
 from .engine import flow
-from .learner import weights_of
+from .learner import load_weights
 from .spec import ModelSpec
 
 BATCH = 100  # images at a time
@@ -50,15 +50,15 @@ def main() -> None:
         output(csv_line(["file", "label", "probability", *more]))
     problems = []
     for first in range(0, len(paths), BATCH):
-        images = {}
+        images = []  # with their files
         for file in paths[first : first + BATCH]:
             try:
-                images[file] = read_image(file, model.spec, as_digit)
+                images.append((file, read_image(file, model.spec, as_digit)))
             except BadImage as problem:
                 problems.append(f"{file}: {problem}")
         if images:
-            probabilities = predict(model, np.stack(list(images.values())))
-            for file, of_classes in zip(images, probabilities, strict=True):
+            probabilities = predict(model, np.stack([pixels for _, pixels in images]))
+            for (file, _), of_classes in zip(images, probabilities, strict=True):
                 best = np.argsort(-of_classes, kind="stable")[:top]
                 classes = [(model.spec.class_name(label), of_classes[label]) for label in best]
                 output(describe(file, classes, args.csv))
@@ -94,8 +94,7 @@ def parse_args() -> argparse.Namespace:
 def load_model(checkpoint: Checkpoint) -> LeNet:
     """Return the trained LeNet. Raises InputError for the weights of another network."""
     model = LeNet(checkpoint.info.spec)
-    check_layout(checkpoint.path, checkpoint.weights, layout_of(weights_of(model)))
-    model.load_state_dict({name: flow.tensor(w) for name, w in checkpoint.weights.items()})
+    load_weights(model, checkpoint)
     return model.eval()
 
 

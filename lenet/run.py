@@ -133,9 +133,9 @@ class Run:
         history.add_evaluation(evaluation.loss, evaluation.accuracy)
         if history.best_step == step:
             self._write(BEST, learner, model, {})
-        self._save(learner, model)
         if self.writes:
             write_mistakes(f"{self.path}/mistakes.csv", evaluation, self.eval_set, model.spec)
+        self.save(learner, model)  # after the others, as it says that the evaluation was made
         picture = f"{self.path}/predictions.png"
         if self.writes and self.progress.draw(picture, model.spec, evaluation):
             history.events.add_picture(step, picture)
@@ -150,14 +150,11 @@ class Run:
             self.progress.log(f"training accuracy: {evaluation}")
         self.progress.skip_time()
 
-    def save(self, learner) -> None:
+    def save(self, learner, model=None) -> None:
         """Save all that it takes to continue after the last step; on all ranks together."""
-        if self.path is not None:
-            self._save(learner, learner.model)  # of a graph it is fetched, which takes all ranks
-
-    def _save(self, learner, model) -> None:
         if self.path is None:
             return
+        model = learner.model if model is None else model  # all ranks fetch it from a graph
         self._write(LAST, learner, model, learner.state_dict())
         self.saved = self.history.step
         if self.writes:

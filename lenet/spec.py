@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from ofrecord.dataset.manifest import MAX_FITTED
 from ofrecord.dataset.open_dataset import Dataset
 from runtime.cli import InputError, one_line
 from runtime.settings import Name, StrictModel
@@ -17,13 +18,13 @@ from .engine import flow
 PIXEL_STD = 0.5
 
 MIN_SIDE, MAX_PIXELS = 4, 2**20  # of an image: the network halves it twice; 8 GB of weights
-MAX_FITTED = 2**26  # pixels: the converter's limit for --size
 MAX_CLASSES = 2**20
 
-Side = Annotated[int, Field(ge=1, le=2**16)]  # pixels
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_PIXELS)]  # pixels
+FittedSide = Annotated[int, Field(ge=1, le=MAX_FITTED)]
 Level = Annotated[float, Field(ge=0, le=255)]
 Fit = Annotated[  # not strict, as JSON has no tuples
-    tuple[Literal["stretch", "crop", "pad"], Side, Side], Field(strict=False)
+    tuple[Literal["stretch", "crop", "pad"], FittedSide, FittedSide], Field(strict=False)
 ]
 
 
@@ -48,8 +49,7 @@ class ModelSpec(StrictModel):
             raise ValueError("mean and scale should have a figure a channel")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"there should be {self.num_classes} class names")
-        fitted = self.fit[1] * self.fit[2] if self.fit else 0
-        if self.width * self.height > MAX_PIXELS or fitted > MAX_FITTED:
+        if self.width * self.height > MAX_PIXELS:
             raise ValueError("its images have too many pixels")
         return self
 

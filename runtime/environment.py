@@ -41,29 +41,30 @@ ONEFLOW = "0.9.0"  # the one build that this project is tried on
 def check_environment(module: str, ranks: bool = False) -> None:
     """Exit with one line and exit code 2 if the scripts cannot run here.
 
-    ``module`` is the caller's ``__name__``. In a script Ctrl-C is blocked from
-    here until run_main() handles it, as libraries do not exit cleanly if their
-    import is interrupted; and unless it is for several ``ranks``, it is one process
-    whatever a launcher says.
+    ``module`` is the caller's ``__name__``: once is enough for a script and what it imports.
+    Ctrl-C is blocked from here until run_main() handles it, as libraries do not exit cleanly
+    if their import is interrupted; and unless the script is for several ``ranks``, it is one
+    process whatever a launcher says.
     """
+    if module != "__main__":
+        return
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:  # closed: open it, or the next file would get its number
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, open(number, "w" if number else "r"))
-    if module == "__main__" and hasattr(signal, "pthread_sigmask"):  # Windows has none
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
         # Before the first import that starts threads, as they would receive it instead.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    if module == "__main__" and not (ranks and os.environ.get("WORLD_SIZE", "1") not in ("", "1")):
+    if not (ranks and os.environ.get("WORLD_SIZE", "1") not in ("", "1")):
         for name in LAUNCHER:  # OneFlow does not start where some are missing or empty
             os.environ.pop(name, None)
     problem = find_problem()
     if problem:
         sys.stderr.write(f"{program_name()}: error: {problem}\n")
         sys.exit(2)
-    if module == "__main__":
-        sys.excepthook = _report_import  # until run_main() reports all errors
+    sys.excepthook = _report_import  # until run_main() reports all errors
 
 
 def program_name() -> str:

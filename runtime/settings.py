@@ -19,7 +19,7 @@ from .cli import ArgumentParser, InputError, InputErrors, count, one_line, os_er
 
 # Bounds that no honest value reaches, so that no number is too large to compute with.
 Count = Annotated[int, Field(ge=0, le=2**50)]
-Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 MAX_YAML_BYTES = 2**20
 NULLS = "null", "~", ""  # None in YAML files and on command lines
 
@@ -104,7 +104,7 @@ def parse_settings(model: type[Model], layers: list[Layer]) -> Model:
                 values[name] = None if text in NULLS else text
                 origins[name] = origin
             else:
-                close = difflib.get_close_matches(name, model.model_fields, n=1)
+                close = difflib.get_close_matches(name.lower(), model.model_fields, n=1)
                 hint = f"did you mean {close[0]}?" if close else "see --help"
                 problems.append(f"{origin}{name}: unknown setting; {hint}")
     try:

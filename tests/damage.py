@@ -1,12 +1,17 @@
-"""Functions that damage a dataset: a byte of a file, a record, a field of the manifest; and the command that finds it."""
+"""Functions that damage a dataset or a checkpoint, and the command that finds it in a dataset."""
 
 import hashlib
+import io
 import json
 import operator
 import os
 import struct
+import warnings
+import zipfile
 
+import numpy as np
 from helpers import call, part_files
+from runs import about, entries
 
 from ofrecord.record import OFRecord
 
@@ -74,3 +79,75 @@ def ofrecord(*arguments):
         return call("ofrecord.__main__", *arguments)
     finally:
         os.sched_setaffinity(0, cpus)
+
+
+# -- checkpoints --------------------------------------------------------------------------
+
+
+def edit(path, change):
+    """Let ``change`` alter the arrays of a checkpoint, and write it as NumPy does."""
+    found = entries(path)
+    change(found)
+    np.savez(path, **found)
+
+
+def edit_about(path, change):
+    """Let ``change`` alter what a checkpoint says of itself."""
+    fields = about(path)
+    change(fields)
+    text = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+    edit(path, lambda found: found.update(checkpoint=text))
+
+
+def flip_in(entry):
+    """Flips a bit in the data of an entry of a checkpoint."""
+
+    def flip(path):
+        content, data = bytearray(path.read_bytes()), entries(path)[entry].tobytes()
+        content[content.index(data) + len(data) // 2] ^= 1
+        path.write_bytes(content)
+
+    return flip
+
+
+def add_npy(name, array, replaced=(b"", b""), **options):
+    """Appends an entry to a checkpoint."""
+
+    def add(path):
+        file = io.BytesIO()
+        np.save(file, array)
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
+            warnings.simplefilter("ignore")  # that it is there already
+            archive.writestr(f"{name}.npy", file.getvalue().replace(*replaced), **options)
+
+    return add
+
+
+def without(name):
+    return lambda path: edit(path, lambda found: found.pop(name))
+
+
+def changed(name, change):
+    return lambda path: edit(path, lambda found: found.update({name: change(found[name])}))
+
+
+def figure(row, column, value):
+    """Changes a figure of the history."""
+
+    def change(found):
+        found["history/rows"][row, column] = value
+
+    return lambda path: edit(path, change)
+
+
+def about_with(**fields):
+    return lambda path: edit_about(path, lambda found: found.update(fields))
+
+
+def spec_with(**fields):
+    return lambda path: edit_about(path, lambda found: found["spec"].update(fields))
+
+
+def only_best(path):
+    path.unlink()
+    path.with_name("best.npz").rename(path)

@@ -39,6 +39,12 @@ ENVIRONMENT = {
 }
 
 
+def cases(quick, slow):
+    """The values of a parametrized test: those of the quick tests, then what only the slow ones try."""
+    marked = (case if isinstance(case, tuple) else (case,) for case in slow)
+    return [*quick, *(pytest.param(*case, marks=pytest.mark.slow) for case in marked)]
+
+
 class Result(NamedTuple):
     """How a command ended."""
 

@@ -10,7 +10,7 @@ from runtime.cli import ArgumentParser, count, output
 from runtime.settings import Name, given_options, parse_settings
 from runtime.workers import num_cpus
 
-from ..dataset.manifest import DEFAULT_BACKGROUND, FORMATS
+from ..dataset.manifest import DEFAULT_BACKGROUND, FORMATS, MAX_FITTED
 from ..images import ImageOptions
 from ..labels.options import SourceOptions, option
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
@@ -74,7 +74,8 @@ class ConvertOptions(SourceOptions):
     @classmethod
     def _is_size(cls, value):
         if value is not None and not re.fullmatch("[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", value):
-            raise ValueError("it should be WxH, such as 28x28, of at most 9,999 pixels a side")
+            limit = f"at most {MAX_FITTED:,} pixels a side"
+            raise ValueError(f"it should be WxH, such as 28x28, of {limit}")
         return value
 
     @field_validator("background")

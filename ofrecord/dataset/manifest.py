@@ -46,6 +46,7 @@ DEFAULT_BACKGROUND = "white"  # behind transparent images
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=2**20)]  # pixels; the most that OpenCV decodes
+MAX_FITTED = 9999  # pixels a side: images are resized to at most so many
 Level = Annotated[float, Field(ge=0, le=255)]
 
 

@@ -13,6 +13,7 @@ from helpers import (
     PROJECT,
     assert_one_error,
     call,
+    cases,
     convert,
     losses,
     needs_mnist,
@@ -21,6 +22,7 @@ from helpers import (
     start_script,
     train,
 )
+from runs import wait_for_losses
 
 ON_GPU = ["--device", "cuda"]
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -29,23 +31,25 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 # -- the probe --------------------------------------------------------------------------
 
 
-def test_auto_says_which_device_and_why(converted):
+def test_what_is_said_of_the_device(converted, monkeypatch):
+    """Of auto which device and why, also by hand; of cuda where there is none, the remedy."""
     from lenet.device import probe_gpu
 
     name, problem = probe_gpu(0)
+    by_hand = run_python("-m", "lenet.device")
+    if problem:
+        assert_one_error(by_hand, problem)
+    else:
+        assert by_hand.out == f"{name} works\n", by_hand
     options = ["--dataset_dir", converted, "--steps", 1, "--batch_size", 10, "--image_size", 12]
     result = call("lenet_train", *options)
     assert len(losses(result)) == 1
     device = f"cpu ({problem})" if problem else f"cuda ({name}); a test step succeeded"
     assert f"\ndevice: {device}\n" in result.err, result
-
-
-def test_cuda_where_there_is_none_names_the_remedy(converted, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = train(converted, "--device", "cuda")
-    assert_one_error(
-        result, "device cuda: OneFlow finds no NVIDIA GPU", "--device cpu", started=True
-    )
+    text = "device cuda: OneFlow finds no NVIDIA GPU"
+    assert_one_error(result, text, "--device cpu", started=True)
 
 
 # OneFlow's answers on a machine with one GPU. CUDA fails to start here, as an H100 without code for it.
@@ -74,7 +78,7 @@ def test_the_probe_is_ours_in_any_folder(tmp_path):
     assert second == "|this machine has 1 GPU, fewer than its ranks", result
 
 
-@pytest.mark.parametrize("device", ["auto", pytest.param("cuda", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("device", cases(["auto"], ["cuda"]))
 def test_a_gpu_that_does_not_work(converted, device):
     """As on a newer GPU than OneFlow's: a warning and the CPU, or, where it was asked for, an error."""
     code = ONE_GPU.format(
@@ -144,8 +148,7 @@ def test_ctrl_c_on_the_gpu(gpu, converted, tmp_path):
     options = ["--dataset_dir", converted, "--run_dir", tmp_path / "run"]
     options += ["--fetch_every", 1, "--checkpoint_every", 10]
     process = start_script("lenet_train.py", *options, *ON_GPU)
-    for _ in range(25):
-        assert process.stdout.readline(), process.stderr.read()
+    wait_for_losses(process, 25)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "saved: step" in err, err
@@ -189,12 +192,3 @@ def test_two_gpus(gpu, tmp_path):
         assert result.code != 0 and "fewer than its ranks" in result.err, result
     else:
         assert result.code == 0 and " on 2 ranks" in result.err, result
-
-
-def test_lenet_device_says_which_gpu_or_why_none():
-    """As `make gpu` begins."""
-    from lenet.device import probe_gpu
-
-    name, problem = probe_gpu()
-    result = run_python("-m", "lenet.device")
-    assert (result.code, result.out) == (bool(problem), f"{problem or name}\n"), result

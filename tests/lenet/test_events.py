@@ -5,7 +5,7 @@ import struct
 import sys
 
 import pytest
-from helpers import losses, train
+from helpers import cases, losses, train
 
 NO_RUN = ["--steps", 2, "--image_size", 12]
 
@@ -20,6 +20,14 @@ def events(path):
         found.append(event_pb2.Event.FromString(data[position : position + length]))
         position += length + 4
     return found
+
+
+TAGS = {  # by the columns of metrics.csv
+    "loss": "loss/training",
+    "learning_rate": "learning_rate",
+    "eval_loss": "loss/evaluation",
+    "eval_accuracy": "accuracy/evaluation",
+}
 
 
 def figures(found):
@@ -51,26 +59,20 @@ def test_a_run_and_its_continuation_are_in_its_folder(converted, tmp_path):
 
     assert [found[0].file_version for found in (one, two)] == ["brain.Event:2"] * 2
     # Where the earlier files' events end, for TensorBoard.
-    assert [(found[1].session_log.status, found[1].step) for found in (one, two)] == [
-        (1, 1),
-        (1, 4),
+    logs = [(found[1].session_log.status, found[1].step) for found in (one, two)]
+    assert logs == [(1, 1), (1, 4)]
+    expected = [
+        (int(row["step"]), tag, float(row[name]))
+        for row in csv.DictReader((run / "metrics.csv").open())
+        for name, tag in TAGS.items()
+        if row[name]
     ]
-    expected = []
-    for row in csv.DictReader((run / "metrics.csv").open()):
-        names = ["eval_loss", "eval_accuracy"] if row["eval_loss"] else ["loss", "learning_rate"]
-        tags = {
-            "eval_loss": "loss/evaluation",
-            "eval_accuracy": "accuracy/evaluation",
-            "loss": "loss/training",
-        }
-        expected += [(int(row["step"]), tags.get(name, name), float(row[name])) for name in names]
     found = figures(one) + figures(two)
     assert [each[:2] for each in found] == [each[:2] for each in expected]
     assert [each[2] for each in found] == pytest.approx([each[2] for each in expected])
     shown = [value for event in one for value in event.summary.value if value.HasField("image")]
-    assert [(value.tag, value.image.encoded_image_string) for value in shown] == [
-        ("predictions", picture)
-    ]
+    pictures = [(value.tag, value.image.encoded_image_string) for value in shown]
+    assert pictures == [("predictions", picture)]
     assert (shown[0].image.width, shown[0].image.height) == struct.unpack(">II", picture[16:24])
 
 
@@ -94,10 +96,7 @@ BROKEN = {  # modules that stand for a tensorboardX that fails
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["writing", *(pytest.param(n, marks=pytest.mark.slow) for n in ("import", "opening"))],
-)
+@pytest.mark.parametrize("name", cases(["writing"], ["import", "opening"]))
 def test_what_fails_is_one_warning(converted, tmp_path, monkeypatch, name):
     package = tmp_path / "lib" / "tensorboardX"
     (package / "proto").mkdir(parents=True)

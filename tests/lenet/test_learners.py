@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from damage import edit
 from helpers import assert_one_error, call, losses, run_script, snapshot, train
-from runs import OPTIONS, edit
+from runs import OPTIONS
 
 # -- trainings ----------------------------------------------------------------------------
 
@@ -55,7 +56,7 @@ def test_a_graphs_run_is_not_resumed_op_by_op(graph_run):
 # -- learners in this process, on a LeNet for images of 8 x 8 pixels: inner names -----------
 
 
-def make(graph, scale=None):
+def make(graph, scale=None, weights=None):
     """A new learner; with ``scale`` its graph scales gradients on the CPU too, first by so much."""
     from lenet.config import TrainConfig
     from lenet.engine import flow
@@ -66,6 +67,8 @@ def make(graph, scale=None):
     size = {"channels": 1, "height": 8, "width": 8, "mean": [0.0], "scale": [255.0]}
     model = LeNet(ModelSpec(**size, num_classes=3, class_names=None))
     init_weights(model, "he", 0)
+    if weights:
+        model.load_state_dict({name: flow.tensor(array) for name, array in weights.items()})
     learner = make_learner(model, TrainConfig(graph=graph), 100)
     if scale:
         learner._amp = True
@@ -142,8 +145,8 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_is_kept(batch):
         learner.step(images / 1000, labels, mask)
     assert counts() == [3, 2.0**126, 3]
 
-    other, state = make(graph=True, scale=2.0**127), learner.state_dict()
-    other.load_state_dict(weights_of(learner), state)
+    other = make(graph=True, scale=2.0**127, weights=weights_of(learner))
+    other.load_state_dict(learner.state_dict())
     assert other.step(images, labels, mask).item() == learner.step(images, labels, mask).item()
     assert_same_arrays(other.state_dict(), learner.state_dict())
     assert_same_arrays(weights_of(other), weights_of(learner))

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers import cases
 from matplotlib import text
 from matplotlib.figure import Figure
 
@@ -56,15 +57,8 @@ def assert_legible(figure):
 def spec_of(names):
     from lenet.spec import ModelSpec
 
-    return ModelSpec(
-        channels=1,
-        height=28,
-        width=28,
-        mean=[0.0],
-        scale=[255.0],
-        num_classes=len(names),
-        class_names=names,
-    )
+    size = {"channels": 1, "height": 28, "width": 28, "mean": [0.0], "scale": [255.0]}
+    return ModelSpec(**size, num_classes=len(names), class_names=names)
 
 
 ACCURACIES = {  # of each epoch
@@ -78,9 +72,7 @@ ACCURACIES = {  # of each epoch
 
 
 @pytest.mark.parametrize("name", ACCURACIES)
-@pytest.mark.parametrize(
-    "epochs", [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 100))]
-)
+@pytest.mark.parametrize("epochs", cases([20], [1, 100]))
 def test_losses_and_accuracies(figures, converted, tmp_path, name, epochs):
     from lenet.config import TrainConfig
     from lenet.history import History
@@ -108,7 +100,7 @@ def test_losses_and_accuracies(figures, converted, tmp_path, name, epochs):
 
 
 @pytest.mark.parametrize("names", [list("0123456789"), LONG, ["W" * 40, "M" * 40, "W" * 39]])
-@pytest.mark.parametrize("wrong", [39, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1))])
+@pytest.mark.parametrize("wrong", cases([39], [0, 1]))
 def test_predictions(figures, tmp_path, names, wrong):
     from lenet.evaluation import Evaluation
     from lenet.plots import draw_predictions

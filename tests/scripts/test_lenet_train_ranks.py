@@ -7,10 +7,10 @@ import socket
 
 import numpy as np
 import pytest
-from helpers import IMAGES, PROJECT, call, convert, losses, read_manifest, snapshot
+from helpers import IMAGES, PROJECT, call, cases, convert, losses, read_manifest, snapshot
 from runs import EACH_LOSS, OPTIONS, arrays, entries, wait_for_losses
 
-slow = pytest.mark.slow
+slow = pytest.mark.slow  # of tests that have no quick case
 
 # Every batch is the whole dataset, in whatever order, and nothing is random.
 PLAIN = "--device cpu --batch_size 50 --shuffle_buffer 0 --steps 6 --image_size 14".split()
@@ -70,9 +70,7 @@ def error_lines(result):
 EPOCH = re.compile(r"epoch \d+/6: accuracy (\d+)/50 .*?\bloss ([\d.]+),", re.M)
 
 
-@pytest.mark.parametrize(
-    "mode", [[], pytest.param(["--graph"], marks=slow)], ids=["eager", "graph"]
-)
+@pytest.mark.parametrize("mode", cases([[]], [["--graph"]]), ids=str)
 def test_two_ranks_train_as_one_process_does(trainer, dealt, tmp_path, mode):
     """The same losses, weights and evaluations, equal weights on both ranks; rank 0 alone prints.
 
@@ -106,41 +104,30 @@ def test_two_ranks_train_as_one_process_does(trainer, dealt, tmp_path, mode):
 # -- one falls, all fall ----------------------------------------------------------------
 
 
-def interrupt_all(process, trainer):
-    os.killpg(process.pid, signal.SIGINT)
-
-
-def launcher(number):
-    return lambda process, trainer: process.send_signal(number)
-
-
-def rank(which, number):
-    return lambda process, trainer: os.kill(trainer.process_of(which), number)
-
-
-ENDS = {
-    "Ctrl-C": interrupt_all,
-    "a rank is killed": rank(1, signal.SIGKILL),
-    "rank 0 is killed": rank(0, signal.SIGKILL),
-    "a rank crashes": rank(1, signal.SIGSEGV),
-    "a rank is interrupted": rank(1, signal.SIGINT),
-    "the launcher is terminated": launcher(signal.SIGTERM),
-    "the launcher is killed": launcher(signal.SIGKILL),
+ENDS = {  # the rank that gets a signal, None for the launcher, and which
+    "Ctrl-C": ("all", signal.SIGINT),
+    "a rank is killed": (1, signal.SIGKILL),
+    "rank 0 is killed": (0, signal.SIGKILL),
+    "a rank crashes": (1, signal.SIGSEGV),
+    "a rank is interrupted": (1, signal.SIGINT),
+    "the launcher is terminated": (None, signal.SIGTERM),
+    "the launcher is killed": (None, signal.SIGKILL),
 }
 QUICK = [("Ctrl-C", ()), ("a rank is killed", ("--graph",)), ("the launcher is killed", ())]
-CASES = [(end, mode) for end in ENDS for mode in ((), ("--graph",))]
+ALL = [(end, mode) for end in ENDS for mode in ((), ("--graph",))]
 
 
-@pytest.mark.parametrize(
-    "end, mode",
-    [*QUICK, *(pytest.param(*case, marks=slow) for case in CASES if case not in QUICK)],
-)
+@pytest.mark.parametrize("end, mode", cases(QUICK, [case for case in ALL if case not in QUICK]))
 def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, end, mode):
     """However one ends; the command that resumes stood at the start, for as many ranks."""
     options = [*datasets, *ENDLESS, *mode, "--schedule", "constant", "--warmup", 0]
     process = trainer.start(*options, "--run_dir", tmp_path / "run", ranks=2)
     wait_for_losses(process, 12)
-    ENDS[end](process, trainer)
+    rank, number = ENDS[end]
+    if rank == "all":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(trainer.process_of(rank), number)
     result = trainer.assert_all_end(process, "to resume after a stop: python -m oneflow.")
     line = re.search(r"to resume after a stop: (.*)", result.err)[1]
     assert re.fullmatch(
@@ -157,10 +144,8 @@ def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, end, 
     assert "\nresumed after step " in trainer.assert_all_end(process).err
 
 
-@pytest.mark.parametrize("which", [pytest.param(0, marks=slow), 1])
-@pytest.mark.parametrize(
-    "mode", [pytest.param([], marks=slow), ["--graph"]], ids=["eager", "graph"]
-)
+@pytest.mark.parametrize("which", cases([1], [0]))
+@pytest.mark.parametrize("mode", cases([["--graph"]], [[]]), ids=str)
 def test_a_rank_that_raises_takes_all_down(trainer, dealt, tmp_path, which, mode):
     script = changed(tmp_path, RAISES)
     options = ["--dataset_dir", dealt(4), *ENDLESS, *mode]
@@ -181,7 +166,7 @@ SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
 }
 
 
-@pytest.mark.parametrize("case", ["parts", *(pytest.param(c, marks=slow) for c in [*SHARES][1:])])
+@pytest.mark.parametrize("case", cases(["parts"], [*SHARES][1:]))
 def test_what_cannot_be_shared_is_one_line(trainer, dealt, tmp_path, case):
     parts, eval_parts, batch_size, text = SHARES[case]
     options = ["--dataset_dir", dealt(parts), *OPTIONS, "--batch_size", batch_size]
@@ -286,7 +271,7 @@ def test_the_launchers_variables_from_elsewhere(trainer, wrong):
 ONE = [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"RANK": "0", "MASTER_ADDR": "node7"}]
 
 
-@pytest.mark.parametrize("some", [ONE[0], *(pytest.param(v, marks=slow) for v in ONE[1:])], ids=str)
+@pytest.mark.parametrize("some", cases(ONE[:1], ONE[1:]), ids=str)
 def test_variables_that_ask_for_no_ranks(trainer, dealt, some):
     """It is one process, and OneFlow has nothing to warn of."""
     options = ["--dataset_dir", dealt(2), *OPTIONS, "--steps", 1]

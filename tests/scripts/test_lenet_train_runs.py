@@ -1,55 +1,25 @@
 """Runs in a folder: what it holds, resumed from anywhere, for longer, and what is refused."""
 
 import csv
-import io
 import os
 import re
+import shlex
 import shutil
-import subprocess
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 
 import cv2
+import damage
+import helpers
 import numpy as np
 import pytest
+import runs
 import yaml
-from damage import cut
-from helpers import (
-    assert_one_error,
-    call,
-    convert,
-    losses,
-    run_python,
-    run_script,
-    snapshot,
-    without_rights,
-)
-from runs import (
-    EPOCH_ENDS,
-    FILES,
-    OPTIONS,
-    STEPS,
-    Trainer,
-    about,
-    arrays,
-    assert_same_run,
-    edit,
-    edit_about,
-    entries,
-    files_of,
-    rows,
-)
+from helpers import assert_one_error, call, cases, convert, losses, run_script, snapshot
+from runs import FILES, OPTIONS, STEPS, about, arrays, resume, rows, train
 
-
-def train(datasets, folder, *more):
-    """A training in this process; of equal options the last counts."""
-    return call("lenet_train", *datasets, *OPTIONS, "--run_dir", folder, *more)
-
-
-def resume(folder, *more, cwd="/"):
-    return call("lenet_train", "--run_dir", folder, "--resume", *more, cwd=cwd)
+CONSTANT = ["--schedule", "constant", "--warmup", 0]
 
 
 def copied(folder, target):
@@ -61,7 +31,7 @@ def copied(folder, target):
 
 def test_the_folder_holds_what_was_printed(whole):
     folder, result = whole
-    assert files_of(folder) == FILES
+    assert runs.files_of(folder) == FILES
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["steps"] == STEPS and config["batch_size"] == 8 and "run_dir" not in config
     assert os.path.isabs(config["dataset_dir"]) and os.path.isabs(config["eval_dataset_dir"])
@@ -69,7 +39,7 @@ def test_the_folder_holds_what_was_printed(whole):
     assert [float(row["loss"]) for row in steps] == losses(result)  # the same digits
     assert [int(row["step"]) for row in steps] == list(range(1, STEPS + 1))
     assert [int(row["epoch"]) for row in steps][:9] == [1] * 7 + [2] * 2
-    assert [int(row["step"]) for row in evaluations] == EPOCH_ENDS + [STEPS]
+    assert [int(row["step"]) for row in evaluations] == runs.EPOCH_ENDS + [STEPS]
     for row in evaluations:
         correct = round(15 * float(row["eval_accuracy"]))
         text = f"epoch {row['epoch']}/7: accuracy {correct}/15 ("
@@ -77,11 +47,8 @@ def test_the_folder_holds_what_was_printed(whole):
     assert about(folder / "last.npz")["step"] == STEPS
     best = max(evaluations, key=lambda row: float(row["eval_accuracy"]))  # the first of equals
     assert about(folder / "best.npz")["step"] == int(best["step"])
-
-
-def test_the_learning_rate_rises_and_falls(whole):
-    rates = [float(row["learning_rate"]) for row in rows(whole[0])[0]]
-    peak = int(np.argmax(rates))
+    rates = np.array([float(row["learning_rate"]) for row in steps])  # rises, and falls
+    peak = int(rates.argmax())
     assert 3 <= peak <= 5 and 0.0018 < rates[peak] <= 0.002 and rates[0] == pytest.approx(0.0001)
     assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all()
     assert rates[-1] < 2e-5
@@ -125,17 +92,16 @@ def test_many_classes(tmp_path):
 
 
 def test_pictures_show_something(whole):
+    loss, predictions = (
+        cv2.imread(str(whole[0] / name)).astype(int) for name in ("loss.png", "predictions.png")
+    )
+
     def reddish(image):
         return (image[:, :, 2] - image[:, :, 0] > 60).sum()
 
-    def picture(folder, name):
-        return cv2.imread(str(folder / name)).astype(int)
-
-    loss = picture(whole[0], "loss.png")
     upper, lower = np.array_split(loss, [loss.shape[0] * 58 // 100])
     assert reddish(upper[:, :, ::-1]) > 500  # the losses, blue
     assert reddish(lower) > 300  # the accuracies
-    predictions = picture(whole[0], "predictions.png")
     assert predictions.std() > 60  # digits, white on black on white
     assert reddish(predictions) > 300  # mistakes are marked
 
@@ -146,13 +112,10 @@ def test_losses_in_a_log(datasets, whole, tmp_path):
     kept = np.float32([row["loss"] for row in rows(tmp_path / "run")[0]])
     assert (np.float32(losses(result)) == kept[[14, 29]]).all() and len(kept) == STEPS
     assert "\r" not in result.err and "%|" not in result.err and "40 steps in" in result.err
-    assert_same_run(tmp_path / "run", whole[0])
+    runs.assert_same_run(tmp_path / "run", whole[0])
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["$run$ 100 %", *(pytest.param(n, marks=pytest.mark.slow) for n in ("\x01\U0001f600", "-x"))],
-)
+@pytest.mark.parametrize("name", cases(["$run$ 100 %"], ["\x01\U0001f600", "-x"]))
 def test_odd_names_of_a_run(datasets, tmp_path, name):
     """They are no formulas in the title of its picture, and its command that resumes works."""
     command = ["lenet_train.py", *datasets, *OPTIONS, "--steps", 2, f"--run_dir={name}"]
@@ -161,9 +124,58 @@ def test_odd_names_of_a_run(datasets, tmp_path, name):
     assert (tmp_path / name / "loss.png").exists()
     if name.isprintable():
         (line,) = re.findall(r"^to resume after a stop: python (.*)$", result.err, re.M)
-        line = f"{sys.executable} {line}"
-        again = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
-        assert "is finished: 2 steps" in again.stderr, (line, again.stderr)
+        again = helpers.run_python(*shlex.split(line), cwd=tmp_path)
+        assert "is finished: 2 steps" in again.err, (line, again)
+
+
+# -- mistakes.csv -------------------------------------------------------------------------
+
+ODD_NAMES = ['a, "quoted"', "two\nlines"]
+MISTAKES = cases(
+    ["named", "odd class names"], ["two ranks", "anonymous", "uneven parts on two ranks"]
+)
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_named(datasets, tmp_path, case):
+    """mistakes.csv has file, label and prediction of each image that is counted as wrong, worst first."""
+    options, evaluated = [*datasets], datasets[3]
+    if case == "odd class names":  # of folders, of which one is also what is evaluated on
+        for index, path in enumerate(sorted(helpers.IMAGES.iterdir())):
+            (tmp_path / "in" / ODD_NAMES[index % 2]).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "in" / ODD_NAMES[index % 2] / f"{index},\n.png")
+        evaluated, source = tmp_path / "d", ["--image_root", tmp_path / "in", "--class_folders"]
+        assert convert(*source, "--save_dir", evaluated).code == 0
+        options = ["--dataset_dir", evaluated]
+    elif "rank" not in case or "parts" in case:
+        labels, evaluated = datasets[3].parent / "labels.txt", tmp_path / "d"
+        source = ["--label_dir", labels, "--part_num", 3, "--save_dir", evaluated]
+        assert convert(*source, *["--anonymous"][: case == "anonymous"]).code == 0
+        options[3] = evaluated
+    words = [*options, *OPTIONS, "--steps", 4, "--run_dir", tmp_path / "run"]
+    result = runs.Trainer(tmp_path).run(*words, ranks=2 if "two ranks" in case else 1)
+    with (evaluated / "images.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    labels = {
+        row["image"] or f"{row['part']}, record {row['record']}": row["label"] for row in table
+    }
+    names = helpers.read_manifest(evaluated).get("class_names") or list("0123456789")
+    with (tmp_path / "run" / "mistakes.csv").open(newline="") as file:
+        mistakes = list(csv.DictReader(file))
+    correct = int(re.findall(rf"accuracy:? (\d+)/{len(table)}", result.err)[-1])
+    assert len({row["file"] for row in mistakes}) == len(mistakes) == len(table) - correct > 0
+    for row in mistakes:
+        label = names[int(labels[row["file"]])].replace("\n", r"\n")
+        assert label == row["label"] != row["predicted"] in [n.replace("\n", r"\n") for n in names]
+    probabilities = [float(row["probability"]) for row in mistakes]
+    assert probabilities == sorted(probabilities, reverse=True) and 0 < probabilities[-1] <= 1
+    leaks = f"warning: 15 images of {evaluated} are in {datasets[1]} too (such as "
+    assert result.err.count(leaks) == result.err.count("names them") == (len(options) > 2), result
+
+
+def test_no_mistakes(tutorial_run):
+    text = (tutorial_run[0] / "mistakes.csv").read_text()
+    assert text == "file,label,predicted,probability\n"
 
 
 # -- resumed from config.yaml and last.npz alone ------------------------------------------
@@ -173,17 +185,7 @@ def test_odd_names_of_a_run(datasets, tmp_path, name):
 def stopped(datasets, tmp_path_factory):
     """A run as it is after step 20 of 40. Read only."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    result = train(datasets, folder, "--steps", 20, "--schedule", "constant", "--warmup", 0)
-    assert result.code == 0, result
-    return folder
-
-
-@pytest.fixture(scope="module")
-def longer(datasets, tmp_path_factory):
-    """A run of 40 steps, whose first 20 are those of ``stopped``. Read only."""
-    folder = tmp_path_factory.mktemp("longer") / "run"
-    result = train(datasets, folder, "--schedule", "constant", "--warmup", 0)
-    assert result.code == 0, result
+    assert train(datasets, folder, "--steps", 20, *CONSTANT).code == 0
     return folder
 
 
@@ -198,11 +200,12 @@ def test_a_finished_run_is_not_trained_further(whole, tmp_path):
     assert metrics.read_text() == before and loss.stat().st_size > 5000
 
 
-def test_a_finished_run_is_trained_for_longer(stopped, longer, tmp_path):
+def test_a_finished_run_is_trained_for_longer(datasets, stopped, tmp_path):
     """As if it had been started so: the same weights and losses, and its config.yaml says it."""
-    folder = copied(stopped, tmp_path / "run")
+    folder, longer = copied(stopped, tmp_path / "run"), tmp_path / "longer"
     result = resume(folder, "--steps", STEPS)
     assert "resumed after step 20\n" in result.err and len(losses(result)) == 20, result
+    assert train(datasets, longer, *CONSTANT).code == 0
     # An evaluation after step 20, the end of the shorter run, is in the longer run's history only
     # where an epoch ends.
     found, expected = arrays(folder / "last.npz"), arrays(longer / "last.npz")
@@ -212,17 +215,6 @@ def test_a_finished_run_is_trained_for_longer(stopped, longer, tmp_path):
     text = "it has taken 40 steps, and would end after 30"
     assert_one_error(resume(folder, "--steps", 30), text, started=True)
     assert snapshot(folder) == before
-
-
-@pytest.mark.parametrize("setting", ["--schedule=cosine", "--warmup=0.5"])
-def test_a_learning_rate_that_follows_from_the_length_forbids_another(datasets, tmp_path, setting):
-    options = ["--schedule", "constant", "--warmup", 0, "--steps", 2, setting]
-    assert train(datasets, tmp_path / "run", *options).code == 0
-    before = snapshot(tmp_path / "run")
-    text = "only with schedule constant and warmup 0 can a run be trained for longer"
-    result = resume(tmp_path / "run", "--steps", 3)
-    assert_one_error(result, "it was started with steps 2, not 3", text, started=True)
-    assert snapshot(tmp_path / "run") == before
 
 
 def test_a_run_whose_dataset_was_moved(dataset, tmp_path):
@@ -240,23 +232,21 @@ def test_a_run_whose_dataset_was_moved(dataset, tmp_path):
     assert_one_error(result, "trained on a different dataset", started=True)
 
 
-def test_a_run_without_a_checkpoint_yet_starts_from_the_beginning(whole, tmp_path):
-    folder = copied(whole[0], tmp_path / "run")
+def test_a_run_without_a_checkpoint_yet_starts_from_the_beginning(datasets, whole, tmp_path):
+    """And what a start leaves that was killed in its first write is no obstacle."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.yaml.new").write_text("ste")
+    assert train(datasets, tmp_path / "run", "--steps", 1).code == 0
+    assert runs.files_of(tmp_path / "run") == FILES
+    folder = copied(whole[0], tmp_path / "copy")
     (folder / "last.npz").unlink()
     result = resume(folder)
     text = f"{folder} has no last.npz yet: starting from the beginning\n"
     assert result.code == 0 and text in result.err and result.out == whole[1].out, result
-    assert_same_run(folder, whole[0])
+    runs.assert_same_run(folder, whole[0])
 
 
-def test_a_start_that_was_killed_in_its_first_write_is_no_obstacle(datasets, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".config.yaml.new").write_text("ste")
-    assert train(datasets, tmp_path / "run", "--steps", 1).code == 0
-    assert files_of(tmp_path / "run") == FILES
-
-
-def test_a_picture_that_cannot_be_drawn_is_a_warning(datasets, stopped, tmp_path):
+def test_a_picture_that_cannot_be_drawn_is_a_warning(stopped, tmp_path):
     """The training goes on, and everything else is kept."""
     folder = copied(stopped, tmp_path / "run")
     for name in ("loss.png", "predictions.png"):
@@ -278,46 +268,53 @@ def test_nothing_is_overwritten(datasets, whole, tmp_path):
     (tmp_path / "mine").mkdir()
     file = tmp_path / "mine" / "thesis.txt"
     file.write_text("x")
-    for folder, texts in (
-        (tmp_path / "mine", ["not empty", "thesis.txt"]),
-        (file, [f"cannot use run_dir {file}: File exists; name another"]),
-        (file / "x", [f"cannot use run_dir {file}/x: Not a directory"]),
+    (tmp_path / "link").symlink_to("nowhere")
+    for folder, *texts in (
+        (tmp_path / "mine", "not empty", "thesis.txt"),
+        (file, f"cannot use run_dir {file}: File exists; name another"),
+        (file / "x", f"cannot use run_dir {file}/x: Not a directory"),
+        (tmp_path / "link", f"cannot use run_dir {tmp_path}/link: File exists"),
     ):
         assert_one_error(train(datasets, folder), *texts, started=True)
-    assert snapshot(tmp_path / "mine") == {"thesis.txt": b"x"}
+    assert snapshot(tmp_path) == {"mine/thesis.txt": b"x"}
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_an_unreadable_run_is_not_started_again(whole, tmp_path, kind):
+RIGHTS = {  # of the run's folder or a file in it, and what is said
+    "config.yaml": (0, "cannot read {}/config.yaml: Permission denied"),
+    ".": (0, "cannot resume the run in {}: config.yaml: Permission denied"),
+    "last.npz": (0, "cannot open the checkpoint {}/last.npz: Permission denied"),
+    "./": (0o555, "cannot write {}/config.yaml: Permission denied"),
+}
+
+
+@pytest.mark.parametrize("name", cases(["config.yaml", "last.npz"], [".", "./"]))
+def test_a_run_without_rights(stopped, tmp_path, name):
     """No line says that there is no run, or that it should be started without --resume."""
-    folder = copied(whole[0], tmp_path / "run")
-    paths = {"folder": [folder], "file": [folder / "config.yaml", folder / "last.npz"]}[kind]
-    for path in paths:
-        rights = path.stat().st_mode
-        path.chmod(0)
-        command = ["lenet_train.py", "--run_dir", folder, "--resume"]
-        result = run_script(*command, preexec_fn=without_rights)
-        path.chmod(rights)
-        assert_one_error(result, str(folder), "Permission denied", started=True)
-        assert "without --resume" not in result.err, result
+    folder, (mode, text) = copied(stopped, tmp_path / "run"), RIGHTS[name]
+    before, rights = snapshot(folder), (folder / name).stat().st_mode
+    (folder / name).chmod(mode)
+    words = ["lenet_train.py", "--run_dir", folder, "--resume", "--steps", 22]
+    result = run_script(*words, preexec_fn=helpers.without_rights)
+    (folder / name).chmod(rights)
+    assert_one_error(result, text.format(folder), started=True)
+    assert "without --resume" not in result.err and snapshot(folder) == before, result
+
+
+def test_nothing_to_resume(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
-    assert_one_error(
-        resume(tmp_path / "loop"), "cannot resume ", "Too many levels of symbolic links"
-    )
-
-
-def test_nothing_to_resume(datasets, tmp_path):
-    none = tmp_path / "none"
-    text = f"cannot resume the run in {none}: config.yaml: No such file or directory"
-    assert_one_error(resume(none), text)
-    assert not none.exists()
-    none.mkdir()
-    assert_one_error(resume(none), text)
-    for folder in ([], ["--run_dir", "null"]):
-        text = "--resume takes the settings of a run: give --run_dir DIR, and no --config"
-        assert_one_error(call("lenet_train", "--resume", *folder), text)
-    other = call("lenet_train", "--run_dir", none, "--config", "x.yaml", "--resume")
-    assert_one_error(other, text)
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for name, reason in (
+        ("none", "config.yaml: No such file or directory"),
+        ("empty", "config.yaml: No such file or directory"),
+        ("loop", "config.yaml: Too many levels of symbolic links"),
+    ):
+        text = f"cannot resume the run in {tmp_path / name}: {reason}"
+        assert_one_error(resume(tmp_path / name), text)
+    assert sorted(tmp_path.iterdir()) == before
+    text = "--resume takes the settings of a run: give --run_dir DIR, and no --config"
+    for words in ([], ["--run_dir", "null"], ["--run_dir", "x", "--config", "x.yaml"]):
+        assert_one_error(call("lenet_train", "--resume", *words), text)
 
 
 def test_a_failed_start_can_be_repeated(datasets, tmp_path, monkeypatch):
@@ -327,30 +324,46 @@ def test_a_failed_start_can_be_repeated(datasets, tmp_path, monkeypatch):
     assert train(datasets, tmp_path / "run", "--steps", 1).code == 0
 
 
-@pytest.mark.parametrize(
-    "options, text",
-    [
-        (["--batch_size", 16], "it was started with batch_size 8, not 16; --run_dir DIR"),
-        (["--dropout", 0.1, "--seed", 4], "dropout 0.5, not 0.1; seed 0, not 4; --run_dir DIR"),
-        (["--graph"], "graph false, not true; --run_dir DIR starts another run"),
-    ],
-)
-def test_resuming_with_other_settings_is_refused(whole, options, text):
-    before = snapshot(whole[0])
-    assert_one_error(resume(whole[0], *options), f"cannot resume {whole[0]}", text, started=True)
-    assert snapshot(whole[0]) == before
+OTHER_SETTINGS = [  # of a resumed run, from the command line or its edited config.yaml
+    (["--batch_size", 16], "it was started with batch_size 8, not 16; --run_dir DIR"),
+    (["--dropout", 0.1, "--seed", 4], "dropout 0.5, not 0.1; seed 0, not 4; --run_dir DIR"),
+    (["--graph"], "graph false, not true; --run_dir DIR starts another run"),
+    (["--steps", 41], "only with schedule constant and warmup 0 can a run be trained for longer"),
+    ({"batch_size: 8": "batch_size: 9"}, "it was started with batch_size 8, not 9; --run_dir DIR"),
+    ({"schedule: cosine": "schedule: constant"}, "schedule cosine, not constant; warmup"),
+    ({"steps": "stepz"}, "stepz: unknown setting; did you mean steps?"),
+]
+OTHER_SETTINGS[5][0]["warmup: 0.1"] = "warmup: 0.0"
+
+
+@pytest.mark.parametrize("change, text", OTHER_SETTINGS)
+def test_resuming_with_other_settings_is_refused(whole, tmp_path, change, text):
+    folder, options = copied(whole[0], tmp_path / "run"), change
+    if isinstance(change, dict):
+        config, options = (folder / "config.yaml").read_text(), []
+        for old, new in change.items():
+            config = config.replace(old, new)
+        (folder / "config.yaml").write_text(config)
+    before = snapshot(folder)
+    assert_one_error(resume(folder, *options), str(folder), text, started=True)
+    assert snapshot(folder) == before
+
+
+def test_warmup_alone_forbids_another_length(datasets, tmp_path):
+    assert train(datasets, tmp_path / "run", *CONSTANT, "--steps", 2, "--warmup", 0.5).code == 0
+    result = resume(tmp_path / "run", "--steps", 3)
+    assert_one_error(result, "it was started with steps 2, not 3; its learning rate", started=True)
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 10])
 def test_a_loss_that_is_no_number_loses_nothing(datasets, tmp_path, checkpoint_every):
-    folder, more = tmp_path / "run", ["--checkpoint_every", checkpoint_every]
-    more += ["--learning_rate", 1e30, "--schedule", "constant", "--warmup", 0]
+    folder, more = tmp_path / "run", [*CONSTANT, "--checkpoint_every", checkpoint_every]
     text = "the loss is nan at step "
-    assert_one_error(train(datasets, folder, *more), text, "--learning_rate", started=True)
+    result = train(datasets, folder, *more, "--learning_rate", 1e30)
+    assert_one_error(result, text, "--learning_rate", started=True)
     assert (folder / "last.npz").exists() == (checkpoint_every == 1)
     before = snapshot(folder)
     assert_one_error(train(datasets, folder), "contains a run already", started=True)
-    assert snapshot(folder) == before
     assert_one_error(resume(folder), text, started=True)
     assert snapshot(folder) == before
     result = resume(folder, "--learning_rate", 0.001)
@@ -364,82 +377,61 @@ def test_a_loss_that_is_no_number_loses_nothing(datasets, tmp_path, checkpoint_e
 # -- damaged checkpoints ------------------------------------------------------------------
 
 
-def flip_in(entry):
-    """Flips a bit in the data of an entry of a checkpoint."""
-
-    def flip(path):
-        content, data = bytearray(path.read_bytes()), entries(path)[entry].tobytes()
-        content[content.index(data) + len(data) // 2] ^= 1
-        path.write_bytes(content)
-
-    return flip
-
-
-def add_npy(name, array, replaced=(b"", b""), **options):
-    """Appends an entry to a checkpoint."""
-
-    def add(path):
-        file = io.BytesIO()
-        np.save(file, array)
-        with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
-            warnings.simplefilter("ignore")  # that it is there already
-            archive.writestr(f"{name}.npy", file.getvalue().replace(*replaced), **options)
-
-    return add
-
-
-def without(name):
-    return lambda path: edit(path, lambda found: found.pop(name))
-
-
-def changed(name, change):
-    return lambda path: edit(path, lambda found: found.update({name: change(found[name])}))
-
-
-def about_with(**fields):
-    return lambda path: edit_about(path, lambda found: found.update(fields))
-
-
-def spec_with(**fields):
-    return lambda path: edit_about(path, lambda found: found["spec"].update(fields))
-
-
 WEIGHT, MOMENT = "dense1.weight", "training/dense1.weight/exp_avg"
 MORE, HUGE = np.zeros(8, np.float32), (b"(8,), }", b"(2000000000,), }")
 PICKLE, ZIPPED = np.array([{}], object), {"compress_type": zipfile.ZIP_DEFLATED}
 AMP = "as a graph in mixed precision"
+NO_NUMBERS, HISTORY = "weights that are no numbers|train again", "its history is not that of 20 st"
 DAMAGED = {  # what is done to last.npz, and texts of the line about it
-    "cut off": (lambda p: cut(p, -(10**6)), "is damaged"),
-    "empty": (lambda p: cut(p, 0), "is damaged"),
-    "a bit of a weight": (flip_in(WEIGHT), "is damaged|CRC"),
-    "a bit of a moment": (flip_in(MOMENT), "is damaged|CRC"),
-    "a bit of its description": (flip_in("checkpoint"), "is damaged|CRC"),
-    "a weight missing": (without(WEIGHT), f"{WEIGHT} is missing"),
-    "a moment missing": (without(MOMENT), "dense1.weight/exp_avg is missing"),
-    "the step missing": (without("training/step"), "step is missing"),
-    "its description missing": (without("checkpoint"), "is damaged"),
-    "its history missing": (without("history/rows"), "history"),
-    "a history of other columns": (changed("history/rows", lambda a: a[:, :1]), "history"),
-    "a shorter history": (changed("history/rows", lambda a: a[:-5]), "history"),
-    "an entry too many": (add_npy("more", MORE), "more does not match"),
-    "a moment too many": (add_npy("training/x", MORE), "x does not match"),
-    "an entry twice": (add_npy(WEIGHT, MORE), f"entry {WEIGHT}"),
-    "a shape": (changed(WEIGHT, np.ravel), f"{WEIGHT} does not match"),
-    "a moment's shape": (changed(MOMENT, lambda a: a[1:]), "exp_avg does not match"),
-    "a type": (changed(WEIGHT, np.float64), f"{WEIGHT} does not match"),
-    "a moment's type": (changed(MOMENT, np.float16), "exp_avg does not match"),
-    "a pickle": (add_npy("more", PICKLE), "is damaged|Object arrays cannot be loaded"),
-    "a size that is not there": (add_npy("more", MORE, HUGE), "is damaged|EOF: reading array"),
-    "compressed": (add_npy("more", MORE, **ZIPPED), "is damaged|entry more"),
-    "no JSON": (changed("checkpoint", lambda a: a[1:]), "is damaged"),
-    "an unknown field": (about_with(more=1), "is damaged|more"),
-    "a step that is no number": (about_with(step="20"), "is damaged|step"),
-    "another model": (spec_with(scale=[255.0]), "it is of a different model"),
-    "another mode": (about_with(execution_mode=AMP), f"was trained {AMP}, not op by op"),
-    "more figures than channels": (spec_with(mean=[1.0] * 3), "is damaged|a figure a channel"),
-    "fewer names than classes": (spec_with(class_names=["a"]), "is damaged|10 class names"),
-    "more classes than weights": (spec_with(num_classes=2**20), "its weights are missing"),
-    "an earlier version": (about_with(layout=1), "another version|train again"),
+    "cut off": (lambda p: damage.cut(p, -(10**6)), "is damaged"),
+    "empty": (lambda p: damage.cut(p, 0), "is damaged"),
+    "a bit of a weight": (damage.flip_in(WEIGHT), "is damaged|CRC"),
+    "a bit of a moment": (damage.flip_in(MOMENT), "is damaged|CRC"),
+    "a bit of its description": (damage.flip_in("checkpoint"), "is damaged|CRC"),
+    "a weight missing": (damage.without(WEIGHT), f"{WEIGHT} is missing"),
+    "a moment missing": (damage.without(MOMENT), "dense1.weight/exp_avg is missing"),
+    "the step missing": (damage.without("training/step"), "step is missing"),
+    "the best model's": (damage.only_best, "exp_avg is missing"),
+    "its description missing": (damage.without("checkpoint"), "is damaged"),
+    "its history missing": (damage.without("history/rows"), "history"),
+    "a history of other columns": (damage.changed("history/rows", lambda a: a[:, :1]), "history"),
+    "a shorter history": (damage.changed("history/rows", lambda a: a[:-5]), HISTORY),
+    "a step that is nan": (damage.figure(0, 0, np.nan), HISTORY),
+    "a step that is infinite": (damage.figure(0, 0, np.inf), HISTORY),
+    "an epoch that is infinite": (damage.figure(0, 1, np.inf), HISTORY),
+    "a loss that is missing": (damage.figure(3, 3, np.nan), HISTORY),
+    "an accuracy that is missing": (damage.figure(-1, 5, np.nan), HISTORY),
+    "a weight that is nan": (damage.changed(WEIGHT, lambda a: a * np.nan), NO_NUMBERS),
+    "a weight that is infinite": (damage.changed("dense2.bias", lambda a: a + np.inf), NO_NUMBERS),
+    "another byte order": (
+        damage.changed(WEIGHT, lambda a: a.astype(">f4")),
+        f"{WEIGHT} does not match",
+    ),
+    "an entry too many": (damage.add_npy("more", MORE), "more does not match"),
+    "a moment too many": (damage.add_npy("training/x", MORE), "x does not match"),
+    "an entry twice": (damage.add_npy(WEIGHT, MORE), f"entry {WEIGHT}"),
+    "a shape": (damage.changed(WEIGHT, np.ravel), f"{WEIGHT} does not match"),
+    "a moment's shape": (damage.changed(MOMENT, lambda a: a[1:]), "exp_avg does not match"),
+    "a type": (damage.changed(WEIGHT, np.float64), f"{WEIGHT} does not match"),
+    "a moment's type": (damage.changed(MOMENT, np.float16), "exp_avg does not match"),
+    "a pickle": (damage.add_npy("more", PICKLE), "is damaged|Object arrays cannot be loaded"),
+    "a size that is not there": (
+        damage.add_npy("more", MORE, HUGE),
+        "is damaged|EOF: reading array",
+    ),
+    "compressed": (damage.add_npy("more", MORE, **ZIPPED), "is damaged|entry more"),
+    "no JSON": (damage.changed("checkpoint", lambda a: a[1:]), "is damaged"),
+    "an unknown field": (damage.about_with(more=1), "is damaged|more"),
+    "a step that is no number": (damage.about_with(step="20"), "is damaged|step"),
+    "another model": (damage.spec_with(scale=[255.0]), "it is of a different model"),
+    "another mode": (damage.about_with(execution_mode=AMP), f"was trained {AMP}, not op by op"),
+    "more figures than channels": (
+        damage.spec_with(mean=[1.0] * 3),
+        "is damaged|a figure a channel",
+    ),
+    "fewer names than classes": (damage.spec_with(class_names=["a"]), "is damaged|10 class names"),
+    "more classes than weights": (damage.spec_with(num_classes=2**20), "its weights are missing"),
+    "an earlier version": (damage.about_with(layout=1), "another version|train again"),
     "a pipe": (lambda p: (p.unlink(), os.mkfifo(p)), "is not a regular file"),
     "a folder": (lambda p: (p.unlink(), p.mkdir()), "is not a regular file"),
 }
@@ -456,36 +448,10 @@ def test_a_damaged_checkpoint_is_not_resumed(stopped, tmp_path, damage, texts):
 
 def test_an_undamaged_copy_is_resumed(stopped, tmp_path):
     copy = copied(stopped, tmp_path / "copy")
-    edit_about(copy / "last.npz", lambda found: None)  # written anew, as the damaged ones were
+    damage.edit_about(
+        copy / "last.npz", lambda found: None
+    )  # written anew, as the damaged ones were
     assert len(losses(resume(copy, "--steps", 22))) == 2
-
-
-# -- mistakes -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_mistakes_are_named(datasets, tmp_path, ranks):
-    """mistakes.csv has the file, label and prediction of each image that is counted as wrong."""
-    folder, evaluated = tmp_path / "run", Path(datasets[datasets.index("--eval_dataset_dir") + 1])
-    options = [*datasets, *OPTIONS, "--steps", 4, "--batch_size", 8, "--run_dir", folder]
-    process = Trainer(tmp_path).start(*options, ranks=ranks)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    with (evaluated / "images.csv").open(newline="") as file:
-        labels = {row["image"]: row["label"] for row in csv.DictReader(file)}
-    with (folder / "mistakes.csv").open(newline="") as file:
-        mistakes = list(csv.DictReader(file))
-    correct = int(re.search(r"accuracy (\d+)/15", err)[1])
-    assert len({row["file"] for row in mistakes}) == len(mistakes) == 15 - correct > 0
-    for row in mistakes:
-        assert labels[row["file"]] == row["label"] != row["predicted"], row
-    probabilities = [float(row["probability"]) for row in mistakes]
-    assert probabilities == sorted(probabilities, reverse=True) and 0 < probabilities[-1] < 1
-
-
-def test_images_that_are_trained_and_evaluated_on(datasets, tmp_path):
-    result = call("lenet_train", *datasets, *OPTIONS, "--steps", 1)
-    assert "warning: 15 images of " in result.err and "names them" in result.err, result
 
 
 # -- full disks ---------------------------------------------------------------------------
@@ -500,7 +466,7 @@ mount -t tmpfs -o size=8m none "$1" || exit 9
 "${@:3}" --run_dir "$1/run"; code=$?
 cp -r "$1/run" "$2"; exit $code"""
     words = [*own_mounts, "bash", "-c", script, "bash", disk, saved, sys.executable]
-    result = run_python(*words[1:], "lenet_train.py", *datasets, *OPTIONS, python=words[0])
+    result = helpers.run_python(*words[1:], "lenet_train.py", *datasets, *OPTIONS, python=words[0])
     assert_one_error(result, f"cannot write {disk}/run/", "No space left on device", started=True)
     result = resume(saved)
     assert result.code == 0 and "resumed after step 7" in result.err, result

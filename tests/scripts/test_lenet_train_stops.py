@@ -12,131 +12,34 @@ import sys
 import time
 from pathlib import Path
 
+import helpers
 import pytest
+import runs
 from damage import flip
-from helpers import (
-    ENVIRONMENT,
-    PROJECT,
-    assert_one_error,
-    call,
-    convert,
-    losses,
-    part_files,
-    run_python,
-    snapshot,
-    start_script,
-)
-from runs import (
-    EACH_LOSS,
-    OPTIONS,
-    STEPS,
-    about,
-    arrays,
-    assert_same_run,
-    files_of,
-    rows,
-    wait_for_losses,
-)
+from helpers import PROJECT, assert_one_error, call, cases, convert, snapshot
+from runs import EACH_LOSS, OPTIONS, assert_same_run, end, resume, train, wait_for_losses
 
-slow = pytest.mark.slow
-ENDLESS = ["--steps", 10**6]
+ENDLESS = ["--steps", 10**6, *EACH_LOSS]
 
 
-def command(datasets, folder, *more):
-    return [*datasets, *OPTIONS, "--run_dir", folder, *more]
-
-
-def start(datasets, folder, *more, **options):
-    return start_script("lenet_train.py", *command(datasets, folder, *more), **options)
-
-
-def end(process):
-    """(exit code, stderr) of a process that ends by itself."""
-    _, err = process.communicate(timeout=60)
-    return process.returncode, err
-
-
-def resume(folder, *more):
-    return call("lenet_train", "--run_dir", folder, "--resume", *more)
-
-
-def run_shell(line):
-    """Type a command that a message names, in which ``python`` is this one; return stdout and stderr."""
-    assert line.startswith("python "), line
-    process = subprocess.run(
-        f"{shlex.quote(sys.executable)}{line.removeprefix('python')}",
-        shell=True,
-        cwd=PROJECT,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout, process.stderr
-
-
-# -- Ctrl-C -------------------------------------------------------------------------------
-
-INTERRUPTED = re.compile(
-    r"lenet_train.py: error: interrupted: saved: (nothing yet|step (\d+) of 40); resume with: (.*)"
-)
-
-
-def assert_interrupted(process, whole, folder):
-    """Its last line says what was saved and how to go on; that ends as a run that was never stopped."""
-    code, err = end(process)
-    if code == 0:  # it was faster
-        return
-    last = err.splitlines()[-1]
-    assert code == 130 and "Traceback" not in err, err
-    if last == "lenet_train.py: error: interrupted":  # before it said how to resume
-        assert "to resume after a stop" not in err, err
-        return
-    _, step, line = INTERRUPTED.fullmatch(last).groups()
-    assert f"\nto resume after a stop: {line}\n" in err, err  # as it was said at the start
-    out, err = run_shell(line)
-    beginning = f"{folder} has no last.npz yet: starting from the beginning\n"
-    assert (f"\nresumed after step {step}\n" if step else beginning) in err, err
-    assert whole[1].out.endswith(out)
-    assert_same_run(folder, whole[0])
-
-
-@pytest.mark.parametrize("number", [14, *(pytest.param(n, marks=slow) for n in (1, 9, 27, 38))])
-def test_ctrl_c_while_it_trains(datasets, whole, tmp_path, number):
-    process = start(datasets, tmp_path / "my run", *EACH_LOSS)
+def started(datasets, folder, *more, number=0, **options):
+    """The process of a training that has printed so many losses."""
+    words = [*datasets, *OPTIONS, "--run_dir", folder, *more]
+    process = helpers.start_script("lenet_train.py", *words, **options)
     wait_for_losses(process, number)
-    process.send_signal(signal.SIGINT)
-    assert_interrupted(process, whole, tmp_path / "my run")
+    return process
 
 
-START = [0.4, 0.9]
-SLOW_START = [0.05 * n for n in range(28)]
-
-
-def blocks_ctrl_c(process):
-    """Whether the script has begun: it waits with Ctrl-C until what it imports stands it."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"^SigBlk:\s*(\w+)", status, re.M)[1], 16) & 1 << (signal.SIGINT - 1)
-
-
-@pytest.mark.parametrize("after", [*START, *(pytest.param(t, marks=slow) for t in SLOW_START)])
-def test_ctrl_c_while_it_starts(datasets, whole, tmp_path, after):
-    """Also while OneFlow is imported, which brings a handler of its own: no traceback, never its 255."""
-    process = start(datasets, tmp_path / "run")
-    while not blocks_ctrl_c(process):
-        assert process.poll() is None
-        time.sleep(0.002)
-    time.sleep(after)
-    process.send_signal(signal.SIGINT)
-    assert_interrupted(process, whole, tmp_path / "run")
+def typed(line):
+    """The Result of a command that a message names, in which ``python`` is this one."""
+    assert line.startswith("python "), line
+    return helpers.run_python(*shlex.split(line)[1:])
 
 
 HOOKED = """
-import os, runpy, sys
+import os, runpy, shutil, sys
 
-event, name, number, count = os.environ["HOOK"].split()
+event, name, count, action = os.environ["HOOK"].split("|")
 left = int(count)
 
 def hook(found, arguments):
@@ -144,93 +47,128 @@ def hook(found, arguments):
     if found == event and any(str(each).endswith(name) for each in arguments[:2]):
         left -= 1
         if left == 0:
-            os.kill(os.getpid(), int(number))
+            exec(action)
 
 sys.addaudithook(hook)
 sys.argv[0], sys.path[0] = "lenet_train.py", os.getcwd()
 runpy.run_path("lenet_train.py", run_name="__main__")
 """
-
-
-def signalled(event, name, number, count, *words):
-    """The Result of a training that gets a signal at the n-th opening or renaming of a file."""
-    hook = f"{event} {name} {number.value} {count}"
-    return run_python("-c", HOOKED, *words, env={"HOOK": hook})
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["/.config.yaml.new", *(pytest.param(n, marks=slow) for n in ("/cpuinfo", "/metrics.csv"))],
+CTRL_C, KILL = (
+    f"os.kill(os.getpid(), {number.value})" for number in (signal.SIGINT, signal.SIGKILL)
 )
-def test_ctrl_c_where_a_file_is_opened(datasets, tmp_path, name):
-    """A command is named only where it works, and what is there can be gone on with."""
-    words = command(datasets, tmp_path / "run", "--steps", 2)
-    result = signalled("open", name, signal.SIGINT, 1, *words)
+
+
+def hooked(event, name, count, action, *words):
+    """The Result of a training that does something at its n-th import, opening or renaming of a file."""
+    hook = f"{event}|{name}|{count}|{action}"
+    return helpers.run_python("-c", HOOKED, *words, env={"HOOK": hook})
+
+
+# -- Ctrl-C -------------------------------------------------------------------------------
+
+SAVED = re.compile(r"saved: (nothing yet|step (\d+) of 40); resume with: (.*)")
+
+
+def assert_interrupted(result, folder, whole=None):
+    """Its last line says what was saved and how to go on; that ends as a run that was never stopped."""
+    *_, last = result.err.splitlines()
     assert result.code == 130 and "Traceback" not in result.err, result
-    last = result.err.splitlines()[-1]
     assert last.startswith("lenet_train.py: error: interrupted"), result
-    if "resume with: " in last:
-        run_shell(last.partition("resume with: ")[2])
-    elif (tmp_path / "run" / "config.yaml").exists():
-        assert resume(tmp_path / "run").code == 0
-    else:
-        assert call("lenet_train", *words).code == 0
+    if last.endswith(": interrupted"):  # before it said how to resume
+        assert "to resume after a stop" not in result.err, result
+        return
+    _, step, line = SAVED.fullmatch(
+        last.removeprefix("lenet_train.py: error: interrupted: ")
+    ).groups()
+    assert f"\nto resume after a stop: {line}\n" in result.err, result  # as at the start
+    again = typed(line)
+    beginning = f"{folder} has no last.npz yet: starting from the beginning\n"
+    assert (f"\nresumed after step {step}\n" if step else beginning) in again.err, again
+    assert again.code == 0 and whole[1].out.endswith(again.out), again
+    assert_same_run(folder, whole[0])
+
+
+@pytest.mark.parametrize("number", cases([14], [1, 9, 27, 38]))
+def test_ctrl_c_while_it_trains(datasets, whole, tmp_path, number):
+    process = started(datasets, tmp_path / "my run", *EACH_LOSS, number=number)
+    process.send_signal(signal.SIGINT)
+    result = end(process)
+    if result.code:  # else it was faster
+        assert_interrupted(result, tmp_path / "my run", whole)
+
+
+STARTS = cases(
+    [("import", "oneflow._oneflow_internal"), ("open", "/.config.yaml.new")],
+    [
+        *(("import", name) for name in ("numpy", "yaml", "lenet.config", "oneflow", "lenet.ranks")),
+        *(("open", name) for name in ("/cpuinfo", "/metrics.csv", "/part-0")),
+        ("subprocess.Popen", "grep"),
+    ],
+)
+
+
+@pytest.mark.parametrize("event, name", STARTS)
+def test_ctrl_c_while_it_starts(datasets, whole, tmp_path, event, name):
+    """Also while OneFlow is imported, which brings a handler of its own: no traceback, never its 255."""
+    folder = tmp_path / "run"
+    words = [*datasets, *OPTIONS, "--run_dir", folder]
+    assert_interrupted(hooked(event, name, 1, CTRL_C, *words), folder, whole)
+    if not (folder / "last.npz").exists():  # what is there can be gone on with
+        again = resume(folder) if (folder / "config.yaml").exists() else call("lenet_train", *words)
+        assert again.code == 0, again
+    assert_same_run(folder, whole[0])
 
 
 def test_ctrl_c_without_a_folder(converted):
-    process = start(["--dataset_dir", converted], "null", *ENDLESS, *EACH_LOSS)
-    wait_for_losses(process, 3)
+    process = started(["--dataset_dir", converted], "null", *ENDLESS, number=3)
     process.send_signal(signal.SIGINT)
-    code, err = end(process)
-    assert code == 130 and err.endswith("\nlenet_train.py: error: interrupted\n"), err
-    assert "resume" not in err and "Traceback" not in err
+    result = end(process)
+    assert result.code == 130, result
+    assert result.err.endswith("\nlenet_train.py: error: interrupted\n"), result
+    assert "resume" not in result.err and "Traceback" not in result.err
 
 
 # -- other signals have their default action ----------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=slow)])
+@pytest.mark.parametrize("name", cases(["SIGTERM"], ["SIGHUP"]))
 def test_a_signal_ends_it_at_once(datasets, tmp_path, name):
-    process = start(datasets, tmp_path / "run", *EACH_LOSS)
-    wait_for_losses(process, 14)
+    constant = ["--schedule", "constant", "--warmup", 0]
+    process = started(datasets, tmp_path / "run", *ENDLESS, *constant, number=14)
     process.send_signal(getattr(signal, name))
-    code, err = end(process)
-    assert code == -getattr(signal, name) and "Traceback" not in err, err
+    result = end(process)
+    assert result.code == -getattr(signal, name) and "Traceback" not in result.err, result
     line = f"python {PROJECT}/lenet_train.py --run_dir {tmp_path}/run --resume"
-    assert f"\nto resume after a stop: {line}\n" in err, err
-    assert about(tmp_path / "run" / "last.npz")["step"] >= 13
+    assert f"\nto resume after a stop: {line}\n" in result.err, result
+    assert runs.about(tmp_path / "run" / "last.npz")["step"] >= 13
 
 
 def test_nohup(converted):
     """What ignores SIGHUP goes on."""
     options = ["--dataset_dir", converted, *OPTIONS, *EACH_LOSS, "--steps", 60]
     words = ["nohup", sys.executable, PROJECT / "lenet_train.py", *options]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(
-        list(map(str, words)),
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
+        list(map(str, words)), env=helpers.ENVIRONMENT, encoding="utf-8", **pipes
     )
     wait_for_losses(process, 3)
     process.send_signal(signal.SIGHUP)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and len(out.splitlines()) == 57, err
+    result = end(process)
+    assert result.code == 0 and len(result.out.splitlines()) == 57, result
+
+
+def wait_for_more(process, path, size):
+    """Wait until a file that the process writes is larger."""
+    while path.stat().st_size <= size:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
 
 
 def test_ctrl_z_pauses_and_fg_goes_on(converted, tmp_path):
     path = tmp_path / "losses.txt"
-
-    def wait_for_more(size):
-        while path.stat().st_size <= size:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)
-
     with path.open("w") as file:
-        options = ["--dataset_dir", converted], "null", *ENDLESS, *EACH_LOSS
-        process = start(*options, stdout=file)
-    wait_for_more(0)
+        process = started(["--dataset_dir", converted], "null", *ENDLESS, stdout=file)
+    wait_for_more(process, path, 0)
     # Ctrl-Z is SIGTSTP, whose action is the default one. (The kernel ignores it where the tests'
     # process group has no shell any more, so that SIGSTOP does the same here.)
     status = Path(f"/proc/{process.pid}/status").read_text()
@@ -240,15 +178,14 @@ def test_ctrl_z_pauses_and_fg_goes_on(converted, tmp_path):
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     size = path.stat().st_size
     process.send_signal(signal.SIGCONT)
-    wait_for_more(size)
+    wait_for_more(process, path, size)
     process.terminate()
-    assert end(process)[0] == -signal.SIGTERM
+    assert end(process).code == -signal.SIGTERM
 
 
 def test_closed_stdout_loses_nothing(datasets, whole, tmp_path):
     """As with ``| head``."""
-    process = start(datasets, tmp_path / "run", *EACH_LOSS)
-    wait_for_losses(process, 12)
+    process = started(datasets, tmp_path / "run", *EACH_LOSS, number=12)
     process.stdout.close()
     err = process.stderr.read()
     assert process.wait(timeout=60) == 141 and "stdout was closed" in err, err
@@ -265,137 +202,143 @@ MODES = {
     "two ranks": (2,),
     "two ranks, graph": (2, "--graph"),
 }
+KILLS = cases([("op by op", 1), ("two ranks, graph", 1)], [(mode, 20) for mode in MODES])
 
 
-@pytest.mark.parametrize(
-    "mode, kills",
-    [
-        *(pytest.param(mode, 20, marks=slow) for mode in MODES),
-        ("op by op", 1),
-        ("two ranks, graph", 1),
-    ],
-)
+@pytest.mark.parametrize("mode, kills", KILLS)
 def test_killed_and_resumed_bit_for_bit(datasets, whole_of, trainer, tmp_path, mode, kills):
     """Killed at a random moment, as many runs as that takes end as one that was never stopped."""
     (ranks, *more), rng = MODES[mode], random.Random(f"{mode} {kills}")
     whole, _ = whole_of(ranks, *more)
     folder, runs = tmp_path / "run", 0
-
-    def finish():
-        result = trainer.run("--run_dir", folder, "--resume", ranks=ranks)
-        assert result.code == 0, result
-        assert_same_run(folder, whole)
-        shutil.rmtree(folder)
-
     for kill in range(kills):
-        often = [*EACH_LOSS, "--checkpoint_every", rng.randint(1, 10)]
-        words = command(datasets, folder, *more, *often)
-        if (folder / "config.yaml").exists():
-            words = ["--run_dir", folder, "--resume", *often]
-        process = trainer.start(*words, ranks=ranks)
-        wait_for_losses(process, 14 if kill == 0 else rng.randint(0, STEPS + 1))
-        time.sleep(rng.uniform(0, 0.1))
+        words = ["--run_dir", folder, "--resume"]
+        if not (folder / "config.yaml").exists():
+            words = [*datasets, *OPTIONS, *more, "--run_dir", folder]
+        often = ["--checkpoint_every", rng.randint(1, 10)]
+        process = trainer.start(*words, *EACH_LOSS, *often, ranks=ranks)
+        wait_for_losses(process, 14 if kill == 0 else rng.randint(0, runs.STEPS + 1))
+        time.sleep(rng.uniform(0, 0.1))  # at any moment
         # A rank that is killed ends the launcher, and the launcher ends all.
         victims = sorted(trainer.processes())
         os.kill(rng.choice(victims) if victims else process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
         while trainer.processes():
             time.sleep(0.01)
-        if kill % 4 == 3 and (folder / "last.npz").exists():
-            finish()
+        if kill == kills - 1 or kill % 4 == 3 and (folder / "last.npz").exists():
+            result = trainer.run("--run_dir", folder, "--resume", ranks=ranks)
+            assert result.code == 0, result
+            assert_same_run(folder, whole)
+            shutil.rmtree(folder)
             runs += 1
-    if folder.exists():
-        finish()
-        runs += 1
     assert runs >= kills // 8
 
 
-@pytest.mark.parametrize(
-    "name, count, said, evaluations",
-    [  # last.npz is saved after step 7, before its evaluation and after it, after step 13 …
-        ("last.npz", 2, "resumed after step 7\n", 0),
-        pytest.param("last.npz", 3, "resumed after step 7\n", 1, marks=slow),
-        pytest.param("config.yaml", 1, None, 0, marks=slow),
-        pytest.param(
-            "metrics.csv", 1, "no last.npz yet: starting from the beginning", 0, marks=slow
-        ),
-        pytest.param("best.npz", 1, "resumed after step 7\n", 0, marks=slow),
+SAVES = cases(
+    # Evaluations follow steps 7, 13, …, 38 and 40; last.npz is saved before and after each.
+    [("last.npz", 2, "resumed after step 7\n"), ("mistakes.csv", 7, "resumed after step 40\n")],
+    [
+        ("last.npz", 3, "resumed after step 7\n"),
+        ("best.npz", 1, "resumed after step 7\n"),
+        ("mistakes.csv", 1, "resumed after step 7\n"),
+        ("metrics.csv", 1, "no last.npz yet: starting from the beginning"),
+        ("config.yaml", 1, None),
     ],
 )
-def test_killed_where_it_saves(datasets, whole, tmp_path, name, count, said, evaluations):
-    """An evaluation that is missing is made up for first."""
+
+
+@pytest.mark.parametrize("name, count, said", SAVES)
+def test_killed_where_it_saves(datasets, whole, tmp_path, name, count, said):
+    """An evaluation that is missing is made up for first: once for each epoch, and for the end."""
     folder = tmp_path / "run"
-    words = command(datasets, folder)
-    result = signalled("os.rename", f"/{name}", signal.SIGKILL, count, *words)
+    words = [*datasets, *OPTIONS, "--run_dir", folder]
+    result = hooked("os.rename", f"/{name}", count, KILL, *words)
     assert result.code == -signal.SIGKILL, result
     if said is None:
-        result = call("lenet_train", *words)
+        assert train(datasets, folder).code == 0
     else:
-        result = resume(folder)
-        assert said in result.err, result
-        assert result.err.count("epoch 1/7: accuracy") == (evaluations == 0)
-    assert result.code == 0, result
+        again = resume(folder)
+        assert again.code == 0 and said in again.err, again
+        epochs = re.findall(r"^epoch (\d)/7: accuracy", result.err + again.err, re.M)
+        assert sorted({*epochs}) == list("1234567"), (result, again)
     assert_same_run(folder, whole[0])
 
 
-@pytest.mark.parametrize(
-    "move", [pytest.param(False, marks=slow, id="copied"), pytest.param(True, id="moved")]
-)
+@pytest.mark.parametrize("move", cases([shutil.move], [shutil.copytree]))
 def test_a_run_is_where_its_folder_is(datasets, whole, tmp_path, move):
     """It is resumed from config.yaml and last.npz alone; all else that follows from them comes back."""
-    process = start(datasets, tmp_path / "run", *EACH_LOSS)
-    wait_for_losses(process, 27)
+    process = started(datasets, tmp_path / "run", *EACH_LOSS, number=27)
     process.kill()
     process.communicate()
-    folder = tmp_path / "elsewhere" / "run"
-    (shutil.move if move else shutil.copytree)(tmp_path / "run", folder)
-    best = about(folder / "best.npz")["step"]
-    for name in set(files_of(folder)) - {"config.yaml", "last.npz", "best.npz"}:
+    folder, before = tmp_path / "elsewhere" / "run", snapshot(tmp_path / "run")
+    move(tmp_path / "run", folder)
+    for name in set(runs.files_of(folder)) - {"config.yaml", "last.npz", "best.npz"}:
         (folder / name).unlink()
-    before = {} if move else snapshot(tmp_path / "run")
     result = resume(folder)
-    assert result.code == 0 and "resumed after step 2" in result.err and best > 0, result
+    assert result.code == 0 and re.search(r"resumed after step [23]\d\n", result.err), result
     assert_same_run(folder, whole[0])
     for name in ("loss.png", "predictions.png"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), name
     assert f"--run_dir {folder} --resume\n" in (folder / "config.yaml").read_text()
-    assert move or snapshot(tmp_path / "run") == before
+    assert snapshot(tmp_path / "run") == (before if (tmp_path / "run").exists() else {})
 
 
 # -- the dataset goes away, or is damaged -------------------------------------------------
 
+CUT = "open({path!r}, 'r+b').truncate({size})"
+LOST = {  # at which saving, what happens then to which file or folder, and what is said of it
+    "evaluation set moved": (
+        1,
+        "evaluation",
+        "os.rename({path!r}, {path!r} + '.old')",
+        "Fail to op",
+    ),
+    "evaluation set removed": (3, "evaluation", "shutil.rmtree({path!r})", "Fail to open file"),
+    "evaluation part cut off": (5, "evaluation/part-1", CUT, "Check failed"),
+    "training part cut off": (2, "train/part-2", CUT, "Read EOF"),
+    "training part empty": (1, "train/part-1", CUT.replace("{size}", "0"), "Read EOF"),
+    "table removed": (1, "evaluation/images.csv", "os.remove({path!r})", "error: cannot read "),
+    "table cut off": (
+        2,
+        "evaluation/images.csv",
+        CUT,
+        "images.csv has fewer rows than the dataset",
+    ),
+}
+LOST_CASES = cases(["evaluation set moved", "training part cut off", "table cut off"], LOST)
 
-def test_a_dataset_that_is_moved_while_it_is_trained_on(dataset, tmp_path):
-    """OneFlow ends the process at the last evaluation; no step is lost, and it is made up for."""
-    options = [["--dataset_dir", dataset], tmp_path / "run", "--steps", 100, "--checkpoint_every"]
-    process = start(*options, 1000, *EACH_LOSS)
-    wait_for_losses(process, 3)
-    process.send_signal(signal.SIGSTOP)  # so that it cannot have come to its end
-    dataset.rename(tmp_path / "moved")
-    process.send_signal(signal.SIGCONT)
-    code, err = end(process)
-    assert code == -signal.SIGABRT and "part-" in err, err
-    assert about(tmp_path / "run" / "last.npz")["step"] == 100 and not rows(tmp_path / "run")[1]
-    result = resume(tmp_path / "run", "--dataset_dir", tmp_path / "moved")
-    assert losses(result) == [] and "resumed after step 100\n" in result.err, result
-    assert re.search(r"^training accuracy: \d+/50 ", result.err, re.M), result
-    moved = [["--dataset_dir", tmp_path / "moved"], tmp_path / "whole", *options[2:], 1000]
-    assert call("lenet_train", *command(*moved)).code == 0
-    for name in ("last.npz", "best.npz"):
-        assert arrays(tmp_path / "run" / name) == arrays(tmp_path / "whole" / name)
+
+@pytest.mark.parametrize("case", LOST_CASES)
+def test_a_dataset_that_is_lost_while_it_is_trained_on(datasets, whole, tmp_path, case):
+    """OneFlow ends the process, or one line does; when it is back, all goes on from the last saving."""
+    count, name, action, text = LOST[case]
+    folder, original = tmp_path / "run", datasets[1].parent
+    copies = [tmp_path / each.name if isinstance(each, Path) else each for each in datasets]
+    for each in ("train", "evaluation"):
+        shutil.copytree(original / each, tmp_path / each)
+    action = action.format(path=str(tmp_path / name), size=100)
+    words = [*copies, *OPTIONS, "--run_dir", folder]
+    result = hooked("os.rename", "/last.npz", count, action, *words)
+    assert result.code == (2 if ".csv" in name else -signal.SIGABRT) and text in result.err, result
+    assert "Traceback" not in result.err, result
+    before = snapshot(folder)
+    assert_one_error(resume(folder), str(tmp_path / name))
+    assert snapshot(folder) == before
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    result = resume(folder)
+    step = int(re.search(r"resumed after step (\d+)\n", result.err)[1])
+    assert result.code == 0 and step >= [7, 7, 13, 13, 19][count - 1], result
+    assert_same_run(folder, whole[0])
 
 
 def test_an_image_damaged_unseen(dataset):
     """Without hashes OneFlow aborts at it, says what it was doing, and leaves no core dump."""
-    part = part_files(dataset)[3]
+    part = helpers.part_files(dataset)[3]
     content = part.read_bytes()
-    start_of_image = content.find(b"\x89PNG", len(content) // 2)
-    flip(part, start_of_image)
+    flip(part, content.find(b"\x89PNG", len(content) // 2))
     assert_one_error(call("lenet_train", "--dataset_dir", dataset), "part-3", "SHA-256")
-    words = ["--dataset_dir", dataset, "--check_hashes", "false"]
-    process = start_script("lenet_train.py", *OPTIONS, *words)
-    code, err = end(process)
-    assert code == -signal.SIGABRT and "Check failed" in err, err
+    result = end(started(["--dataset_dir", dataset], "null", "--check_hashes", "false"))
+    assert result.code == -signal.SIGABRT and "Check failed" in result.err, result
     assert "part-3, record " in call("ofrecord.__main__", "check", dataset).err
 
 
@@ -406,7 +349,7 @@ def allow_core_dumps():
 
 def test_limits_of_the_process(converted, trainer):
     """No core dump, which could be gigabytes; all the files that the system allows: all parts stay open."""
-    options = ["--dataset_dir", converted, *OPTIONS, *ENDLESS, *EACH_LOSS]
+    options = ["--dataset_dir", converted, *OPTIONS, *ENDLESS]
     process = trainer.start(*options, preexec_fn=allow_core_dumps)
     wait_for_losses(process, 1)
     limits = Path(f"/proc/{process.pid}/limits").read_text()
@@ -419,12 +362,10 @@ def test_limits_of_the_process(converted, trainer):
 
 def test_others_are_kept_out_while_it_trains(dataset, tmp_path):
     """Losses are in a file when they are fetched; no converter replaces the dataset, no training takes the run."""
-    options = ["--dataset_dir", dataset], tmp_path / "run", *ENDLESS
-    with (tmp_path / "losses.txt").open("w") as file:
-        process = start(*options, stdout=file)
-    while (tmp_path / "losses.txt").read_bytes().count(b"\n") < 13:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    path, options = tmp_path / "losses.txt", ["--steps", 10**6]
+    with path.open("w") as file:
+        process = started(["--dataset_dir", dataset], tmp_path / "run", *options, stdout=file)
+    wait_for_more(process, path, 99)  # more than the first losses
     before = snapshot(dataset)
     converting = convert("--save_dir", dataset, "--part_num", 3)
     assert_one_error(converting, "a training, is using", "wait", started=True)
@@ -433,5 +374,5 @@ def test_others_are_kept_out_while_it_trains(dataset, tmp_path):
     assert_one_error(resume(tmp_path / "run"), text, "wait", started=True)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert end(process)[0] == 130
+    assert end(process).code == 130
     assert convert("--save_dir", dataset, "--part_num", 3).code == 0
