@@ -207,6 +207,8 @@ def draw_tiff():
     yield "lab.tiff", tiff(lightness, 8), lab, 1
     for name in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "zstd", "lzma", "jpeg"):
         yield f"{name}.tiff", pillow(RGB, "TIFF", compression=name), RGB, 40 * (name == "jpeg")
+    differences = pillow(RGB, "TIFF", compression="tiff_lzw", tiffinfo={317: 2})  # of neighbours
+    yield "predictor.tiff", differences, RGB
     for name in ("group3", "group4", "tiff_ccitt"):
         yield f"{name}.tiff", pillow(levels(1) > 0, "TIFF", compression=name), levels(1) * 255
     yield "la.tiff", tiff(LA, tags={338: [2]}), on_white(GRAY), 1

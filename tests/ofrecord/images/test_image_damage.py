@@ -3,12 +3,14 @@
 import itertools
 import os
 import re
+import resource
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from drawn import END, FILES, NOISE, RGB, SCAN, chunk, jpeg, pillow, png, segment, tiff
-from helpers import PROJECT, run_python
+from helpers import PROJECT, assert_one_error, run_python, run_script
 
 from ofrecord.images import BadImage, decode, decoder_messages, read_header
 
@@ -199,6 +201,16 @@ def test_a_lack_of_memory_is_no_bad_image(tmp_path, kind, options):
     (tmp_path / "image").write_bytes(pillow(pixels, kind, **options))
     result = run_python("-c", HUNGRY, tmp_path / "image", env=ENV)
     assert result.code == 0 and set(result.out.split()) == {"MemoryError"}, result
+
+
+def test_an_image_that_does_not_fit_in_memory_is_not_skipped(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "0.ppm").write_bytes(b"P6 30000 30000 255\n")
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--part_num", 1, "--skip_bad"]
+    options += ["--save_dir", tmp_path / "d", "--workers", 1]
+    limit = partial(resource.setrlimit, resource.RLIMIT_AS, (3 * 2**29, 3 * 2**29))
+    result = run_script("img2ofrecord.py", *options, preexec_fn=limit)
+    assert_one_error(result, "0.ppm: not enough memory to decode it", started=True)
 
 
 def test_pillow_is_imported_only_where_it_is_needed(tmp_path):
