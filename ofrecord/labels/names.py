@@ -57,7 +57,7 @@ def number_classes(found: Iterable[str], class_file: str | None) -> dict[str, in
 
     Raises InputError with the classes that the file lacks.
     """
-    found = sorted(found, key=natural_key)
+    found = sorted(set(found), key=natural_key)
     listed = read_class_file(class_file) if class_file else found
     numbers = {name: number for number, name in enumerate(listed)}
     if missing := [repr(name[:60]) for name in found if name not in numbers]:
