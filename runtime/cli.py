@@ -77,11 +77,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def one_line(text: object) -> str:
     """Return ``str(text)`` with line breaks and unprintable characters escaped."""
-    text = str(text)
-    if text.isprintable():
-        return text
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
     )
 
 
@@ -110,10 +108,7 @@ def output(*lines: object) -> None:
 
 
 def log(message: object, level: str | None = None) -> None:
-    """Print a message to stderr; other ranks than 0 print errors only.
-
-    ``level`` is ``"error"``, ``"warning"`` or None for information.
-    """
+    """Print to stderr; ``level`` is "error", "warning" or None. Ranks above 0 print errors only."""
     rank, _ = launched_ranks()
     if rank and level != "error":
         return
@@ -146,7 +141,6 @@ def run_main(main: Callable[[], object]) -> NoReturn:
 
     0: success. 2: invalid input, one line (or twenty and a count), or too little memory.
     130: Ctrl-C. 141: stdout was closed. 1: an unexpected error, with its traceback.
-
     With several ranks, the first that fails ends the others.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed

@@ -89,25 +89,22 @@ def find_form(
 ) -> tuple[Iterable[tuple[int, Any]], Callable[[Any], Rows]]:
     """Find the form of a label file from its name and its first line.
 
-    Returns the number and the content of each line, and the function that yields the rows of
-    such a content. Raises InputError and csv.Error.
+    Returns each line's number and content, and the function that yields the rows of a content.
     """
     path, number, head, delimiter = options.label_dir, 1, [], None
     is_table = path.lower().endswith((".csv", ".tsv"))
-    for line in file:
+    for number, line in enumerate(file, start=1):  # noqa: B007 (it is that of the header)
         if match := SEPARATOR.fullmatch(line.strip(" \r\n")):
             is_table, delimiter = True, match[1]
         elif line.strip():
             head = [line, *islice(file, HEADER_LINES)]
             break
-        number += 1
     first, place = "".join(head[:1]).strip(), f"{path}, line {number}"
     lines = enumerate(map(str.strip, chain(head, file)), number)
     if first[:1] in ("{", "[") and not is_table:
         if first[-1] in "{[,":
             raise InputError(f"{place}: the JSON goes over several lines: write one object a line")
-        keys = [key for key, _ in json_pairs(first)]
-        columns = find_columns(keys, options, place, "file_name" in keys)
+        columns = find_columns([key for key, _ in json_pairs(first)], options, place, False)
         if not columns:
             return lines, object_rows
         return lines, lambda line: record_rows(columns, dict(json_pairs(line)))
@@ -150,7 +147,7 @@ def find_columns(
             )
         if found:
             columns[what] = found[0]
-        elif what != "split" and (is_header or any(given.values())):
+        elif what != "split" and (is_header or "file_name" in header or any(given.values())):
             raise InputError(
                 f"{place}: the header lacks {name or what!r}; it has "
                 f"{', '.join(map(repr, header))} (--image_column and --label_column name others)"

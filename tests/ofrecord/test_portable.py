@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
 
 import cv2
 import numpy as np
@@ -109,9 +111,17 @@ def replace(old, new):
     return lambda data: data.replace(old, new)
 
 
+def nested(number, content):
+    """A protobuf field of bytes."""
+    return bytes([8 * number + 2, len(content)]) + content
+
+
+BACKWARDS = b"\x0a\xf5" + b"\xff" * 8 + b"\x01"  # a field of -11 bytes: it begins again
+ENDLESS = nested(1, nested(1, b"a") + nested(2, nested(4, BACKWARDS)))
 DAMAGE = {  # the one line, or None: its file, and what it becomes
     "part-1, record 9: not an OFRecord": ("part-1", lambda data: data[:-1]),
     "part-2, record 0: images.csv has another image": ("part-1", lambda data: b""),
+    "part-0, record 0: not an OFRecord (a field is cut off)": ("part-0", lambda data: struct.pack("<q", len(ENDLESS)) + ENDLESS),
     "images.csv has more records than the parts": ("part-4", lambda data: b""),
     "part-2, record 9: images.csv has another image": ("part-2", lambda data: data[::-1].replace(b"TADI", b"XADI", 1)[::-1]),
     "part-0, record 3: images.csv has another image": ("images.csv", lambda data: data[:200]),
@@ -130,7 +140,8 @@ def test_damage_is_one_line_that_names_it(tmp_path, converted, text):
     name, change = DAMAGE[text]
     copy = shutil.copytree(converted, tmp_path / "copy")
     (copy / name).write_bytes(change((copy / name).read_bytes()))
-    result = run_python("-I", PORTABLE, copy)
+    limit = partial(resource.setrlimit, resource.RLIMIT_AS, (2**29, 2**29))
+    result = run_python("-I", PORTABLE, copy, preexec_fn=limit)
     if text in (None, "\\ud800"):
         assert result.code == 0 and result.out.count("\n") == 51, result
         assert (text or "") in result.out

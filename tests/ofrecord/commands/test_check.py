@@ -283,20 +283,19 @@ def test_wrong_usage(arguments):
 # -- commands in messages ---------------------------------------------------------------------
 
 
-def test_commands_about_a_dataset(tmp_path):
-    """They work outside of the project's folder too, for folders with a space in their names."""
+@pytest.mark.parametrize("name", ["my parts", "-parts"])
+def test_commands_about_a_dataset(tmp_path, name):
+    """They work outside of the project's folder too, whatever the dataset's is named."""
     here = {"cwd": tmp_path, "env": {"PYTHONPATH": PROJECT}}
-    folder = foreign(tmp_path / "-my parts")
-    message = run_python("-m", "ofrecord", "show", "--", "-my parts", **here).err
-    result = run_typed(
-        re.search(r"PYTHONPATH=\S+ python -m ofrecord index '.*?'", message)[0], tmp_path
-    )
+    folder = foreign(tmp_path / name)
+    message = run_python("-m", "ofrecord", "show", "--", name, **here).err
+    command = re.search(r"PYTHONPATH=\S+ python -m ofrecord index .*?(?= writes)", message)
+    result = run_typed(command[0], tmp_path)
     assert result.code == 0 and "50 gray PNG images" in result.out, result
     change_record(folder, set_label(9))
-    message = run_python("-m", "ofrecord", "show", "--", "-my parts", **here).err
-    result = run_typed(
-        re.search(r"PYTHONPATH=\S+ python -m ofrecord check '.*?'", message)[0], tmp_path
-    )
+    message = run_python("-m", "ofrecord", "show", "--", name, **here).err
+    command = re.search(r"PYTHONPATH=\S+ python -m ofrecord check .*?(?= lists)", message)
+    result = run_typed(command[0], tmp_path)
     assert result.code == 2 and "record 0: images.csv has another label" in result.err, result
 
 

@@ -64,13 +64,13 @@ def test_the_same_parts_are_made_of_them(tmp_path, options):
     files = numbered(CLASSES, 2)
     files["cat"] = {name: 100 + seed for seed, name in enumerate(FILES)}
     folder = make(tmp_path / "one d", files, **options)
-    again = convert_again(exported("one d", "-x out/", cwd=tmp_path), tmp_path)
+    again = convert_again(exported("one d", "-x/", cwd=tmp_path), tmp_path)
     parts = {path.name: path.read_bytes() for path in part_files(folder)}
     assert {path.name: path.read_bytes() for path in part_files(again)} == parts
     assert read_manifest(again)["class_names"] == read_manifest(folder)["class_names"]
     ending = options.get("img_format", "")
     names = [(row.image + ending).removeprefix("images.csv/") for row in read_rows(folder)]
-    found = [re.sub("^part-[0-9]+/[0-9]{5}/images.csv/", "", name) for name, _ in table(tmp_path / "-x out")]  # fmt: skip
+    found = [re.sub("^part-[0-9]+/[0-9]{5}/images.csv/", "", name) for name, _ in table(tmp_path / "-x")]  # fmt: skip
     assert found == names  # the table is in the place of that folder
 
 

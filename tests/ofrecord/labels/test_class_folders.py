@@ -18,14 +18,14 @@ def read_folders(capsys, folder, **options):
     return read(capsys, folder / "in", class_folders=True, **options)
 
 
-NAMES = ["\udcfe/1.png", "\udcfe/\udcff.png", "cat/deep/er/9 9.png", "class 2/x.JPG", "class 10/x.png", "dog/1.png", "dog/2.png", "猫 x/图.png"]  # fmt: skip
+NAMES = ["\\xfe/1.png", "\udcfe/1.png", "\udcfe/\udcff.png", "cat/deep/er/9 9.png", "class 2/x.JPG", "class 10/x.png", "dog/1.png", "dog/2.png", "猫 x/图.png"]  # fmt: skip
 
 
 def test_folders_are_classes(tmp_path, capsys):
     make_files(tmp_path / "in", *reversed(NAMES))
     result = read_folders(capsys, tmp_path)
     assert result.classes == ["\\xfe", "cat", "class 2", "class 10", "dog", "猫 x"]
-    assert result.labels == [0, 0, 1, 2, 3, 4, 4, 5] and result.names == NAMES
+    assert result.labels == [0, 0, 0, 1, 2, 3, 4, 4, 5] and result.names == NAMES
     assert result.warnings == result.unused == []
 
 

@@ -39,7 +39,6 @@ JSON = "\n".join(json.dumps({"file_name": name, "label": label}) for name, label
 TUTORIAL = '{"0.png": 1}\n\n{"1.png": 0, "2.png": 1.0}\n'
 ODD = ".txt image;image2;label;animal\n9.png;0.png;7;b\n8.png;1.png;7;a\n"
 KEYS = '.jsonl {"id": "0.png", "file_name": "9.png", "fine": 3}\n{"id": "1.png", "fine": 3.0}\n{"id": "2.png", "fine": "x"}\n{"id": "3.png", "fine": "y"}'
-ID = {"image_column": "id", "label_column": "fine"}
 SPLIT = {"labels": [0, 1, 0], "splits": ["train", "val", "test"]}
 SAME = "differ in case or spaces only"
 ADVICE = "--classes with a file of the labels that there are, one a line, makes only those"
@@ -52,15 +51,11 @@ def table(header, delimiter=",", row="{0}{d}{1}", end="\n"):
 
 def names(image="image", label="label"):
     """What comes of ROWS as class names, and what is said of the columns."""
-    said = [f"images in {image!r}, labels in {label!r}"] if image else []
-    return {"labels": [1, 0, 1], "classes": ["a c", "b"], "said": said, "splits": None}
+    said = f"images in {image!r}, labels in {label!r}"
+    return {"labels": [1, 0, 1], "classes": ["a c", "b"], "said": [said] * bool(image)}
 
 
-def doubt(text):
-    return {"warnings": [text]}
-
-
-NUMBERS = {"labels": [1, 0, 1], "classes": None, "said": []}
+NUMBERS = {"labels": [1, 0, 1], "classes": None, "said": [], "splits": None}
 ELEVEN = {"labels": list(range(12)), "classes": None, "warnings": []}
 READ = {  # a file, options, what came of it
     "commas": (".csv " + table("image,label"), {}, names()),
@@ -84,8 +79,8 @@ READ = {  # a file, options, what came of it
     "JSON lines": ('.jsonl {"0.png": "1", "1.png": 0}\n{"2.png": 1}', {}, NUMBERS),
     "with a byte order mark": (".csv.txt \ufeff" + TUTORIAL, {}, NUMBERS),
     "named columns": (ODD, {"image_column": "Image2", "label_column": "animal"}, {"pairs": {"0.png": "b", "1.png": "a"}}),
-    "named keys": (KEYS, ID, {"pairs": {"0.png": "3", "1.png": "3", "2.png": "x", "3.png": "y"}}),
-    "numbers under keys": (KEYS.partition("\n")[0], ID, {"pairs": {"0.png": "3"}, "classes": None}),
+    "named keys": (KEYS, {"image_column": "id", "label_column": "fine"}, {"pairs": {"0.png": "3", "1.png": "3", "2.png": "x", "3.png": "y"}}),
+    "numbers under keys": (KEYS.partition("\n")[0], {"image_column": "id", "label_column": "fine"}, {"pairs": {"0.png": "3"}, "classes": None}),
     "a Windows path": (".csv image,label\nC:\\a\\0.png,0\n", {}, {"pairs": {"C:/a/0.png": "0"}}),  # missing, as the converter finds
     **{f"as {name}": (column([1], name), {}, {"pairs": {"sub/x.y.png": "1"}}) for name in ("./sub/../sub/x.y.png", "sub\\x.y.png", "sub/x.y", ".\\sub\\x.y", " sub/x.y.png ", "{top}/in/sub/x.y.png")},
     **{f"a root that is a link, as {root}": (column([1], f"{{top}}/{root}/sub/x.y.png"), {"root": "link"}, {"pairs": {"sub/x.y.png": "1"}}) for root in ("in", "link")},
@@ -95,18 +90,18 @@ READ = {  # a file, options, what came of it
     "other words": (".csv image,label,split\n0.png,0,training\n1.png,1,validation\n2.png,0, TEST \n", {}, SPLIT),
     "splits in JSON": ("\n".join([".jsonl ", *(json.dumps({"file_name": f"{n}.png", "label": n % 2, "split": split}) for n, split in enumerate(["train", "val", "testing"]))]), {}, SPLIT),
     **{f"{text} of a table program": (column([text.format(n) for n in range(12)]), {}, ELEVEN) for text in ("{}", "{}.0", "{}.", "+{}", "{:02}", "{}.000", " {} ")},
-    "case": (column(["cat", "Cat", "dog"]), {}, doubt(f"the classes 'Cat' and 'cat' {SAME}")),
-    "a space": (column(["ice cream", "icecream", "dog"]), {}, doubt(f"the classes 'ice cream' and 'icecream' {SAME}")),
-    "Unicode": (column(["cafe\u0301", "café", "dog"]), {}, doubt(f"the classes 'cafe\u0301' and 'café' {SAME}")),
-    "one name": (column(["one", "one"]), {}, doubt("all images are of a single class: there is nothing to learn")),
-    "one number": (column([0, 0, 0]), {}, doubt("all images are of a single class: there is nothing to learn")),
-    **{name: (column(["cat", name, "dog"]), {}, doubt(f"{name!r} is a class here: if it stands for no label, remove those lines")) for name in ("NA", "nan", "N/A")},
-    "gaps": (column([17, 9017, 27017]), {}, doubt(f"labels go from 17 to 27017, which makes 27,018 classes, 27,015 of them without images: {ADVICE}")),
+    "case": (column(["cat", "Cat", "dog"]), {}, {"warnings": [f"the classes 'Cat' and 'cat' {SAME}"]}),
+    "a space": (column(["ice cream", "icecream", "dog"]), {}, {"warnings": [f"the classes 'ice cream' and 'icecream' {SAME}"]}),
+    "Unicode": (column(["cafe\u0301", "café", "dog"]), {}, {"warnings": [f"the classes 'cafe\u0301' and 'café' {SAME}"]}),
+    "one name": (column(["one", "one"]), {}, {"warnings": ["all images are of a single class: there is nothing to learn"]}),
+    "one number": (column([0, 0, 0]), {}, {"warnings": ["all images are of a single class: there is nothing to learn"]}),
+    **{name: (column(["cat", name, "dog"]), {}, {"warnings": [f"{name!r} is a class here: if it stands for no label, remove those lines"]}) for name in ("NA", "nan", "N/A")},
+    "gaps": (column([17, 9017, 27017]), {}, {"warnings": [f"labels go from 17 to 27017, which makes 27,018 classes, 27,015 of them without images: {ADVICE}"]}),
     "as advised": (column([17, 27017, 9017]), {"classes": "17\n9017\n27017\n"}, {"labels": [0, 2, 1], "warnings": []}),
-    "one gap": (column([*range(10), 999]), {}, doubt(f"labels go from 0 to 999, which makes 1,000 classes, 989 of them without images: {ADVICE}")),
-    "from 1": (column([1, 2, 3, 4]), {}, doubt(f"labels go from 1 to 4, which makes 5 classes, 1 of them without images: {ADVICE}")),
+    "one gap": (column([*range(10), 999]), {}, {"warnings": [f"labels go from 0 to 999, which makes 1,000 classes, 989 of them without images: {ADVICE}"]}),
+    "from 1": (column([1, 2, 3, 4]), {}, {"warnings": [f"labels go from 1 to 4, which makes 5 classes, 1 of them without images: {ADVICE}"]}),
     "from 1, as advised": (column("1221"), {"classes": "1\n2\n"}, {"labels": [0, 1, 1, 0], "classes": ["1", "2"], "warnings": []}),
-    "negative": (column([-1, 0, 1]), {}, doubt("there are negative labels: lenet_train.py only accepts labels from 0")),
+    "negative": (column([-1, 0, 1]), {}, {"warnings": ["there are negative labels: lenet_train.py only accepts labels from 0"]}),
     "a small gap": (column([0, 1, 2, 5]), {}, {"warnings": []}),
     "nearly nan": (column(["cat", "dog", "nandu"]), {}, {"warnings": []}),
     "natural order": (column([f"class {n}" for n in (10, 2, 0, 11, 1)]), {}, {"classes": [f"class {n}" for n in (0, 1, 2, 10, 11)], "labels": [3, 2, 0, 4, 1]}),
@@ -132,7 +127,8 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "images may be in the columns 'image' and 'path'|--image_column": [".txt image,path,label\n0.png,a,0\n"],
     "labels may be in the columns 'class' and 'label'|--label_column": [".csv image,class,label\n0.png,a,0\n", '.jsonl {"file_name": "0.png", "class": 1, "label": 1}'],
     "line 3: labels may be in the columns 'label' and 'target'": [".txt \n\npath,name,label,target\n"],
-    "'label' and 'Label': rename one": [".csv image,label,Label\n0.png,1,1\n"],
+    "'label' and 'Label': rename one": [".csv image,label,Label\n0.png,1,1\n", '.jsonl {"file_name": "0.png", "label": 1, "Label": 1}'],
+    "'label' and 'label': rename one": ['.jsonl {"file_name": "0.png", "label": 1, "label": 2}'],
     "'split' and 'split': rename one": [".csv image,label,split,split\n"],
     "line 1: the header lacks 'image'; it has|--label_column": [".csv 0.png,1\n1.png,2\n", ".csv "],
     "line 1: the header lacks 'label'; it has 'file_name', 'text'": ['.jsonl {"file_name": "0.png", "text": "a"}'],
@@ -166,6 +162,9 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "line 1: the header lacks 'plant'; it has 'image'": [(ODD, {"image_column": "image", "label_column": "plant"})],
     "/classes.txt (--classes) lacks 1 class: 'c'": [(column("abc"), {"classes": "a\nb"})],
     "/classes.txt, line 5: 'a' is line 1, too": [(column("abc"), {"classes": "a\nb\nc\n\na"})],
+    "line 1: the label 'aaaaaaaaaa|a' of '0.png' cannot be a class's name": [f'.jsonl {{"0.png": "{"a" * 4097}"}}\n{{"1.png": "b"}}'],
+    "line 1: the label 'a|b' of '0.png' cannot be a class's name": [f'.jsonl {{"0.png": "a\\u{code}b"}}\n{{"1.png": "b"}}' for code in ("0000", "d800", "dfff")],
+    "/classes.txt, line 2: '|' cannot be a class's name": [(column("abc"), {"classes": f"a\n{name}"}) for name in ("b" * 4097, '"\\ud800"', '"a\\u0000b"')],
     "/classes.txt names no classes": [(column("abc"), {"classes": "\n"})],
     "the class file |/classes.txt is not UTF-8 text": [(column("abc"), {"classes": b"\xff"})],
     "line 4: the label '2' of '2.png' is no line of |/classes.txt, which has 2, from 0": [(column("012"), {"classes": "a\nb"})],
