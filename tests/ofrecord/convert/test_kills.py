@@ -117,6 +117,10 @@ def check_stops(scratch, how, over_old=True, more=(), every=1, target="d"):
         marked = (folders[0] / HIDDEN / MANIFEST).exists()
         if not marked and states[-1][0] != "new":  # no folder was touched
             assert set(states[-1]) == {"old" if over_old else "none"}
+        if marked and number % 2:  # a job leaves that to a run without a job
+            result = convert(*wanted, "--job", "1/2")
+            assert_one_error(result, "the same command without --job finishes it", started=True)
+            assert found() == states[-1]
         if number % 2:  # one that fails finishes a commit, and removes nothing
             for mistyped in (wanted, [*wanted[: -len(more)], *images] if is_split else wanted):
                 assert convert(*mistyped, *failing).code == 2
