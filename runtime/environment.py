@@ -63,6 +63,8 @@ def check_environment(module: str, ranks: bool = False) -> None:
         sys.stderr.write(f"{program_name()}: error: {problem}\n")
         sys.exit(2)
     if module == "__main__":
+        # NumPy's threads, one for each CPU, would be idle, and a cluster may not allow so many.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         sys.excepthook = _report_import  # until run_main() reports all errors
 
 

@@ -282,6 +282,8 @@ def test_signals(many, old, held, act, workers, code, text):
     right = many(LONG, "--save_dir", folder)
     assert convert(*right, "--job", "1/1").code == 0
     process = held("--save_dir", folder, "--img_format", ".bmp", "--workers", workers)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    assert "Threads:\t2\n" in status  # tqdm has one; none for each CPU
     act(process)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err, err
