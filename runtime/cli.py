@@ -141,6 +141,7 @@ def run_main(main: Callable[[], object]) -> NoReturn:
 
     0: success. 2: invalid input, one line (or twenty and a count), or too little memory.
     130: Ctrl-C. 141: stdout was closed. 1: an unexpected error, with its traceback.
+
     With several ranks, the first that fails ends the others.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed

@@ -64,6 +64,8 @@ def check_environment(module: str, ranks: bool = False) -> None:
     if problem:
         sys.stderr.write(f"{program_name()}: error: {problem}\n")
         sys.exit(2)
+    # NumPy's threads, one for each CPU, would be idle, and a cluster may not allow so many.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.excepthook = _report_import  # until run_main() reports all errors
 
 

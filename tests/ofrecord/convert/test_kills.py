@@ -64,11 +64,14 @@ def check_stops(scratch, how, over_old=True, more=(), every=1, target="d"):
 
     Of a split, all parts are there, so that its commit is stopped.
     """
-    (scratch / "few.txt").write_text("".join(LABELS.read_text().splitlines(True)[:7]))
+    few = "".join(LABELS.read_text().splitlines(True)[:7])
+    (scratch / "few.txt").write_text(few)
+    (scratch / "bad.txt").write_text(few + '{"missing.png": 1}\n')
     is_split = "--val_fraction" in more
     folders = [scratch / f"{target}{end}" for end in (["", "_val", "_test"] if is_split else [""])]
     images = [] if is_split else ["--label_dir", scratch / "few.txt"]
     wanted = ["--save_dir", folders[0], *images, *NEW, *more]
+    failing = ["--part_num", 99] if is_split else ["--label_dir", scratch / "bad.txt"]
     stop, codes = STOPS[how]
 
     def keep(name):
@@ -114,9 +117,13 @@ def check_stops(scratch, how, over_old=True, more=(), every=1, target="d"):
         marked = (folders[0] / HIDDEN / MANIFEST).exists()
         if not marked and states[-1][0] != "new":  # no folder was touched
             assert set(states[-1]) == {"old" if over_old else "none"}
+        if marked and number % 2:  # a job leaves that to a run without a job
+            result = convert(*wanted, "--job", "1/2")
+            assert_one_error(result, "the same command without --job finishes it", started=True)
+            assert found() == states[-1]
         if number % 2:  # one that fails finishes a commit, and removes nothing
             for mistyped in (wanted, [*wanted[: -len(more)], *images] if is_split else wanted):
-                assert convert(*mistyped, "--part_num", 99).code == 2
+                assert convert(*mistyped, *failing).code == 2
                 assert found() == (["new"] * len(folders) if marked else states[-1])
         assert convert(*wanted).code == 0
         assert [snapshot(folder) for folder in folders] == new
@@ -269,10 +276,14 @@ SIGNALS = {  # what is done, the number of workers, the exit code, the last line
 
 
 @pytest.mark.parametrize("act, workers, code, text", SIGNALS.values(), ids=SIGNALS)
-def test_signals(old, held, act, workers, code, text):
-    """It ends, its workers too, which hold stderr open; nothing is lost, and the next run is a whole one."""
+def test_signals(many, old, held, act, workers, code, text):
+    """A mistyped command, after all jobs: it ends, its workers too, which hold stderr open, and nothing is lost."""
     folder, old_files = old
-    process = held("--save_dir", folder, "--workers", workers)
+    right = many(LONG, "--save_dir", folder)
+    assert convert(*right, "--job", "1/1").code == 0
+    process = held("--save_dir", folder, "--img_format", ".bmp", "--workers", workers)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    assert "Threads:\t2\n" in status  # tqdm has one; none for each CPU
     act(process)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err, err
@@ -280,9 +291,9 @@ def test_signals(old, held, act, workers, code, text):
     if code:
         assert visible(folder) == old_files
         assert code < 0 or not list((folder / HIDDEN).glob("new-*"))
-        for target in (folder, folder.with_name("new")):
-            assert convert("--save_dir", target, *NEW).code == 0
-        assert snapshot(folder) == snapshot(folder.with_name("new"))
+        result = convert(*right)
+        assert result.code == 0 and "10 of 10 parts are there already" in result.err, result
+        assert "feature saved" not in result.out
 
 
 @pytest.mark.parametrize("more", [[], ["--job", "1/2"]], ids=["alone", "a job"])

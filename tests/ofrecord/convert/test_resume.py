@@ -43,21 +43,28 @@ def image(folder, number):
 # -- continued ------------------------------------------------------------------------
 
 
+SPLIT = ["--val_fraction", 0.2]
+
+
 @pytest.mark.parametrize(
-    "more", [[], ["--skip_bad"], ["--val_fraction", 0.2], ["--workers", 2], JPEG]
+    "more", [[], ["--skip_bad"], [*SPLIT, "--skip_bad"], ["--workers", 2], JPEG]
 )
 def test_continued(own, tmp_path, whole, more):
+    """With colour in another part than those that are there, and in another dataset."""
+    cv2.imwrite(str(image(tmp_path, 29)), np.full((28, 28, 3), (0, 0, 200), np.uint8))
     if "--skip_bad" in more:
         image(tmp_path, 7).write_bytes(b"\x89PNG")
     jobs(*own, *more, but=[2])
     assert len(staged(tmp_path / "d")) == 3
     result = convert(*own, *more)
-    check_continued(result, *([6, 12] if "--val_fraction" in more else [3]))
+    check_continued(result, *([6, 12] if SPLIT[0] in more else [3]))
     assert not (tmp_path / "d" / HIDDEN).exists()
     assert snapshot(tmp_path / "d") == whole(*own, *more)
     assert "already" not in convert(*own, *more).err  # that one had nothing to continue
-    if "--val_fraction" in more:
+    if SPLIT[0] in more:
         assert snapshot(tmp_path / "d_val") == snapshot(tmp_path / "whole_val")
+        channels = [read_manifest(tmp_path / name)["channels"] for name in ("d", "d_val")]
+        assert channels == [3, 3]
 
 
 def test_what_does_not_matter_may_change(own, tmp_path):
@@ -196,19 +203,6 @@ def test_a_mistyped_last_command_removes_nothing(own, tmp_path, whole, more):
     assert made(result) == 0 and snapshot(tmp_path / "d") == whole(*own)
 
 
-def test_jobs_with_colour_in_one_share_and_invalid_images(own, tmp_path, whole):
-    colors = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
-    cv2.imwrite(str(image(tmp_path, 29)), colors)
-    image(tmp_path, 2).write_bytes(b"GIF8")
-    own += ["--skip_bad", "--val_fraction", 0.2]
-    jobs(*own)
-    assert convert(*own).code == 0
-    assert whole(*own) == snapshot(tmp_path / "d")
-    assert snapshot(tmp_path / "whole_val") == snapshot(tmp_path / "d_val")
-    for folder in ("d", "d_val"):
-        assert read_manifest(tmp_path / folder)["channels"] == 3
-
-
 @pytest.mark.parametrize("job, kept", [([], [0, 1, 2, 3, 4]), (["--job", "3/3"], [2])])
 def test_invalid_images_lose_nothing_that_was_made(own, tmp_path, whole, job, kept):
     bad = image(tmp_path, 29)
@@ -223,15 +217,3 @@ def test_invalid_images_lose_nothing_that_was_made(own, tmp_path, whole, job, ke
     result = convert(*own)
     check_continued(result, len(kept))
     assert made(result) == 30 - 5 * len(kept) and snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_a_job_leaves_a_commit_that_was_killed_to_a_run_without_a_job(own, tmp_path, whole):
-    assert convert(*own).code == 0
-    (tmp_path / "d" / HIDDEN).mkdir()
-    (tmp_path / "d" / "dataset.json").rename(tmp_path / "d" / HIDDEN / "dataset.json")
-    before = snapshot(tmp_path / "d")
-    result = convert(*own, "--job", "1/2")
-    assert_one_error(result, "the same command without --job finishes it", started=True)
-    assert snapshot(tmp_path / "d") == before
-    result = convert(*own)
-    assert "very end is finished" in result.err and snapshot(tmp_path / "d") == whole(*own), result
