@@ -40,8 +40,8 @@ ENVIRONMENT = {
 
 
 def cases(quick, slow):
-    """The values of a parametrized test: those of the quick tests, then what only the slow ones try."""
-    marked = (case if isinstance(case, tuple) else (case,) for case in slow)
+    """The values of a parametrized test: those of the quick tests, then what else the slow ones try."""
+    marked = (case if isinstance(case, tuple) else (case,) for case in slow if case not in quick)
     return [*quick, *(pytest.param(*case, marks=pytest.mark.slow) for case in marked)]
 
 

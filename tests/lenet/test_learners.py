@@ -99,20 +99,6 @@ def assert_same_arrays(found, expected):
         assert (found[name] == array).all(), name
 
 
-def test_gradients_that_are_there_do_not_stop_a_graph_from_training(batch):
-    """OneFlow's trap: a graph whose parameters have a gradient, even zeros, never trains."""
-    learner = make(graph=True)
-    model = learner.model
-    model(batch[0]).sum().backward()
-    assert model.conv1.weight.grad is not None
-    before = weights_of(learner)
-    first, *_, last = [learner.step(*batch).item() for _ in range(5)]
-    assert last < first
-    for name, weight in weights_of(learner).items():
-        assert (weight != before[name]).any(), name
-    assert learner.state_dict()["System-Train-TrainStep"].tolist() == [5]
-
-
 def test_a_graph_that_does_not_train_is_found_out(flow, batch):
     learner = make(graph=True)
     for parameter in learner._copy.parameters():

@@ -329,21 +329,18 @@ OTHER_SETTINGS = [  # of a resumed run, from the command line or its edited conf
     (["--dropout", 0.1, "--seed", 4], "dropout 0.5, not 0.1; seed 0, not 4; --run_dir DIR"),
     (["--graph"], "graph false, not true; --run_dir DIR starts another run"),
     (["--steps", 41], "only with schedule constant and warmup 0 can a run be trained for longer"),
-    ({"batch_size: 8": "batch_size: 9"}, "it was started with batch_size 8, not 9; --run_dir DIR"),
-    ({"schedule: cosine": "schedule: constant"}, "schedule cosine, not constant; warmup"),
-    ({"steps": "stepz"}, "stepz: unknown setting; did you mean steps?"),
+    (("batch_size: 8", "batch_size: 9"), "it was started with batch_size 8, not 9; --run_dir DIR"),
+    (("schedule: cosine", "schedule: constant"), "schedule cosine, not constant; --run_dir DIR"),
+    (("steps", "stepz"), "stepz: unknown setting; did you mean steps?"),
 ]
-OTHER_SETTINGS[5][0]["warmup: 0.1"] = "warmup: 0.0"
 
 
 @pytest.mark.parametrize("change, text", OTHER_SETTINGS)
 def test_resuming_with_other_settings_is_refused(whole, tmp_path, change, text):
     folder, options = copied(whole[0], tmp_path / "run"), change
-    if isinstance(change, dict):
-        config, options = (folder / "config.yaml").read_text(), []
-        for old, new in change.items():
-            config = config.replace(old, new)
-        (folder / "config.yaml").write_text(config)
+    if isinstance(change, tuple):
+        config, options = folder / "config.yaml", []
+        config.write_text(config.read_text().replace(*change))
     before = snapshot(folder)
     assert_one_error(resume(folder, *options), str(folder), text, started=True)
     assert snapshot(folder) == before

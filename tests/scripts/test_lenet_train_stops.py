@@ -225,7 +225,8 @@ def test_killed_and_resumed_bit_for_bit(datasets, whole_of, trainer, tmp_path, m
         process.communicate(timeout=60)
         while trainer.processes():
             time.sleep(0.01)
-        if kill == kills - 1 or kill % 4 == 3 and (folder / "last.npz").exists():
+        due = kill == kills - 1 or kill % 4 == 3 and (folder / "last.npz").exists()
+        if due and (folder / "config.yaml").exists():  # else it was killed before it began
             result = trainer.run("--run_dir", folder, "--resume", ranks=ranks)
             assert result.code == 0, result
             assert_same_run(folder, whole)
@@ -325,9 +326,10 @@ def test_a_dataset_that_is_lost_while_it_is_trained_on(datasets, whole, tmp_path
     assert_one_error(resume(folder), str(tmp_path / name))
     assert snapshot(folder) == before
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
-    result = resume(folder)
-    step = int(re.search(r"resumed after step (\d+)\n", result.err)[1])
-    assert result.code == 0 and step >= [7, 7, 13, 13, 19][count - 1], result
+    again = resume(folder)
+    assert again.code == 0, again
+    lost = len(result.out.splitlines()) - int(re.search(r"resumed after step (\d+)", again.err)[1])
+    assert 0 <= lost < 10 if "training" in case else lost == 0, (result, again)
     assert_same_run(folder, whole[0])
 
 
