@@ -52,9 +52,9 @@ def warn_of_leaks(train_set: Dataset, eval_set: Dataset) -> None:
     if leaks:
         check = module_command("ofrecord", "check", train_set.folder, eval_set.folder)
         log(
-            f"{count(len(leaks), 'image')} of {eval_set.folder} are in {train_set.folder} too "
+            f"{train_set.folder} has {count(len(leaks), 'image')} of {eval_set.folder}, too "
             f"(such as {leaks[0].image or leaks[0].part}): the accuracy looks better than it is; "
-            f"`{check}` names them",
+            f"`{check}` names all",
             "warning",
         )
 
