@@ -52,9 +52,9 @@ def warn_of_leaks(train_set: Dataset, eval_set: Dataset) -> None:
     if leaks:
         check = module_command("ofrecord", "check", train_set.folder, eval_set.folder)
         log(
-            f"{count(len(leaks), 'image')} of {eval_set.folder} are in {train_set.folder} too "
+            f"{train_set.folder} has {count(len(leaks), 'image')} of {eval_set.folder}, too "
             f"(such as {leaks[0].image or leaks[0].part}): the accuracy looks better than it is; "
-            f"`{check}` names them",
+            f"`{check}` names all",
             "warning",
         )
 
@@ -105,9 +105,9 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
             "both: convert again"
         )
 
-    def differ(what: str, one: object, other: object) -> None:
+    def differ(what: str, one: object, other: object, hint: str = "") -> None:
         if one != other:
-            raise InputError(f"{folders} do not match: {what} {one} and {other}")
+            raise InputError(f"{folders} do not match: {what} {one} and {other}{hint}")
 
     differ("their images are", train.color_name, held_out.color_name)
     if config.image_size is None:
@@ -115,6 +115,6 @@ def check_same_kind(config: TrainConfig, train_set: Dataset, eval_set: Dataset) 
         differ("their images (without --image_size) are", *sizes)
     names = train.class_names or [], held_out.class_names or []
     for label, (one, other) in enumerate(zip_longest(*names, fillvalue="unnamed")):
-        differ(f"class {label} is", one, other)
+        differ(f"class {label} is", one, other, ": convert both with one --classes file")
     if held_out.num_classes > train.num_classes:
         differ("their numbers of classes are", train.num_classes, held_out.num_classes)

@@ -101,7 +101,7 @@ def main() -> None:
     name, problem = probe_gpu()
     if problem:
         raise InputError(problem)
-    output(name)
+    output(f"{name} works")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sys
 import numpy as np
 
 from ofrecord.dataset.open_dataset import Dataset
-from runtime.cli import InputError, count, log
+from runtime.cli import InputError, count, log, typed_path
 
 from .checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from .config import TrainConfig, write_config
@@ -58,8 +58,7 @@ class Run:
     @property
     def command(self) -> str:
         """What to type to resume the run."""
-        path = f"./{self.path}" if self.path.startswith("-") else self.path  # it is no option
-        script, folder = shlex.quote(sys.argv[0]), shlex.quote(path)
+        script, folder = shlex.quote(sys.argv[0]), typed_path(self.path)
         return f"python {launcher()}{script} --run_dir {folder} --resume"
 
     def start(self, learner) -> None:

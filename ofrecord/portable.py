@@ -23,8 +23,9 @@ import re
 import struct
 import sys
 
-HALF = {4: 2**31, 5: 2**63}  # of the numbers of an int32_list, of an int64_list
-ENDINGS = {b"\x89P": ".png", b"\xff\xd8": ".jpg", b"II": ".tif", b"BM": ".bmp", b"RI": ".webp"}
+VARINT = re.compile(rb"[\x80-\xff]{0,9}[\x00-\x7f]")  # seven bits a byte, the lowest first
+ENDINGS = {b"\x89P": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"RI": ".webp"}
+ENDINGS.update({b"II": ".tif", b"MM": ".tif", b"P5": ".pnm", b"P6": ".pnm"})
 
 
 class BadDataset(Exception):
@@ -42,10 +43,24 @@ def read_part(path):
                 if length <= 0 or left < 0:
                     raise ValueError(f"the length {length} does not fit the file")
                 features = dict(map(_feature, _fields(file.read(length))))
-            except (ValueError, LookupError, struct.error) as error:
+            except (ValueError, struct.error) as error:
                 raise BadDataset(f"{path}, record {index}: not an OFRecord ({error})") from None
             yield features
             index += 1
+
+
+def _fields(message):
+    """Yield (number, content) of each field of a message."""
+    position = 0
+    while position < len(message):
+        number, wire_type = divmod(message[position], 8)
+        size = VARINT.match(message, position + 1)
+        if not size or wire_type != 2:
+            raise ValueError("an unknown field")
+        start, position = size.end(), size.end() + _integer(size[0], 64)
+        if not start <= position <= len(message):
+            raise ValueError("a field is cut off")
+        yield number, message[start:position]
 
 
 def _feature(field):
@@ -54,9 +69,10 @@ def _feature(field):
     (name_number, name), (feature_number, feature) = _fields(entry)
     ((kind, items),) = _fields(feature)
     items = list(_fields(items))
-    if {number, name_number, feature_number - 1, *(number for number, _ in items)} != {1}:
+    numbers = [number, name_number, feature_number - 1, *(number for number, _ in items)]
+    if set(numbers) != {1} or not 1 <= kind <= 5:
         raise ValueError("an unknown field")
-    return name.decode(), [value for _, item in items for value in _values(kind, item)]
+    return name.decode(), [value for _, packed in items for value in _values(kind, packed)]
 
 
 def _values(kind, packed):
@@ -64,34 +80,15 @@ def _values(kind, packed):
         return [packed]
     if kind in (2, 3):
         return [number for (number,) in struct.iter_unpack("<f" if kind == 2 else "<d", packed)]
-    values, position, half = [], 0, HALF[kind]
-    while position < len(packed):
-        number, position = _varint(packed, position)
-        values.append((number + half) % (2 * half) - half)
-    return values
+    digits = VARINT.findall(packed)
+    if b"".join(digits) != packed:
+        raise ValueError("an integer is cut off")
+    return [_integer(each, 32 if kind == 4 else 64) for each in digits]
 
 
-def _fields(message):
-    """Yield (number, content) of each field of a message."""
-    position = 0
-    while position < len(message):
-        size, start = _varint(message, position + 1)
-        number, wire_type = divmod(message[position], 8)
-        position = start + size
-        if wire_type != 2 or position > len(message):
-            raise ValueError("an unknown field, or one that is cut off")
-        yield number, message[start:position]
-
-
-def _varint(message, position):
-    number = 0
-    for shift in range(0, 70, 7):
-        byte = message[position]
-        position += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number % 2**64, position
-    raise ValueError("a number has more than 64 bits")
+def _integer(digits, bits):
+    number = sum((byte & 127) << 7 * place for place, byte in enumerate(digits))
+    return (number + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
 
 
 def read_dataset(folder):
@@ -99,22 +96,21 @@ def read_dataset(folder):
 
     The name is "" where it is not known, the class name None. Raises BadDataset, and OSError.
     """
+    place = "dataset.json is damaged"
     try:
         with open(os.path.join(folder, "dataset.json"), encoding="utf-8") as file:
             manifest = json.load(file)
         digits, num_parts = len(manifest["parts"][0]["file"]) - 5, len(manifest["parts"])
         classes = dict(enumerate(manifest["class_names"] or []))
         features = manifest.get("image_feature", "images"), manifest.get("label_feature", "labels")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise BadDataset(f"{folder}: dataset.json is damaged: {error}") from None
-    path, part, index = os.path.join(folder, "images.csv"), "part-0", 0
-    with open(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
-        try:
+        path, place = os.path.join(folder, "images.csv"), "images.csv"
+        with open(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
             rows = csv.reader(file)
             next(rows, None)  # the names of the columns
             for number in range(num_parts):
                 part = "part-" + str(number).zfill(digits)
                 for index, record in enumerate(read_part(os.path.join(folder, part))):
+                    place = f"{part}, record {index}"
                     values = [value for name in features for value in record.get(name, ())]
                     if list(map(type, values)) != [bytes, int]:
                         raise ValueError(f"it has not one {features[0]} and one {features[1]}")
@@ -125,33 +121,35 @@ def read_dataset(folder):
                     yield row[2], image, label, classes.get(label)
             if next(rows, None):
                 raise BadDataset(f"{folder}: images.csv has more records than the parts")
-        except (ValueError, TypeError, csv.Error) as error:
-            raise BadDataset(f"{folder}, {part}, record {index}: {error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        raise BadDataset(f"{folder}, {place}: {error}") from None
 
 
 def write_files(folder, out=None):
     """Print a table of names and labels; or write it and the images to a new folder."""
     if out:
+        os.stat(os.path.join(folder, "dataset.json"))  # before a folder is made for nothing
         os.mkdir(out)
     target = os.path.join(out, "images.csv") if out else 1  # stdout
-    with open(target, "w", encoding="utf-8", newline="") as file:
+    with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(["image", "label"])
         for number, (name, image, label, class_name) in enumerate(read_dataset(folder)):
             if out:
                 name = safe_name(name or str(number), ENDINGS.get(image[:2], ".bin"))
-                try:
-                    _write(os.path.join(out, name), image)
-                except (FileExistsError, NotADirectoryError):  # another image has that name
+                while not _is_written(os.path.join(out, name), image):
                     name = f"record-{number}/{name}"
-                    _write(os.path.join(out, name), image)
             table.writerow([name, label if class_name is None else class_name])
 
 
-def _write(path, data):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "xb") as file:
-        file.write(data)
+def _is_written(path, data):
+    """Write a new file; return False where there is one of that name, or of a folder's in it."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "xb") as file:
+            return file.write(data) >= 0
+    except (FileExistsError, NotADirectoryError):
+        return False
 
 
 def safe_name(name, ending):
@@ -160,21 +158,17 @@ def safe_name(name, ending):
     words = (word[:60].rstrip(". ") for word in name.split("/"))  # as Windows does; no ".." stays
     name = "/".join(filter(None, words)) or "_"
     name = re.sub(r"(?i)(^|/)(con|prn|aux|nul|com\d|lpt\d)(?=[./]|$)", r"\1_\2", name)  # devices
-    has_ending = os.path.splitext(name)[1].lower()[:3] == ending[:3]  # .jpeg for .jpg
-    return name if has_ending else name + ending
+    there = os.path.splitext(name)[1].lower().replace("jpeg", "jpg").replace("tiff", "tif")
+    return name if there == ending else name + ending
 
 
-def main():
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python portable.py DIR [OUT]")
+if __name__ == "__main__":
     try:
+        if len(sys.argv) not in (2, 3):
+            raise BadDataset("usage: python portable.py DIR [OUT]")
         write_files(*sys.argv[1:])
     except BrokenPipeError:  # as of `head`, which has seen enough
         pass
     except (BadDataset, OSError) as error:
         print(f"portable.py: error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,8 +14,7 @@ from typing import IO
 
 from .cli import InputError, log, os_errors
 
-# What SMB, FUSE and the drives of WSL answer where a folder is to be flushed: they cannot.
-NO_FLUSH = {errno.EINVAL, errno.EOPNOTSUPP, errno.EIO}
+FULL = errno.ENOSPC, errno.EDQUOT  # a full disk, and a quota that is used up
 
 
 @contextmanager
@@ -96,12 +95,15 @@ def flush_file(file: IO) -> None:
 
 
 def flush_folder(path: str) -> None:
-    """Write the names in a folder (renames, removals) to the disk, where its file system can."""
+    """Write the names in a folder (renames, removals) to the disk, where its file system can.
+
+    SMB, FUSE, the drives of WSL and others cannot, and each has an error of its own for it.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in NO_FLUSH:
+        if error.errno in FULL:
             raise
     finally:
         os.close(descriptor)
@@ -163,6 +165,7 @@ def why_no_folder(path: str) -> str | None:
     """Return why a path is no folder, such as "does not exist", or None for a folder."""
     if os.path.isdir(path):
         return None
+    path = path.rstrip("/")  # with which there would be no file
     if os.path.exists(path):
         return "is not a folder"
     return "is a link to nothing" if os.path.islink(path) else "does not exist"

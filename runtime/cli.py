@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from .environment import launched_ranks
+from .environment import launched_ranks, program_name
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -77,11 +77,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def one_line(text: object) -> str:
     """Return ``str(text)`` with line breaks and unprintable characters escaped."""
-    text = str(text)
-    if text.isprintable():
-        return text
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
     )
 
 
@@ -110,19 +108,13 @@ def output(*lines: object) -> None:
 
 
 def log(message: object, level: str | None = None) -> None:
-    """Print a message to stderr; other ranks than 0 print errors only.
-
-    ``level`` is ``"error"``, ``"warning"`` or None for information.
-    """
+    """Print to stderr; ``level`` is "error", "warning" or None. Ranks above 0 print errors only."""
     rank, _ = launched_ranks()
     if rank and level != "error":
         return
     if level:
-        folder, program = os.path.split(sys.argv[0])
-        if program == "__main__.py":  # python -m of a package
-            program = os.path.basename(folder)
         who = f"rank {rank}: " if rank else ""
-        message = f"{program or 'python'}: {level}: {who}{one_line(message)}"
+        message = f"{program_name()}: {level}: {who}{one_line(message)}"
     with suppress(OSError):  # stderr is a file on a full disk: there is nowhere to report it
         print(printed_lines(message), file=sys.stderr, flush=True)
 
@@ -132,18 +124,23 @@ def printed_lines(text: object) -> str:
     return "\n".join(map(one_line, str(text).split("\n")))
 
 
+def typed_path(path: str) -> str:
+    """Return a path as it can be typed: in quotes if need be, and a leading dash is no option."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
 def module_command(module: str, *arguments: str) -> str:
     """Return the command ``python -m MODULE ARGUMENTS`` as it can be typed in the working folder."""
     here = os.path.realpath(os.getcwd()) == os.path.realpath(PROJECT)
     prefix = "" if here else f"PYTHONPATH={shlex.quote(PROJECT)} "
-    return f"{prefix}python -m {' '.join([module, *map(shlex.quote, arguments)])}"
+    return f"{prefix}python -m {' '.join([module, *map(typed_path, arguments)])}"
 
 
 def run_main(main: Callable[[], object]) -> NoReturn:
     """Call ``main()`` and exit the process with the matching exit code. Never returns.
 
-    0: success. 2: invalid input, one line (or twenty and a count). 130: Ctrl-C.
-    141: stdout was closed. 1: an unexpected error, with its traceback, or out of memory.
+    0: success. 2: invalid input, one line (or twenty and a count), or too little memory.
+    130: Ctrl-C. 141: stdout was closed. 1: an unexpected error, with its traceback.
 
     With several ranks, the first that fails ends the others.
     """
@@ -186,7 +183,7 @@ def _report(error: BaseException) -> int:
             return error.code or 0
         case MemoryError():
             log("out of memory", "error")
-            return 1
+            return EXIT_BAD_INPUT
     traceback.print_exception(error)  # a bug in this program
     return 1
 

@@ -62,8 +62,31 @@ def check_environment(module: str, ranks: bool = False) -> None:
             os.environ.pop(name, None)
     problem = find_problem()
     if problem:
-        sys.stderr.write(f"{os.path.basename(sys.argv[0])}: error: {problem}\n")
+        sys.stderr.write(f"{program_name()}: error: {problem}\n")
         sys.exit(2)
+    # NumPy's threads, one for each CPU, would be idle, and a cluster may not allow so many.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sys.excepthook = _report_import  # until run_main() reports all errors
+
+
+def program_name() -> str:
+    """Return what the running command is called in its messages."""
+    folder, name = os.path.split(sys.argv[0])
+    return (os.path.basename(folder) if name == "__main__.py" else name) or "python"
+
+
+def _report_import(kind, error, trace):
+    """Report a library that cannot be loaded in one line; any other error as Python does."""
+    if not issubclass(kind, (ImportError, OSError, MemoryError)):
+        sys.__excepthook__(kind, error, trace)
+        return
+    while error.__cause__ or error.__context__:  # NumPy puts a page of advice around it
+        error = error.__cause__ or error.__context__
+    reason = " ".join(str(error).split()) or "out of memory"
+    no_memory = isinstance(error, MemoryError) or "memory" in reason or "map segment" in reason
+    hint = "this process may use too little memory (ulimit -v)" if no_memory else REMEDY
+    sys.stderr.write(f"{program_name()}: error: a library cannot be loaded ({reason}): {hint}\n")
+    os._exit(2)  # threads of a library that is loaded by half may wait for ever
 
 
 def launched_ranks() -> "tuple[int, int]":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-from .cli import InputError
+from .cli import InputError, os_errors
 
 # Jobs sent to each worker ahead of the one whose result is awaited: enough that
 # none is idle, few enough that results do not pile up in memory.
@@ -17,7 +17,8 @@ JOBS_AHEAD = 3
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-KILLED = "a worker process was killed, perhaps out of memory: try --workers 1"
+FEWER = "try --workers 1; a command without it: taskset -c 0 python …"
+KILLED = f"a worker process was killed, perhaps out of memory: {FEWER}"
 
 
 def num_cpus() -> int:
@@ -44,13 +45,14 @@ def ordered_map(function: Callable, jobs: Iterable, workers: int) -> Generator:
     try:
         for number, job in enumerate(jobs):
             if number < workers:  # no more workers than jobs
-                ours, theirs = context.Pipe()
-                arguments = function, theirs, os.getpid()
-                process = context.Process(target=_work, daemon=True, args=arguments)
-                with _uninterrupted():  # until the worker ignores Ctrl-C
-                    process.start()
-                    processes.append(process)
-                    pipes.append(ours)
+                with os_errors("start", "a worker process", FEWER):  # limits of files, processes
+                    ours, theirs = context.Pipe()
+                    arguments = function, theirs, os.getpid()
+                    process = context.Process(target=_work, daemon=True, args=arguments)
+                    with _uninterrupted():  # until the worker ignores Ctrl-C
+                        process.start()
+                        processes.append(process)
+                        pipes.append(ours)
                 theirs.close()
             pipe = pipes[number % workers]
             _send(pipe, job)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import operator
 import os
 import struct
 import warnings
@@ -62,20 +63,12 @@ def frame(record):
 
 def set_label(value):
     """For change_record: another label."""
-
-    def change(feature):
-        feature["labels"].int32_list.value[0] = value
-
-    return change
+    return lambda feature: operator.setitem(feature["labels"].int32_list.value, 0, value)
 
 
 def set_image(data):
     """For change_record: other bytes in place of the image."""
-
-    def change(feature):
-        feature["images"].bytes_list.value[0] = data
-
-    return change
+    return lambda feature: operator.setitem(feature["images"].bytes_list.value, 0, data)
 
 
 def ofrecord(*arguments):

@@ -1,9 +1,7 @@
 """Datasets as OneFlow's reader and decoders deliver them, and not this project's own code.
 
-OneFlow aborts the process on what it does not like, so it reads them in a
-process of its own: ``decode_with_oneflow`` is for the tests, and run as a
-script this module is that process. Starting OneFlow takes longer than reading
-a hundred records, so it is given many datasets at once.
+OneFlow aborts the process on what it does not like, so ``decode_with_oneflow`` starts this
+module as a process of its own, for many datasets at once, as starting takes longer than reading.
 """
 
 import os
@@ -27,8 +25,7 @@ class Dataset(NamedTuple):
 def decode_with_oneflow(datasets):
     """What OneFlow delivers of {key: Dataset}: {key: (images, labels)}.
 
-    The images are uint8, (height, width, channels). Fails where OneFlow
-    aborts or an image has not the size that it must have.
+    Images are uint8, (height, width, channels). Fails for an image of another size than its shape.
     """
     import helpers
 
@@ -48,35 +45,23 @@ def decode_with_oneflow(datasets):
 
 def read(flow, dataset):
     """The images and labels of a Dataset."""
-    reader = flow.nn.OFRecordReader(
-        str(dataset.folder),
-        batch_size=1,
-        data_part_num=dataset.part_num,
-        part_name_suffix_length=dataset.suffix_length,
-    )
+    names = {"data_part_num": dataset.part_num, "part_name_suffix_length": dataset.suffix_length}
+    reader = flow.nn.OFRecordReader(str(dataset.folder), batch_size=1, **names)
     read_label = flow.nn.OFRecordRawDecoder("labels", shape=(1,), dtype=flow.int32)
-    color_space = "GRAY" if dataset.channels == 1 else "RGB"
-    if dataset.decoder == "fused":
-        decode = flow.nn.OFRecordImageDecoder("images", color_space=color_space)
-    else:
-        decode = flow.nn.Sequential(
-            flow.nn.OFRecordBytesDecoder("images"), flow.nn.image.decode(color_space=color_space)
-        )
-    # A batch is a tensor after resizing only. That changes nothing where an image has the
-    # size that it must have, and tells where it has not.
-    resize = {
-        (height, width): flow.nn.image.Resize(
-            target_size=(width, height), channels=dataset.channels
-        )
-        for height, width in set(dataset.shapes)
-    }
+    color = "GRAY" if dataset.channels == 1 else "RGB"
+    decode = flow.nn.OFRecordImageDecoder("images", color_space=color)
+    if dataset.decoder == "bytes":
+        decoders = flow.nn.OFRecordBytesDecoder("images"), flow.nn.image.decode(color_space=color)
+        decode = flow.nn.Sequential(*decoders)
     images, labels = [], []
-    for index, shape in enumerate(dataset.shapes):
+    for index, (height, width) in enumerate(dataset.shapes):
         # Before an abort, this is the last line.
         print(f"{dataset.folder}, {dataset.decoder} decoder: record {index}", file=sys.stderr)
         record = reader()
-        image, scale = resize[shape](decode(record))[:2]
-        assert (scale.numpy() == 1).all(), f"its size is not {shape}"
+        # A batch is a tensor after resizing only; that changes nothing where the size is right.
+        resize = flow.nn.image.Resize(target_size=(width, height), channels=dataset.channels)
+        image, scale = resize(decode(record))[:2]
+        assert (scale.numpy() == 1).all(), f"its size is not {width}x{height}"
         images.append(image.numpy()[0])
         labels.append(int(read_label(record).numpy().item()))
     return images, labels

@@ -181,6 +181,11 @@ def snapshot(folder):
     }
 
 
+def visible(folder):
+    """As snapshot, without what the converter keeps in its hidden folder."""
+    return {name: data for name, data in snapshot(folder).items() if not name.startswith(".")}
+
+
 def part_files(folder):
     """The paths of a dataset's part files, by number."""
     return sorted(Path(folder).glob("part-*"), key=lambda path: int(path.name[5:]))

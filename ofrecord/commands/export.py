@@ -2,14 +2,13 @@
 
 import argparse
 import os
-import shlex
 import shutil
 from contextlib import suppress
 
 from tqdm import tqdm
 
 from runtime.atomic import folder_lock
-from runtime.cli import PROJECT, InputError, count, os_errors, output
+from runtime.cli import PROJECT, InputError, count, os_errors, output, typed_path
 
 from ..convert.options import ConvertOptions
 from ..dataset.images_csv import csv_line
@@ -49,13 +48,13 @@ def command(manifest: Manifest, target: str) -> str:
         "part_name_suffix_length": manifest.digits,
         "image_feature": manifest.image_feature,
         "label_feature": manifest.label_feature,
-        "save_dir": f"{os.path.normpath(target)}_dataset",
+        "save_dir": f"{target.rstrip(os.sep)}_dataset",
     }
-    words = ["python", os.path.relpath(os.path.join(PROJECT, "img2ofrecord.py"))]
+    words = ["python", typed_path(os.path.relpath(os.path.join(PROJECT, "img2ofrecord.py")))]
     for name, value in options.items():
         if value not in (None, ConvertOptions.model_fields[name].default):
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+            words += [f"--{name}", typed_path(str(value))]
+    return " ".join(words)
 
 
 def export(dataset: Dataset, target: str) -> None:
@@ -65,6 +64,8 @@ def export(dataset: Dataset, target: str) -> None:
     """
     staging = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.export")
     with os_errors("write to", target):
+        if os.path.islink(staging):  # nothing is written or removed where it leads
+            os.remove(staging)
         os.makedirs(staging, exist_ok=True)
         with folder_lock(staging, "another export is writing to"):
             new = os.path.join(staging, "images")

@@ -62,10 +62,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make_table(folder: str, reports: list[PartReport]) -> bytes:
-    """Return images.csv, with the names that an earlier one has for the same images."""
+    """Return images.csv, with the names that an earlier one has for the same images.
+
+    Raises InputError where there is a file of that name which is none.
+    """
     named, file = {}, io.BytesIO()
-    with suppress(InputError):
-        named = {row._replace(image=""): row for row in read_rows(folder)}
+    if os.path.lexists(os.path.join(folder, TABLE_NAME)):
+        try:
+            named = {row._replace(image=""): row for row in read_rows(folder)}
+        except InputError as error:
+            raise InputError(f"{error}; move it away") from None
     write_rows(file, (named.get(row, row) for report in reports for row in report.rows))
     return file.getvalue()
 

@@ -76,8 +76,9 @@ def scan_part(folder: str, features: tuple[str, str], file: str) -> PartReport:
                     report.problems[index] = error.reason
                 except BadImage as error:
                     report.problems[index] = f"invalid image: {error}"
-                except MemoryError:
-                    report.problems[index] = "not enough memory to decode its image"
+                except MemoryError:  # what was read so far differs from the manifest, too
+                    where = f"{os.path.join(folder, file)}, record {index}"
+                    raise InputError(f"{where}: not enough memory to decode its image") from None
     except BadRecord as error:  # the framing is lost: what follows cannot be read
         report.problems[error.index] = error.reason
     except OSError as error:

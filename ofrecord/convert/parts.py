@@ -26,7 +26,7 @@ from ..labels.samples import Samples
 from .options import ConvertOptions
 from .packed import STAMP, PackedImages, Problem
 
-CODE = 1  # raised when a change of the code changes the bytes of parts, or their statistics
+CODE = 2  # raised when a change of the code changes the bytes of parts, or their statistics
 SAMPLE = 4000  # images of a JPEG dataset that are decoded in full, about
 LARGEST_FILE = 2**32  # bytes of a JSON file
 

@@ -1,7 +1,6 @@
 """Copies of images, found in the tables of datasets: within one, in two, and with other labels."""
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -45,26 +44,27 @@ def report_copies(tables: list[ImageTable], say: Callable[[str], object] = outpu
         for row in table.rows():
             (repeated if row.sha256 in seen else seen).add(row.sha256)
     first: dict[str, tuple[ImageTable, Row]] = {}  # by digest
-    copies: dict[tuple[str, str], list[Pair]] = defaultdict(list)  # by the folders of both
-    conflicts: list[Pair] = []
+    copies: list[Pair] = []
     for table in tables if repeated else ():
         for row in table.rows():
-            if row.sha256 not in repeated:
-                continue
-            owner, other = first.setdefault(row.sha256, (table, row))
-            if other is not row:
-                copies[owner.folder, table.folder].append((owner, other, table, row))
-                if row.label != other.label and owner.class_names == table.class_names:
-                    conflicts.append((owner, other, table, row))
+            if row.sha256 in repeated:
+                owner, other = first.setdefault(row.sha256, (table, row))
+                if other is not row:
+                    copies.append((owner, other, table, row))
     for index, table in enumerate(tables):
         for owner in tables[: index + 1]:
-            pairs = copies[owner.folder, table.folder]
+            pairs = [pair for pair in copies if pair[0] is owner and pair[2] is table]
             log_pairs("the same image", pairs, None if owner is table else "warning")
             are = "is a copy of another" if len(pairs) == 1 else "are copies of others"
             text = f"{table.folder}: {count(len(pairs), 'image')} {are}"
             text += "" if owner is table else f" in {owner.folder}{LEAK if pairs else ''}"
             if pairs or (owner is not table and say is output):  # a result is said, also if none
                 say(text)
+    conflicts = [
+        (owner, other, table, row)
+        for owner, other, table, row in copies
+        if row.label != other.label and owner.class_names == table.class_names
+    ]
     log_pairs("the same image with different labels", conflicts, "warning")
 
 

@@ -74,7 +74,7 @@ def _check_target(folder: str) -> None:
         raise InputError(f"{folder} {reason}: choose another folder")
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
     path, staging = (os.path.join(folder, name) for name in (MANIFEST_NAME, STAGING_NAME))
-    if os.path.islink(staging) or os.path.isfile(staging):
+    if os.path.islink(staging) or (os.path.exists(staging) and not os.path.isdir(staging)):
         raise InputError(f"{staging} is a link or a file: remove it")
     ours, staged = [], list(os.scandir(staging)) if os.path.isdir(staging) else []
     if MANIFEST_NAME in names:

@@ -12,6 +12,7 @@ IMAGE_EXTENSIONS = {
 }
 
 MAX_FILE_SIZE = 2**30  # bytes of an image file
+ADVICE = "save it as PNG, if another program can read it"
 MAX_PIXELS, MAX_SIDE = 2**30, 2**20  # of an image; OpenCV's own limits
 
 
@@ -22,7 +23,8 @@ class BadImage(Exception):
 def check_size(width: int, height: int) -> None:
     """Raise BadImage for an image of more pixels than are ever decoded."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise BadImage(f"its {width}x{height} pixels are too many: {MAX_PIXELS:,} at most")
+        most = f"{MAX_PIXELS:,} at most, {MAX_SIDE:,} on a side"
+        raise BadImage(f"its {width}x{height} pixels are too many: {most}")
 
 
 class Header(NamedTuple):
@@ -34,6 +36,7 @@ class Header(NamedTuple):
     size: tuple[int, int] | None = None  # stored width and height in pixels, of PNG and JPEG
     several: bool = False  # an animation, or pages: it holds more pictures than the first
     uses_pillow: bool = False  # read by Pillow instead of OpenCV
+    is_turned: bool = False  # by EXIF data, of a JPEG
     is_ended: bool = True  # False for a JPEG without an end marker
 
 

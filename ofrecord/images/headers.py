@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from .formats import BadImage, Header, check_size
+from .formats import ADVICE, BadImage, Header, check_size
 from .jpeg import jpeg_header
 from .others import other_header
 
@@ -46,10 +46,14 @@ def _png_header(data: bytes) -> Header:
         width, height, depth, color_type = _IHDR.unpack_from(data, 16)
     except struct.error:
         raise BadImage("the PNG is truncated") from None
+    if data[12:16] != b"IHDR":
+        raise BadImage(f"it is no standard PNG, as those in iPhone apps: {ADVICE}")
     if depth == 8 and color_type in _IS_GRAY and chunks.isdisjoint(_SPECIAL):
         return Header("PNG", _IS_GRAY[color_type], None, (width, height))
     if depth == 16 and color_type in _IS_GRAY and b"tRNS" in chunks:  # Pillow compares 8 bits of it
         raise BadImage("one of its 16-bit values is transparent: save it with an alpha channel")
+    if color_type == 3 and b"PLTE" not in chunks:
+        raise BadImage("the PNG has no palette")
     transparent = color_type in (4, 6) or b"tRNS" in chunks
     reasons = {
         "16-bit": depth == 16,

@@ -14,42 +14,55 @@ _PROGRESSIVE, _SCAN, _EXIF, _MPF = 0xC2, 0xDA, 0xE1, 0xE2
 _SEGMENTS = {*_FRAMES, 0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD}
 _FIRST_SEGMENTS = _SEGMENTS | {*range(0xE0, 0xF0), 0xFE}
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in a scan: no stuffing, no restart
-_EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
-# The first entry 0x0112 of EXIF data, in its byte order: a type, a count, the orientation.
-_ORIENTATION = re.compile(
-    rb"Exif\0\0(?:II.*?\x12\x01[^\0]\0|MM.*?\x01\x12\0[^\0]).{4}(..)", re.DOTALL
-)
-_UPRIGHT = {b"\1\0", b"\0\1"}
+_EXTRANEOUS = re.compile("extraneous bytes before marker 0xd9")
+_ORIENTATION = 0x0112  # an entry of EXIF data
 _END_MARKER = b"\xff\xd9"
-# Warnings of what changes no pixel; libjpeg prints its first one only, so they hide all later ones.
-ODDITIES = re.compile("Invalid SOS parameters|unknown JFIF revision")
 
 
 def jpeg_header(data: bytes) -> Header:
     """Find the frame and look for the end marker; the decoder warns of damage in between."""
-    rotated, several = None, False
+    frame, turned, several = None, None, False
     for marker, start, end in _segments(data):
-        if marker in _FRAMES or marker == _SCAN:
+        if marker == _SCAN:
             break
-        if marker == _EXIF and data.startswith(b"Exif\0\0", start) and rotated is None:
-            found = _ORIENTATION.match(data, start, end)  # of several segments the first counts
-            rotated = found is not None and found[1] not in _UPRIGHT
+        if marker in _FRAMES:
+            frame = marker, start
+        elif marker == _EXIF and data.startswith(b"Exif\0", start) and turned is None:
+            turned = _orientation(data[start + 6 : end]) in range(2, 9)  # the first one counts
         elif marker == _MPF and data.startswith(b"MPF\0", start):
             several = True
-    if marker not in _FRAMES or len(data) < start + 6:
+    if frame is None or len(data) < frame[1] + 6:
         raise BadImage("the JPEG is truncated or damaged (no frame header)")
+    in_scan, (kind, start) = data[start : start + 1], frame
     precision, height, width, components = struct.unpack_from(">BHHB", data, start)
+    in_scans = kind == _PROGRESSIVE or kind < _PROGRESSIVE and in_scan != bytes([components])
     several = several and b"hdrgm:" not in data[:start]  # a phone's table of gains is no picture
     is_ended = data.rfind(_END_MARKER, start) >= 0  # before it, a thumbnail may have one
     reasons = {
-        "rare JPEG coding": marker > _PROGRESSIVE or precision != 8,
+        "rare JPEG coding": kind > _PROGRESSIVE or precision != 8,
         "CMYK": components not in (1, 3),
-        "EXIF rotation": rotated,
+        "EXIF rotation": turned,
         "no end marker": not is_ended,
-        "missing scans": marker == _PROGRESSIVE and _lacks_scans(data),
+        "missing scans": in_scans and _lacks_scans(data),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
-    return Header("JPEG", components == 1, reason, (width, height), several, is_ended=is_ended)
+    size = width, height
+    return Header("JPEG", components == 1, reason, size, several, False, bool(turned), is_ended)
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the orientation in the first directory of EXIF data; 2 to 8 are not upright."""
+    order = "<" if exif.startswith(b"II") else ">"
+    try:
+        (position,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, position)
+        for start in range(position + 2, position + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, start)
+            if tag == _ORIENTATION:
+                return value
+    except struct.error:  # cut off
+        pass
+    return 1
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -68,11 +81,11 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _lacks_scans(data: bytes) -> bool:
-    """Whether a progressive JPEG lacks bits, which OneFlow's and OpenCV's decoders guess otherwise."""
+    """Whether a JPEG of several scans lacks bits, which decoders guess each in its own way."""
     lowest = {}  # by component: the lowest bit that is there of each of its coefficients
     try:
         for marker, start, end in _segments(data):
-            if marker == _PROGRESSIVE:
+            if marker in _FRAMES:
                 lowest = {component: [16] * 64 for component in data[start + 6 : end : 3]}
             elif marker == _SCAN:
                 first, last, bits = data[end - 3 : end]
@@ -83,8 +96,27 @@ def _lacks_scans(data: bytes) -> bool:
     return any(map(any, lowest.values()))
 
 
-def without_oddities(data: bytes) -> bytes:
-    """Return a JPEG that libjpeg does not warn of for what changes no pixel."""
+def with_exif_first(data: bytes) -> bytes:
+    """Return a JPEG whose EXIF data is where OpenCV looks for it: in its first APP1 segment."""
+    for marker, start, end in _segments(data):
+        if marker == _EXIF and data.startswith(b"Exif\0", start):
+            return data[:2] + data[start - 4 : end] + data[2:]
+    return data
+
+
+def with_end_marker(data: bytes) -> bytes:
+    """Return a JPEG without end marker with one: behind its trailer, or where that has markers."""
+    return data[: _end(data)] + _END_MARKER
+
+
+def _end(data: bytes) -> int:
+    """Return where the end marker is, or another marker that does not belong to the image."""
+    *_, (_, end, _) = _segments(data)
+    return end
+
+
+def _without_oddities(data: bytes) -> list[bytes]:
+    """Return a JPEG with the usual parameters of a sequential scan and the usual version of JFIF."""
     changed, segments = bytearray(data), list(_segments(data))
     is_sequential = _PROGRESSIVE not in {marker for marker, _, _ in segments}
     for marker, start, end in segments:
@@ -92,29 +124,32 @@ def without_oddities(data: bytes) -> bytes:
             changed[end - 3 : end] = b"\0\x3f\0"  # all coefficients, all bits
         elif data.startswith(b"JFIF\0", start):
             changed[start + 5] = 1  # of the format's version
-    return bytes(changed)
+    return [bytes(changed)]
 
 
-def with_end_marker(data: bytes) -> bytes:
-    """Return a JPEG without end marker with one: behind its trailer, or where that has markers."""
-    *_, (_, end, _) = _segments(data)
-    return data[:end] + _END_MARKER
+def _without_padding(data: bytes) -> list[bytes]:
+    """Return a JPEG without zeros before its end marker, and with one, which may be data.
 
-
-def damage_of_jpeg(messages: list[str], data: bytes, is_ended: bool) -> str | None:
-    """Return what messages of decoding a JPEG, with an end marker, tell of damage; or None.
-
-    Bytes before the marker are harmless padding where all are 00 or FF. Where the file has no
-    marker, any others are a trailer, and all pixels are there; with padding it is cut off.
+    Where data is cut off before them, libjpeg reads zeros as pixels, and then warns of the rest.
     """
-    if is_ended and not messages:
-        return None
-    *_, (_, end, _) = _segments(data)
-    match = _EXTRANEOUS.search(messages[0]) if len(messages) == 1 else None
-    number = int(match[1]) if match else 0
-    is_padding = data[:end].rstrip(b"\xff").endswith(bytes(number))
-    is_padding = is_padding or data[:end].endswith(b"\xff" * number)
-    if is_ended:
-        return None if match and is_padding else messages[0]
-    has_trailer = not is_padding if match else not messages and end < len(data)
-    return None if has_trailer else "the JPEG is truncated (no end marker)"
+    whole = data[: _end(data)].rstrip(b"\xff")
+    zeros = len(whole) - len(whole.rstrip(b"\0"))
+    return [whole[: len(whole) - zeros + kept] + _END_MARKER for kept in range(min(zeros, 1) + 1)]
+
+
+# By what libjpeg warns of though all pixels may be right: JPEGs without the reason, of which one
+# gives no message then. It prints its first warning only, so that these hide all later ones.
+HARMLESS = {
+    re.compile("Invalid SOS parameters|unknown JFIF revision"): _without_oddities,
+    _EXTRANEOUS: _without_padding,
+}
+
+
+def has_trailer(messages: list[str], data: bytes) -> bool:
+    """Whether a JPEG without end marker, with messages of decoding it, has something in its place.
+
+    Then all pixels are there; otherwise it is cut off.
+    """
+    if messages:
+        return len(messages) == 1 and bool(_EXTRANEOUS.search(messages[0]))
+    return _end(data) < len(data)

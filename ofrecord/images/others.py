@@ -6,13 +6,13 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from .formats import BadImage, Header, check_size
+from .formats import ADVICE, BadImage, Header, check_size
 from .messages import check_memory, decoder_messages
 
 if TYPE_CHECKING:  # Pillow takes 0.05 s to import, and most datasets do not need it
@@ -31,12 +31,13 @@ _STARTS = {  # what a file starts with
 _PILLOW_NAMES = {"PNM": "PPM", "JPEG 2000": "JPEG2000", "HEIC": "HEIF"}  # others: in capitals
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B"}
 # Numbers of tags of TIFF 6.0 and its supplements.
-_BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _COLOR_MAP = 258, 259, 262, 284, 320
+_SUBFILE_TYPE, _SAMPLE_FORMAT = 254, 339
 _STRIPS, _TILES = (273, 279), (324, 325)  # where they start, how long they are
 # Values of _COMPRESSION: Deflate, which has checksums; and fax, JPEG and PackBits.
 _DEFLATE, _UNCHECKED = {8, 32946}, {2, 3, 4, 7, 32773}
 _DEBUG = 5  # of cv2.setLogLevel
-_ADVICE = "scale them to 0 to 255 and save it as an 8-bit PNG"
+_SCALE = "scale them to 0 to 255 and save it as an 8-bit PNG"
 
 
 def other_header(data: bytes) -> Header:
@@ -54,25 +55,29 @@ def other_header(data: bytes) -> Header:
     with _open(data, kind) as image:
         tags = getattr(image, "tag_v2", {})
         if kind == "TIFF":
-            _check_tiff(data, tags)
+            _check_tiff(data, image.mode, tags)
         reason = "16-bit" if max(tags.get(_BITS, (1,))) > 8 else None
         several = getattr(image, "is_animated", False)
         return Header(kind, reencode_reason=reason, several=several, uses_pillow=True)
 
 
 def _check_depth(data: bytes) -> None:
-    """Raise BadImage for a JPEG 2000 of over 8 bits: Pillow turns the largest of colors into 0."""
+    """Raise BadImage for a JPEG 2000 of other than 8 bits, which Pillow scales wrongly."""
     start = data.find(b"\xff\x4f\xff\x51")  # of the codestream, and in it of the sizes
     count = int.from_bytes(data[start + 40 : start + 42], "big")
     depths = data[start + 42 : start + 42 + 3 * count : 3]  # less 1; the upper bit: signed
-    if max(depths, default=0) > 7:
-        raise BadImage(f"its values are signed, or have more than 8 bits: {_ADVICE}")
+    if {*depths} - {7}:
+        raise BadImage(f"its values are signed, or have more or less than 8 bits: {_SCALE}")
 
 
-def _check_tiff(data: bytes, tags: Mapping) -> None:
+def _check_tiff(data: bytes, mode: str, tags: Mapping) -> None:
     """Look at the type of the values, and at the checksums of deflated data, which Pillow ignores."""
     if {*tags.get(_SAMPLE_FORMAT, (1,))} != {1}:
-        raise BadImage(f"its values are signed, or floating-point numbers: {_ADVICE}")
+        raise BadImage(f"its values are signed, or floating-point numbers: {_SCALE}")
+    if tags.get(_SUBFILE_TYPE, 0) & 1:  # as in raw files of cameras
+        raise BadImage("its first picture is a thumbnail: save the image as PNG")
+    if mode in ("LA", "PA") and tags.get(_PLANAR) == 2:  # Pillow does not read the second plane
+        raise BadImage("its alpha channel is stored apart: save it as PNG")
     if tags.get(_COMPRESSION) in _DEFLATE:
         starts, lengths = _STRIPS if _STRIPS[0] in tags else _TILES
         for start, length in zip(tags.get(starts, ()), tags.get(lengths, ()), strict=False):
@@ -131,8 +136,8 @@ def _open(data: bytes, kind: str) -> Iterator["Image.Image"]:
         check_memory()
         # The message of an UnidentifiedImageError names an object in memory.
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "save it as PNG" if unknown else str(error) or type(error).__name__
-        raise BadImage(f"Pillow cannot read it as {kind}: {reason}") from None
+        reason = "" if unknown else f" ({str(error).strip() or type(error).__name__})"
+        raise BadImage(f"Pillow cannot read it as {kind}{reason}: {ADVICE}") from None
 
 
 def decode_with_pillow(data: bytes, kind: str, gray: bool | None, background: str) -> np.ndarray:
@@ -143,20 +148,24 @@ def decode_with_pillow(data: bytes, kind: str, gray: bool | None, background: st
         tags = getattr(image, "tag_v2", {})  # of TIFF
         if image.mode == "P" and max(tags.get(_COLOR_MAP, (256,))) < 256:
             image.putpalette(bytes(tags[_COLOR_MAP]), "RGB;L")  # 8 bits, where there should be 16
+        _forget_xmp(image)  # before a TIFF is turned, which is when it is loaded
         image.load()
+        _forget_xmp(image)  # of a PNG, where it may stand behind the pixels
         if tags.get(_COMPRESSION) in _UNCHECKED:
             _check_messages(data)
-        if kind == "PNG":
-            for key in ("Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
-                image.info.pop(key, None)  # programs turn it by its EXIF chunk only
-            if image.mode == "L" and data[24] < 8 and "transparency" in image.info:
-                image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # the depth's largest
+        if kind == "PNG" and image.mode == "L" and data[24] < 8 and "transparency" in image.info:
+            image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # the depth's largest
         if gray is None:
             gray = image.mode in _GRAY_MODES
             if kind == "BMP" and image.mode == "P":
                 colors = np.reshape(image.getpalette(), (-1, 3))
                 gray = bool((colors == colors[:, :1]).all())
-        image = ImageOps.exif_transpose(image)
+        if kind == "GIF" and image.dispose_extent != (0, 0, *image.size):
+            box = image.dispose_extent  # around a first picture that is smaller, there is nothing
+            picture, image = image.convert("RGBA").crop(box), Image.new("RGBA", image.size)
+            image.paste(picture, box)
+        with suppress(SyntaxError):  # what should be EXIF data is none
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
             image = Image.fromarray(_upper_bits(image, tags))
         # A BMP whose alpha is zero everywhere has none.
@@ -167,11 +176,17 @@ def decode_with_pillow(data: bytes, kind: str, gray: bool | None, background: st
     return pixels.copy() if gray else pixels[:, :, ::-1].copy()
 
 
+def _forget_xmp(image: "Image.Image") -> None:
+    """Forget the orientation that XMP data or a text tells: programs turn images by EXIF only."""
+    for key in ("Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+        image.info.pop(key, None)
+
+
 def _upper_bits(image: "Image.Image", tags: Mapping) -> np.ndarray:
     """Return the upper 8 bits of gray values that have more, as uint8. Raises BadImage."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise BadImage(f"its values are not all within 0 to 65,535: {_ADVICE}")
+        raise BadImage(f"its values are not all within 0 to 65,535: {_SCALE}")
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds for fewer bits only
         values = 65535 - values
     return (values >> (4 if tags.get(_BITS) == (12,) else 8)).astype(np.uint8)

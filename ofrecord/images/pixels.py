@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from ..dataset.manifest import FORMATS
-from .formats import BadImage, Header, ImageOptions
-from .jpeg import ODDITIES, damage_of_jpeg, with_end_marker, without_oddities
+from .formats import ADVICE, BadImage, Header, ImageOptions
+from .jpeg import HARMLESS, has_trailer, with_end_marker, with_exif_first
 from .messages import check_memory, decoder_messages
 from .others import decode_with_pillow
 
@@ -34,17 +34,22 @@ def decode(
     gray = header.gray if options.color == "auto" else options.color == "gray"
     if header.uses_pillow:
         return decode_with_pillow(data, header.kind, gray, options.background)
-    whole = data if header.is_ended else with_end_marker(data)
+    whole = with_exif_first(data) if header.is_turned else data
+    whole = whole if header.is_ended else with_end_marker(whole)
     flag = (_REDUCED_FLAGS if reduced else _FLAGS)[gray]
     pixels, messages = _imdecode(whole, flag), decoder_messages.take()
-    if header.kind == "JPEG" and messages and ODDITIES.search(messages[0]):
-        pixels, messages = _imdecode(without_oddities(whole), flag), decoder_messages.take()
-    if header.kind == "JPEG":
-        damage = damage_of_jpeg(messages, data, header.is_ended)
-    else:
-        damage = messages[0] if messages else None
-    if damage:
-        raise BadImage(damage)
+    for warning, without in HARMLESS.items():
+        if messages and warning.search(messages[0]):
+            for changed in without(whole):
+                whole = changed
+                pixels, messages = _imdecode(whole, flag), decoder_messages.take()
+                if not messages:
+                    break
+    if not header.is_ended:
+        if not has_trailer(messages, data):
+            raise BadImage("the JPEG is truncated (no end marker)")
+    elif messages:
+        raise BadImage(messages[0])
     return pixels
 
 
@@ -69,7 +74,7 @@ def _imdecode(data: bytes, flag: int) -> np.ndarray:
         raise _exception_of(error, "read") from None
     if pixels is None:
         check_memory()
-        raise BadImage("OpenCV cannot read it as an image")
+        raise BadImage(f"OpenCV cannot read it as an image: {ADVICE}")
     return pixels
 
 

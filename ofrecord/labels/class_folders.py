@@ -1,11 +1,10 @@
 """Class folders: each folder in the image root is a class, named by the folder."""
 
 import os
-import shlex
 import sys
 from array import array
 
-from runtime.cli import InputError, InputErrors, count, os_errors
+from runtime.cli import InputError, InputErrors, count, os_errors, typed_path
 
 from ..dataset.images_csv import printable
 from .files import fold, is_hidden, is_image, list_files
@@ -26,8 +25,9 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
     folders = [name for name in found if os.path.isdir(os.path.join(root, name))]
     if not folders:
         raise InputError(f"no class folders in {root}: each class needs a folder of its own there")
-    if all(fold(name) in SPLITS for name in folders):
-        raise InputError(how_to_convert_sets(root, folders))
+    sets = [name for name in folders if fold(name) in SPLITS]
+    if sets and (sets == folders or len({SPLITS[fold(name)] for name in sets}) > 1):
+        raise InputError(how_to_convert_sets(options, sets))
     stray = set(filter(is_image, found)).difference(folders)
     problems = [f"{os.path.join(root, name)} is not in a class folder" for name in sorted(stray)]
     numbers = number_classes(map(printable, folders), options.classes)
@@ -52,16 +52,19 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
     return Samples(names, labels, list(numbers)), others
 
 
-def how_to_convert_sets(root: str, folders: list[str]) -> str:
+def how_to_convert_sets(options: SourceOptions, sets: list[str]) -> str:
     """Return the error for a root whose folders are sets, not classes: how to convert each."""
-    folders = sorted(folders, key=lambda name: list(SPLITS).index(fold(name)))
-    paths = {name: shlex.quote(os.path.join(root, name)) for name in folders}
-    command = f"python {shlex.quote(sys.argv[0])} --class_folders --classes classes.txt"
-    commands = [f"`ls {paths[folders[0]]} > classes.txt`"] + [
+    sets = sorted(sets, key=lambda name: list(SPLITS).index(fold(name)))
+    paths = {name: typed_path(os.path.join(options.image_root, name)) for name in sets}
+    file = options.classes or "classes.txt"
+    command = f"python {typed_path(sys.argv[0])} --class_folders --classes {typed_path(file)}"
+    make_file = f"`ls -v {paths[sets[0]]} > {typed_path(file)}`"
+    commands = [] if os.path.lexists(file) else [make_file]  # nobody's file is written over
+    commands += [
         f"`{command} --image_root {path} --save_dir dataset_{SPLITS[fold(name)]}`"
         for name, path in paths.items()
     ]
     return (
-        f"{root} holds sets ({', '.join(folders)}), not classes: convert each, with one list of "
-        f"classes: {', then '.join(commands)}"
+        f"{options.image_root} holds sets ({', '.join(sets)}), not classes: convert each, with one "
+        f"list of classes and the same options: {', then '.join(commands)}"
     )

@@ -53,7 +53,8 @@ def open_text(path: str, what: str, hint: str) -> Iterator[TextIO]:
                 file.seek(0)
             yield file
     except UnicodeDecodeError:
-        raise InputError(f"the {what} {path} is not UTF-8 text: save it as UTF-8") from None
+        advice = "save it as UTF-8 (Excel: CSV UTF-8)"
+        raise InputError(f"the {what} {path} is not UTF-8 text: {advice}") from None
 
 
 def list_files(root: str, folder: str = "") -> Iterator[tuple[str, str]]:
@@ -95,11 +96,13 @@ class ImageFiles:
     def resolve(self, name: str) -> str:
         """Return an image's name as the files have it; one that none has is returned as it is.
 
-        It may be an absolute path inside the root, have backslashes, or lack its ending if only
-        one image has the name with one. Raises ValueError for what is no name, or outside.
+        It may be an absolute path inside the root, have backslashes or spaces around it, or lack
+        its ending if only one image has the name with one. Raises ValueError for what is no name,
+        or outside.
         """
-        if name in self.names:
-            return self.names[name]
+        for same in (name, name := name.strip()):
+            if same in self.names:
+                return self.names[same]
         if not name or "\0" in name:
             raise ValueError(f"{name!r} is not a valid file name")
         os.fsencode(name)  # a ValueError for half of a surrogate pair, as JSON may have

@@ -35,8 +35,7 @@ Rows = Iterator[tuple[str, str, str | None]]  # an image's name, its label, its 
 def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
     """Return the Samples of the label file, and the names of all images without a label.
 
-    Raises InputErrors with every line that has a syntax error, a duplicate name, one outside of
-    the image root, or a label that is no int32 or class of the class file.
+    Raises InputErrors with every line whose name or label cannot be.
     """
     path, files = options.label_dir, ImageFiles(options.image_root)
     lines: dict[str, int] = {}  # of the images
@@ -90,35 +89,34 @@ def find_form(
 ) -> tuple[Iterable[tuple[int, Any]], Callable[[Any], Rows]]:
     """Find the form of a label file from its name and its first line.
 
-    Returns the number and the content of each line, and the function that yields the rows of
-    such a content. Raises InputError and csv.Error.
+    Returns each line's number and content, and the function that yields the rows of a content.
     """
     path, number, head, delimiter = options.label_dir, 1, [], None
     is_table = path.lower().endswith((".csv", ".tsv"))
-    for line in file:
+    for number, line in enumerate(file, start=1):  # noqa: B007 (it is that of the header)
         if match := SEPARATOR.fullmatch(line.strip(" \r\n")):
             is_table, delimiter = True, match[1]
         elif line.strip():
             head = [line, *islice(file, HEADER_LINES)]
             break
-        number += 1
     first, place = "".join(head[:1]).strip(), f"{path}, line {number}"
     lines = enumerate(map(str.strip, chain(head, file)), number)
     if first[:1] in ("{", "[") and not is_table:
         if first[-1] in "{[,":
             raise InputError(f"{place}: the JSON goes over several lines: write one object a line")
-        keys = [key for key, _ in json_pairs(first)]
-        columns = find_columns(keys, options, place, "file_name" in keys)
+        columns = find_columns([key for key, _ in json_pairs(first)], options, place, False)
         if not columns:
             return lines, object_rows
         return lines, lambda line: record_rows(columns, dict(json_pairs(line)))
-    delimiter = delimiter or next((each for each in "\t;" if each in first), ",")
-    header = [cell.strip() for cell in next(csv.reader(head, delimiter=delimiter), [])]
+    bare = re.sub('"[^"]*"?', "", first)  # without names in quotes
+    delimiter = delimiter or next((each for each in "\t;" if each in bare), ",")
+    dialect = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in bare}
+    header = [cell.strip() for cell in next(csv.reader(head, **dialect), [])]
     columns = find_columns(header, options, place, is_table)
     if not columns:
         return lines, plain_rows
     log(f"{path}: " + ", ".join(f"{what}s in {name!r}" for what, name in columns.items()))
-    table = csv.reader(chain(head, file), delimiter=delimiter, strict=True)
+    table = csv.reader(chain(head, file), **dialect, strict=True)
     next(table)  # the header
     rows = (  # some of empty cells: spreadsheets leave them
         (number - 1 + table.line_num, cells if any(map(str.strip, cells)) else [])
@@ -149,7 +147,7 @@ def find_columns(
             )
         if found:
             columns[what] = found[0]
-        elif what != "split" and (is_header or any(given.values())):
+        elif what != "split" and (is_header or "file_name" in header or any(given.values())):
             raise InputError(
                 f"{place}: the header lacks {name or what!r}; it has "
                 f"{', '.join(map(repr, header))} (--image_column and --label_column name others)"
@@ -169,7 +167,7 @@ def object_rows(line: str) -> Rows:
     """Yield the rows of a JSON object ``{"image name": label, …}``."""
     pairs = json_pairs(line)
     if not pairs:
-        raise ValueError('not a JSON object of image name and label, such as {"00000030_3.png": 3}')
+        raise ValueError('not a JSON object of image names and labels in one line: {"0_3.png": 3}')
     for name, label in pairs:
         if not isinstance(label, str):
             raise ValueError(f"the label of {name!r} is not an integer or a class's name")
@@ -182,7 +180,8 @@ def record_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
     if None in record:
         raise ValueError("more columns than the header has")
     if not isinstance(image, str) or not isinstance(label, str):
-        raise ValueError(f"must have {' and '.join(map(repr, columns.values()))}")
+        names = " and ".join(map(repr, columns.values()))
+        raise ValueError(f"must have {names}, each a text or an integer")
     split = fold(str(record.get(columns["split"]))) if "split" in columns else None
     if split is not None and split not in SPLITS:
         raise ValueError(f"the split {split[:60]!r} of {image!r} is not train, val or test")

@@ -14,6 +14,15 @@ from .files import open_text
 INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
 QUOTED = re.compile('^"|[\r\n\ufeff]|^\\s|\\s$')  # a name that a line cannot have as it is
 
+MOST_CHARACTERS = 4096  # of a name in the manifest
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # which JSON can have, and CSV or UTF-8 cannot
+NO_NAME = "cannot be a class's name: it is too long, or has what is no text"
+
+
+def is_class_name(name: str) -> bool:
+    """Whether the manifest, a table and a class file can hold this name."""
+    return 0 < len(name) <= MOST_CHARACTERS and not NO_TEXT.search(name)
+
 
 def natural_key(name: str) -> list:
     """Return a sort key that puts ``class 2`` before ``class 10``."""
@@ -34,6 +43,8 @@ def read_class_file(path: str) -> list[str]:
             if name[:1] == '"':
                 with suppress(ValueError):  # it only begins like a JSON string
                     name = str(json.loads(name))
+            if name and not is_class_name(name):
+                raise InputError(f"{path}, line {line}: {name[:60]!r} {NO_NAME}")
             if name and lines.setdefault(name, line) != line:
                 raise InputError(f"{path}, line {line}: {name!r} is line {lines[name]}, too")
     if not lines:
@@ -46,7 +57,7 @@ def number_classes(found: Iterable[str], class_file: str | None) -> dict[str, in
 
     Raises InputError with the classes that the file lacks.
     """
-    found = sorted(found, key=natural_key)
+    found = sorted(set(found), key=natural_key)
     listed = read_class_file(class_file) if class_file else found
     numbers = {name: number for number, name in enumerate(listed)}
     if missing := [repr(name[:60]) for name in found if name not in numbers]:
@@ -66,13 +77,16 @@ def number_labels(
     listed = read_class_file(class_file) if class_file else []
     known = set(listed)
     texts = {label: label if label in known else label.strip() for label in counts}
-    names = set(filter(None, texts.values()))
+    names = set(filter(is_class_name, texts.values()))
     # What is longer than 20 digits does not fit in int32 either.
     matches = {label: INTEGER.fullmatch(text) for label, text in texts.items()}
     numbers = {label: int(match[1][:20]) for label, match in matches.items() if match}
     if 2 * sum(counts[label] for label in numbers) <= counts.total() or names & known:
         classes = number_classes(names, class_file)
-        numbers = {label: classes.get(text, "is empty") for label, text in texts.items()}
+        numbers = {
+            label: classes.get(text, NO_NAME if text else "is empty")
+            for label, text in texts.items()
+        }
         return numbers, list(classes)
     for label in counts:
         number = numbers.get(label)

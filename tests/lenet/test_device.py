@@ -22,6 +22,7 @@ from helpers import (
     start_script,
     train,
 )
+from runs import wait_for_losses
 
 ON_GPU = ["--device", "cuda"]
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -31,7 +32,7 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_what_is_said_of_the_device(converted, monkeypatch):
-    """Of auto which device and why, also by hand (as `make gpu` begins); of cuda the remedy."""
+    """Of auto which device and why, also by hand; of cuda where there is none, the remedy."""
     from lenet.device import probe_gpu
 
     name, problem = probe_gpu(0)
@@ -39,7 +40,7 @@ def test_what_is_said_of_the_device(converted, monkeypatch):
     if problem:
         assert_one_error(by_hand, problem)
     else:
-        assert by_hand.out == f"{name}\n", by_hand
+        assert by_hand.out == f"{name} works\n", by_hand
     options = ["--dataset_dir", converted, "--steps", 1, "--batch_size", 10, "--image_size", 12]
     result = call("lenet_train", *options)
     assert len(losses(result)) == 1
@@ -147,8 +148,7 @@ def test_ctrl_c_on_the_gpu(gpu, converted, tmp_path):
     options = ["--dataset_dir", converted, "--run_dir", tmp_path / "run"]
     options += ["--fetch_every", 1, "--checkpoint_every", 10]
     process = start_script("lenet_train.py", *options, *ON_GPU)
-    for _ in range(25):
-        assert process.stdout.readline(), process.stderr.read()
+    wait_for_losses(process, 25)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "saved: step" in err, err

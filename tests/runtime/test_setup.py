@@ -1,6 +1,5 @@
 """Setting up: what the scripts say where they cannot run, tools/venv.sh, and what is pinned."""
 
-import hashlib
 import json
 import os
 import re
@@ -13,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ENVIRONMENT, PROJECT, Result, assert_one_error, losses, run_script
+from helpers import PROJECT, assert_one_error, losses, run_python, run_script
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from runtime.environment import oneflow_folder
 
-SCRIPTS = ["img2ofrecord.py", "lenet_train.py"]
 slow = pytest.mark.slow
 UV = Path(sys.executable).parent / "uv"
 
@@ -35,22 +33,46 @@ def find_python(version):
 # -- where the scripts cannot run -----------------------------------------------------
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize(
-    "version",
-    ["3.6", "3.13", *(pytest.param(v, marks=slow) for v in ["3.7", "3.8", "3.9", "3.11"])],
-)
-def test_wrong_python(script, version):
-    result = run_script(script, python=find_python(version))
-    assert_one_error(result, f"Python {version} ", "needs Python 3.10", "make train", "uv venv")
+def pretend(folder, **versions):
+    """An environment in which packages, {name: version}, say that they are of these versions."""
+    for name, version in versions.items():
+        info = folder / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return {"PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_stub_oneflow(script, tmp_path):
-    (tmp_path / "oneflow").mkdir()
-    (tmp_path / "oneflow" / "__init__.py").write_text("")
-    result = run_script(script, env={"PYTHONPATH": str(tmp_path)})
-    assert_one_error(result, "stub", "make train")
+def broken(folder, module, text=""):
+    """An environment in which a module is a package with this text."""
+    (folder / module).mkdir()
+    (folder / module / "__init__.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}
+
+
+def bare(folder):
+    """A Python without any package."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return str(folder / "bin/python")
+
+
+NO_LIBRARY = "raise ImportError('libGL.so.1: cannot open shared object file')"
+SETUPS = {  # Pythons and environments, and what is said of them
+    "a stub of OneFlow": (lambda d: broken(d, "oneflow"), "stub without an engine"),
+    "a library is missing": (lambda d: broken(d, "numpy", NO_LIBRARY), "loaded (libGL.so.1: ca"),
+    "NumPy 2": (lambda d: pretend(d, numpy="2.1.0"), "numpy 2.1.0 is too new for OneFlow 0.9.0"),
+    "protobuf 4": (lambda d: pretend(d, protobuf="4.25.1"), "0, which needs protobuf below 4: "),
+    "no packages": (bare, "oneflow is not installed"),
+}
+for old in "3.6", "3.7", "3.8", "3.9", "3.11", "3.13":
+    SETUPS[old] = (lambda folder, old=old: find_python(old)), f"this is Python {old} "
+
+
+@pytest.mark.parametrize("script", ["img2ofrecord.py", "lenet_train.py"])
+@pytest.mark.parametrize("setup, text", SETUPS.values(), ids=SETUPS)
+def test_where_the_scripts_cannot_run(script, tmp_path, setup, text):
+    made = setup(tmp_path)
+    result = run_script(script, **({"env": made} if isinstance(made, dict) else {"python": made}))
+    assert_one_error(result, f"{script}: error: ", text, "make train", "-c constraints.txt")
 
 
 def test_without_the_nvidia_wheels(tmp_path):
@@ -68,25 +90,6 @@ def test_without_the_nvidia_wheels(tmp_path):
     assert_one_error(result, "OneFlow cannot start (libcudnn", "-r requirements.txt")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_no_packages_at_all(script, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
-    result = run_script(script, python=str(tmp_path / "bin/python"))
-    assert_one_error(result, "oneflow is not installed", "make train", "-c constraints.txt")
-
-
-# -- builds of OneFlow ----------------------------------------------------------------
-
-
-def pretend(folder, **versions):
-    """An environment in which packages, {name: version}, say that they are of these versions."""
-    for name, version in versions.items():
-        info = folder / f"{name}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    return {"PYTHONPATH": str(folder)}
-
-
 @pytest.mark.parametrize("version", ["0.9.0+cu118", pytest.param("1.0.0", marks=slow)])
 def test_a_build_that_was_not_tried_is_a_warning(converted, version, tmp_path):
     options = ["--device", "cpu", "--dataset_dir", converted, "--image_size", 12, "--steps", 1]
@@ -94,15 +97,6 @@ def test_a_build_that_was_not_tried_is_a_warning(converted, version, tmp_path):
     warning = f"lenet_train.py: warning: OneFlow {version} was never tried with this project: "
     assert len(losses(result)) == 1 and result.err.count("warning") == 1, result
     assert warning + "see docs/gpu.md\n" in result.err, result
-
-
-@pytest.mark.parametrize(
-    "package, version, limit", [("numpy", "2.1.0", 2), ("protobuf", "4.25.1", 4)]
-)
-def test_packages_that_oneflow_cannot_use(package, version, limit, tmp_path):
-    result = run_script("lenet_train.py", env=pretend(tmp_path, **{package: version}))
-    text = f"{package} {version} is too new for OneFlow 0.9.0, which needs {package} below {limit}"
-    assert_one_error(result, text, "make train")
 
 
 # -- tools/venv.sh, with two small packages in place of OneFlow's gigabytes -----------
@@ -127,15 +121,13 @@ def tree(tmp_path):
 
 
 def set_up(tree, **env):
-    process = subprocess.run(
-        ["sh", "tools/venv.sh", "wants.txt"],
-        cwd=tree,
-        env={**ENVIRONMENT, **env},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
-    return Result(process.returncode, process.stdout, process.stderr)
+    return run_python("tools/venv.sh", "wants.txt", python="sh", cwd=tree, env=env)
+
+
+def assert_refused(result, *texts):
+    """One line, and no environment was made, or all of it was left as it was."""
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result
+    assert all(text in result.err for text in texts), result
 
 
 def assert_six(tree, version):
@@ -158,47 +150,43 @@ def bare_machine(tree, *commands):
     return {"PATH": str(tools), "HOME": str(tree / "home"), "PYENV_ROOT": str(tree), "PYTHON": ""}
 
 
+def pip(tree, *words):
+    subprocess.run([tree / ".venv/bin/python", "-m", "pip", *words], check=True)
+
+
+def unlink_python(tree):
+    for link in (tree / ".venv/bin").glob("python*"):
+        link.unlink()
+
+
+BREAKS = [  # what breaks an environment; the version of six that is there afterwards; what is said
+    (lambda tree: pip(tree, "install", "-q", "six==1.15.0"), "1.16.0", ""),  # by hand
+    (lambda tree: pip(tree, "uninstall", "-q", "-y", "python-dateutil"), "1.16.0", ""),
+    (lambda tree: (tree / "constraints.txt").write_text("six==1.17.0\n"), "1.17.0", ""),  # a pull
+    (unlink_python, "1.17.0", "making it again"),  # as when pyenv removes the version
+    (lambda tree: (tree / ".venv/.installed").unlink(), "1.17.0", "making it again"),  # interrupted
+]
+
+
 @slow
 def test_venv_is_made_once_and_mended_when_broken(tree):
     assert set_up(tree, PYTHON=sys.executable).code == 0
     assert_six(tree, "1.16.0")
-
     before = (tree / ".venv/.installed").stat()
     assert set_up(tree, PYTHON="/nonexistent") == (0, "", "")  # nothing is needed, said or done
     assert (tree / ".venv/.installed").stat().st_mtime_ns == before.st_mtime_ns
-
-    pip = [tree / ".venv/bin/python", "-m", "pip"]
-    subprocess.run([*pip, "install", "-q", "six==1.15.0"], check=True)  # by hand
-    assert set_up(tree).code == 0
-    assert_six(tree, "1.16.0")
-
-    subprocess.run([*pip, "uninstall", "-q", "-y", "python-dateutil"], check=True)
-    assert set_up(tree).code == 0
-    assert_six(tree, "1.16.0")
-
-    (tree / "constraints.txt").write_text("six==1.17.0\n")  # as after a pull
-    assert set_up(tree).code == 0
-    assert_six(tree, "1.17.0")
-
-    for link in (tree / ".venv/bin").glob("python*"):  # as when pyenv removes the version
-        link.unlink()
-    mended = set_up(tree, PYTHON=sys.executable)
-    assert mended.code == 0 and "making it again" in mended.err
-    assert_six(tree, "1.17.0")
-
-    (tree / ".venv/.installed").unlink()  # as when it was interrupted
-    mended = set_up(tree, PYTHON=sys.executable)
-    assert mended.code == 0 and "making it again" in mended.err
-    assert_six(tree, "1.17.0")
+    for change, version, text in BREAKS:
+        change(tree)
+        mended = set_up(tree, PYTHON=sys.executable)
+        assert mended.code == 0 and text in mended.err, mended
+        assert_six(tree, version)
 
 
 @slow
 def test_a_venv_of_another_python_is_made_again_if_it_was_made_here(tree):
     command = [find_python("3.8"), "-m", "venv", "--without-pip", tree / ".venv"]
     subprocess.run(command, check=True)
-    result = set_up(tree, PYTHON=sys.executable)
-    assert result.code == 2 and len(result.err.splitlines()) == 1 and "rm -rf .venv" in result.err
-
+    assert_refused(set_up(tree, PYTHON=sys.executable), "rm -rf .venv")
     (tree / ".venv/.made-by-make").touch()
     result = set_up(tree, PYTHON=sys.executable)
     assert result.code == 0 and "making it again" in result.err
@@ -215,27 +203,21 @@ def test_a_venv_that_uv_made_by_hand_is_used(tree):
     assert (tree / ".venv/precious").exists()
 
 
-def test_a_venv_of_somebody_else_is_left_alone(tree):
-    (tree / ".venv/bin").mkdir(parents=True)
-    (tree / ".venv/bin/precious").touch()
-    result = set_up(tree, PYTHON=sys.executable)
-    assert result.code == 2 and len(result.err.splitlines()) == 1, result
-    assert "rm -rf .venv" in result.err and (tree / ".venv/bin/precious").exists()
+REFUSED = {  # what there is, PYTHON or commands of a machine that has no other; what is said
+    "somebody else's .venv": (["bin/precious"], sys.executable, ["rm -rf .venv"]),
+    "no such Python": ([], "/nonexistent", ["/nonexistent is not a Python 3.10"]),
+    "no Python": ([], [], ["install uv", "apt install python3-venv", "make PYTHON="]),
+    "a bare Python": ([], [("python3", "exit 1")], ["install uv", "python3-venv", "make PYTHON="]),
+}
 
 
-@pytest.mark.parametrize("commands", [[], [("python3", "exit 1")]], ids=["no", "bare"])
-def test_a_python_that_cannot_install_anything(tree, commands):
-    result = set_up(tree, **bare_machine(tree, *commands))
-    assert result.code == 2 and len(result.err.splitlines()) == 1, result
-    for remedy in ("install uv", "apt install python3-venv", "make PYTHON="):
-        assert remedy in result.err
-    assert not (tree / ".venv").exists()
-
-
-def test_a_named_python_that_is_not_3_10(tree):
-    result = set_up(tree, PYTHON="/nonexistent")
-    assert result.code == 2 and len(result.err.splitlines()) == 1, result
-    assert "/nonexistent is not a Python 3.10" in result.err and not (tree / ".venv").exists()
+@pytest.mark.parametrize("there, has, texts", REFUSED.values(), ids=REFUSED)
+def test_where_no_environment_can_be_made(tree, there, has, texts):
+    for name in there:
+        (tree / ".venv" / name).mkdir(parents=True)
+    env = {"PYTHON": has} if isinstance(has, str) else bare_machine(tree, *has)
+    assert_refused(set_up(tree, **env), *texts)
+    assert [path.name for path in (tree / ".venv").glob("*")] == [name[:3] for name in there]
 
 
 @slow
@@ -257,22 +239,13 @@ def python_downloads(tmp_path_factory):
                 f"python/{name}",
                 filter=lambda info: None if unneeded & set(info.name.split("/")) else info,
             )
-    major, minor, patch = sys.version_info[:3]
     entry = {
-        "name": "cpython",
-        "arch": {"family": "x86_64", "variant": None},
-        "os": "linux",
-        "libc": "gnu",
-        "major": major,
-        "minor": minor,
-        "patch": patch,
-        "prerelease": "",
+        **{"name": "cpython", "arch": {"family": "x86_64", "variant": None}, "os": "linux"},
+        **{"libc": "gnu", "prerelease": "", "sha256": None, "variant": None, "build": "1"},
+        **dict(zip(("major", "minor", "patch"), sys.version_info, strict=False)),
         "url": (folder / "python.tar.gz").as_uri(),
-        "sha256": hashlib.sha256((folder / "python.tar.gz").read_bytes()).hexdigest(),
-        "variant": None,
-        "build": "1",
     }
-    key = f"cpython-{major}.{minor}.{patch}-linux-x86_64-gnu"
+    key = f"cpython-{'.'.join(map(str, sys.version_info[:3]))}-linux-x86_64-gnu"
     (folder / "downloads.json").write_text(json.dumps({key: entry}))
     return {"UV_PYTHON_DOWNLOADS_JSON_URL": str(folder / "downloads.json")}
 
@@ -316,12 +289,16 @@ def test_installing_python_3_10_fails(tree, python_downloads):
 # -- what is installed ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", ["", "tests/", "benchmarks/"])
-def test_every_requirement_is_pinned_and_tests_stay_out(folder):
-    lines = (PROJECT / folder / "requirements.txt").read_text().splitlines()
-    lines = [line for line in lines if line and line[0] != "#"]
-    assert lines and all(re.fullmatch(r"[\w-]+==[\w.]+(  # .*)?", line) for line in lines), lines
-    assert folder or not any("pytest" in line for line in lines)
+PIN = r"[\w-]+==[\w.]+(  # .*)?"
+PINNED = {f"{folder}requirements.txt": PIN for folder in ("", "tests/", "benchmarks/")}
+PINNED["constraints.txt"] = r"[\w.-]+==[\w.]+ +# via [\w ./,-]+"  # versions, and nothing else
+
+
+@pytest.mark.parametrize("file, pattern", PINNED.items(), ids=PINNED)
+def test_every_requirement_is_pinned_and_tests_stay_out(file, pattern):
+    lines = [line for line in (PROJECT / file).read_text().splitlines() if line and line[0] != "#"]
+    assert lines and all(re.fullmatch(pattern, line) for line in lines), lines
+    assert file != "requirements.txt" or not any("pytest" in line for line in lines)
 
 
 def test_constraints_pin_everything_that_the_requirements_bring_along():
@@ -336,12 +313,6 @@ def test_constraints_pin_everything_that_the_requirements_bring_along():
                 if need.marker is None or need.marker.evaluate({"extra": ""}):
                     queue.append(canonicalize_name(need.name))
     assert pins("constraints.txt") == wanted
-
-
-def test_constraints_name_versions_only():
-    lines = (PROJECT / "constraints.txt").read_text().splitlines()
-    lines = [line for line in lines if line[0] != "#"]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+ +# via [\w ./,-]+", line) for line in lines), lines
 
 
 def test_both_ci_run_the_same():

@@ -279,7 +279,11 @@ def test_labels_that_would_make_too_many_outputs(project):
 DIFFERENT = {  # of the dataset to train on, of the other one, what is said
     "classes": ({}, {"num_classes": 12, "label_counts": {"11": 50}}, "are 10 and 12"),
     "names": ({"class_names": list("abcdefghij")}, {"class_names": list("abcdefgxij")}, "h and x"),
-    "no names": ({"class_names": list("abcdefghij")}, {}, "class 0 is a and unnamed"),
+    "no names": (
+        {"class_names": list("abcdefghij")},
+        {},
+        "class 0 is a and unnamed: convert both with one --classes file",
+    ),
     "colour": ({}, None, "gray and colour"),
     "size": ({}, {"width": 32, "height": 32}, "28x28 and 32x32"),
     "same": ({}, {}, "are the same dataset: evaluate on other images"),

@@ -169,8 +169,8 @@ def test_mistakes_are_named(datasets, tmp_path, case):
         assert label == row["label"] != row["predicted"] in [n.replace("\n", r"\n") for n in names]
     probabilities = [float(row["probability"]) for row in mistakes]
     assert probabilities == sorted(probabilities, reverse=True) and 0 < probabilities[-1] <= 1
-    leaks = f"warning: 15 images of {evaluated} are in {datasets[1]} too (such as "
-    assert result.err.count(leaks) == result.err.count("names them") == (len(options) > 2), result
+    leaks = f"warning: {datasets[1]} has 15 images of {evaluated}, too (such as "
+    assert result.err.count(leaks) == result.err.count("names all") == (len(options) > 2), result
 
 
 def test_no_mistakes(tutorial_run):

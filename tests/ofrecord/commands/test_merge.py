@@ -9,11 +9,14 @@ import time
 import cv2
 import numpy as np
 import pytest
-from damage import flip, ofrecord, rewrite_manifest
+from damage import cut, flip, ofrecord, rewrite_manifest
 from helpers import PROJECT, assert_one_error, convert, part_files, read_manifest, records, snapshot
 from making import make, numbered
 
+from ofrecord.commands.merge import copy_records, find_records
 from ofrecord.dataset.images_csv import read_rows
+from ofrecord.dataset.open_dataset import open_dataset
+from runtime.cli import InputError
 
 
 def merged(*arguments):
@@ -57,15 +60,9 @@ def test_names_of_images_are_kept_and_told_apart(tmp_path):
     two = make(tmp_path / "x/one", {"cat": {"1.png": 11}, "eel": {"2.png": 12}}, part_num=1)
     three = make(tmp_path / "three", {"cat": {"2.png": 22}}, part_num=1)
     merged("--part_num", 2, one, two, three, tmp_path / "all")
-    rows = [row[:4] for row in read_rows(tmp_path / "all")]
-    assert rows == [
-        ("part-0", 0, "one_0/cat/1.png", 0),
-        ("part-0", 1, "one_0/cat/2.png", 0),
-        ("part-0", 2, "dog/3.png", 1),
-        ("part-1", 0, "one_1/cat/1.png", 0),
-        ("part-1", 1, "eel/2.png", 2),
-        ("part-1", 2, "three/cat/2.png", 0),
-    ]
+    names = ["one_0/cat/1.png", "one_0/cat/2.png", "dog/3.png", "one_1/cat/1.png", "eel/2.png", "three/cat/2.png"]  # fmt: skip
+    wanted = [(f"part-{n // 3}", n % 3, name, label) for n, (name, label) in enumerate(zip(names, [0, 0, 1, 0, 2, 0], strict=True))]  # fmt: skip
+    assert [row[:4] for row in read_rows(tmp_path / "all")] == wanted
     hidden = make(tmp_path / "hidden", {"cat": {"7.png": 7}}, part_num=1, anonymous="true")
     merged("--part_num", 1, hidden, three, tmp_path / "more")
     assert [row.image for row in read_rows(tmp_path / "more")] == ["", "cat/2.png"]
@@ -75,22 +72,21 @@ def test_statistics_are_those_of_all_images(tmp_path):
     folders = [make(tmp_path / name, numbered([name], start=100 * ord(name))) for name in "abc"]
     merged(*folders, tmp_path / "all")
     manifest = read_manifest(tmp_path / "all")
-    pixels = [
-        cv2.imdecode(np.frombuffer(data, np.uint8), 1) for data, _ in records(tmp_path / "all")
-    ]
+    images = [image for image, _ in records(tmp_path / "all")]
+    pixels = [cv2.imdecode(np.frombuffer(image, np.uint8), 1) for image in images]
     np.testing.assert_allclose(manifest["mean"], np.mean(pixels, (0, 1, 2))[::-1], atol=1e-5)
     np.testing.assert_allclose(manifest["std"], np.std(pixels, (0, 1, 2))[::-1], atol=1e-5)
     # Where one of them was measured by a sample, by the number of its images.
-    dark = np.zeros((3, 256), int)
-    dark[:, 10] = 64 * 3
-    rewrite_manifest(
-        tmp_path / "a", histogram=dark.tolist(), num_measured=3, mean=[10.0] * 3, std=[0.0] * 3
-    )
+    sample = {"num_measured": 3, "mean": [10.0] * 3, "std": [0.0] * 3}
+    dark = [[64 * 3 * (level == 10) for level in range(256)]] * 3
+    rewrite_manifest(tmp_path / "a", histogram=dark, **sample)
     merged(*folders, tmp_path / "sampled")
     sampled = read_manifest(tmp_path / "sampled")
-    assert sampled["num_measured"] == 15
     others = np.mean(pixels[6:], (0, 1, 2))[::-1]
     np.testing.assert_allclose(sampled["mean"], (10 + 2 * others) / 3, atol=1e-5)
+    assert sampled["num_measured"] == 15
+    rewrite_manifest(tmp_path / "a", num_measured=0)
+    assert ofrecord("merge", tmp_path / "a", tmp_path / "not measured").code == 0
 
 
 def test_shuffled_by_seed(converted, tmp_path):
@@ -114,12 +110,8 @@ def test_a_source_that_was_replaced_is_read_again(tmp_path):
 
 def test_splits_that_are_merged(tmp_path):
     for name, start in (("a", 0), ("b", 20)):
-        make(
-            tmp_path / name,
-            numbered(["cat", "dog"], 4 + start, start),
-            val_fraction=0.5,
-            part_num=2,
-        )
+        files = numbered(["cat", "dog"], 4 + start, start)
+        make(tmp_path / name, files, val_fraction=0.5, part_num=2)
     make(tmp_path / "c", numbered(["cat", "dog"], start=700))
     ids = {name: read_manifest(tmp_path / name)["split_id"] for name in ("a", "a_val", "b", "c")}
     assert ids["a"] == ids["a_val"] != ids["b"] and ids["c"] is None
@@ -131,42 +123,38 @@ def test_splits_that_are_merged(tmp_path):
 
 # -- what is refused --------------------------------------------------------------------------
 
+UNLIKE = {
+    "channels 3 and 1": {"color": False},
+    "height 8 and 9": {"size": (9, 8)},
+    "image format PNG and BMP": {"img_format": ".bmp"},
+    "background white and black": {"background": "black"},
+    "label feature labels and class": {"label_feature": "class"},
+}
 
-@pytest.mark.parametrize(
-    "options, text",
-    [
-        ({"color": False}, "together: channels 3 and 1"),
-        ({"size": (9, 8)}, "height 8 and 9"),
-        ({"img_format": ".bmp"}, "image format PNG and BMP"),
-        ({"background": "black"}, "background white and black"),
-        ({"label_feature": "class"}, "label feature labels and class"),
-    ],
-)
-def test_what_does_not_fit(tmp_path, options, text):
+
+@pytest.mark.parametrize("text", UNLIKE)
+def test_what_does_not_fit(tmp_path, text):
     one = make(tmp_path / "one", numbered(["cat"]))
-    two = make(tmp_path / "two", numbered(["cat"], start=50), **options)
+    two = make(tmp_path / "two", numbered(["cat"], start=50), **UNLIKE[text])
     before = snapshot(tmp_path)
-    assert_one_error(ofrecord("merge", one, two, tmp_path / "all"), f"{one} and {two}", text)
+    result = ofrecord("merge", one, two, tmp_path / "all")
+    assert_one_error(result, f"{one} and {two} do not fit together: {text}")
     assert snapshot(tmp_path) == before
 
 
-def test_names_for_the_classes_of_one_only(converted, dataset, tmp_path):
+def test_bad_options(converted, dataset, tmp_path):
+    new, copy = tmp_path / "x", shutil.copytree(converted, tmp_path / "copy")
     rewrite_manifest(dataset, class_names=list("abcdefghij"))
-    result = ofrecord("merge", converted, dataset, tmp_path / "x")
-    assert_one_error(result, "classes without names and with names (--classes)")
-
-
-def test_bad_options(converted, tmp_path):
-    copy = shutil.copytree(converted, tmp_path / "copy")
     for arguments, text in (
-        ([converted, tmp_path / "x", "--part_num", 51], "it should be from 1 to 50"),
-        ([converted, tmp_path / "x", "--part_num", 0], "--part_num 0"),
-        ([converted, tmp_path / "x", "--seed", 1], "--seed is for --shuffle"),
+        ([converted, new, "--part_num", 51], "--part_num 51: it should be from 1 to 50"),
+        ([converted, new, "--part_num", 0], "--part_num 0"),
+        ([converted, new, "--seed", 1], "--seed is for --shuffle"),
         ([converted, copy], f"{copy} is a dataset already"),
-        ([copy, copy], "is a dataset already"),
+        ([copy, copy], f"{copy} is a dataset already"),
+        ([converted, dataset, new], "classes without names and with names (--classes)"),
     ):
         assert_one_error(ofrecord("merge", *arguments), text)
-    assert not (tmp_path / "x").exists()
+    assert not new.exists()
 
 
 @pytest.mark.parametrize("action", ["merge", "export"])
@@ -187,39 +175,25 @@ def test_bad_folders(dataset, tmp_path, action):
 def test_records_are_counted(dataset, tmp_path, number):
     parts = [{**part, "num_records": number} for part in read_manifest(dataset)["parts"]]
     counts = {str(label): number // 2 for label in range(10)}
-    fields = {"num_records": 5 * number, "label_counts": counts}
-    rewrite_manifest(dataset, parts=parts, **fields)
-    result = ofrecord("merge", dataset, tmp_path / "d")
+    rewrite_manifest(dataset, parts=parts, num_records=5 * number, label_counts=counts)
     text = f"part-0, record 9: it is the last one, and dataset.json says that there are {number}"
-    assert_one_error(result, text)
+    assert_one_error(ofrecord("merge", dataset, tmp_path / "d"), text)
     assert not (tmp_path / "d").exists()
-
-
-def test_a_manifest_that_counts_no_measured_images(dataset, tmp_path):
-    rewrite_manifest(dataset, num_measured=0)
-    assert ofrecord("merge", dataset, tmp_path / "d").code == 0
 
 
 def test_a_part_that_becomes_shorter_is_an_error(dataset):
     """Not a loop without an end."""
-    from ofrecord.commands.merge import copy_records, find_records
-    from ofrecord.dataset.open_dataset import open_dataset
-    from runtime.cli import InputError
-
-    records = find_records([open_dataset(str(dataset))], None)
-    with (dataset / "part-0").open("r+b") as file:
-        file.truncate(1000)
+    found = find_records([open_dataset(str(dataset))], None)
+    cut(dataset / "part-0", 1000)
     with pytest.raises(InputError, match="part-0 became shorter while it was read"):
-        list(copy_records(records, "labels"))
+        list(copy_records(found, "labels"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["merge", "export"])
-def test_killed_at_any_moment(converted, tmp_path, action):
+def test_killed_at_any_moment(tmp_path, action):
     """There is nothing then, or a finished dataset; the same command does it the next time."""
-    big = tmp_path / "big"
-    files = {"a": {f"{index}.png": index for index in range(4000)}}
-    make(big, files)
+    big = make(tmp_path / "big", {"a": {f"{index}.png": index for index in range(4000)}})
     rng, target, seconds = np.random.default_rng(0), tmp_path / "target", []
     for _ in range(12):
         start = time.monotonic()

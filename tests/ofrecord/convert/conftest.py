@@ -23,21 +23,17 @@ def own(tmp_path):
 @pytest.fixture(scope="session")
 def many(tmp_path_factory):
     """``many(count, *more)``: the converter's options for so many images, the tutorial's by a lot of names."""
-    root = tmp_path_factory.mktemp("many")
-    (root / "in").mkdir()
-    names = sorted(path.name for path in IMAGES.iterdir())
+    root, names = tmp_path_factory.mktemp("many"), sorted(path.name for path in IMAGES.iterdir())
 
     def options(count, *more):
+        folders = range(-(-count // len(names)))
+        for folder in map(str, folders):
+            (root / folder).is_symlink() or (root / folder).symlink_to(IMAGES)
+        paths = [f"{folder}/{name}" for folder in folders for name in names][:count]
+        lines = (f'{{"{path}": {index % 10}}}\n' for index, path in enumerate(paths))
+        (root / f"{count}.txt").write_text("".join(lines))
         labels = root / f"{count}.txt"
-        if not labels.exists():
-            lines = []
-            for index in range(count):
-                turn, place = divmod(index, len(names))
-                if not (root / "in" / str(turn)).exists():
-                    (root / "in" / str(turn)).symlink_to(IMAGES)
-                lines.append(f'{{"{turn}/{names[place]}": {index % 10}}}\n')
-            labels.write_text("".join(lines))
-        return ["--image_root", root / "in", "--label_dir", labels, "--part_num", 10, *more]
+        return ["--image_root", root, "--label_dir", labels, "--part_num", 10, *more]
 
     return options
 

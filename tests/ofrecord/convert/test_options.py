@@ -12,8 +12,10 @@ import time
 import cv2
 import numpy as np
 import pytest
+from drawn import FILES
 from helpers import (  # fmt: skip
     IMAGES,
+    LABELS,
     assert_one_error,
     convert,
     part_files,
@@ -23,13 +25,8 @@ from helpers import (  # fmt: skip
     snapshot,
     start_script,
 )
-from kinds import KINDS
 
 from ofrecord.convert.options import ConvertOptions
-
-
-def pixels(image):
-    return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 def store(folder, image, *options):
@@ -37,34 +34,33 @@ def store(folder, image, *options):
     (folder / "in" / "a").mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(folder / "in" / "a" / "a.png"), image)
     options = ["--image_root", folder / "in", "--class_folders", "--part_num", 1, *options]
-    result = convert(*options, "--save_dir", folder / "d")
-    assert result.code == 0, result
-    return pixels(records(folder / "d")[0][0]), read_manifest(folder / "d")
+    assert convert(*options, "--save_dir", folder / "d").code == 0
+    stored = np.frombuffer(records(folder / "d")[0][0], np.uint8)
+    return cv2.imdecode(stored, cv2.IMREAD_UNCHANGED), read_manifest(folder / "d")
 
 
-def test_size_fit_and_background(tmp_path):
-    image = np.full((10, 40), 7, np.uint8)
-    for fit, top in (None, 7), ("crop", 7), ("stretch", 7), ("pad", 128):
-        options = ["--size", "20x15", *(["--fit", fit] if fit else [])]
-        stored, manifest = store(tmp_path, image, *options, "--background", "#808080")
-        assert stored.shape == (15, 20) and (stored[5:10] == 7).all() and (stored[:5] == top).all()
-        assert manifest["fit"] == (fit or "crop") and manifest["background"] == "#808080"
-        assert (manifest["width"], manifest["height"]) == (20, 15)
-
-
-STORED = {
-    "gray": (["--color", "gray"], (100, 300), 1),
-    "color": (["--color", "color"], (100, 300, 3), 3),
-    "auto": ([], (100, 300, 3), 3),
+STORED = {  # the colour of an image, options; the shape that is stored, its first row, `fit`
+    "7": (7, (10, 40), 7, None),
+    "7 --color color": (7, (10, 40, 3), [7, 7, 7], None),
+    "red": ([0, 0, 200], (10, 40, 3), [0, 0, 200], None),
+    "red --color gray": ([0, 0, 200], (10, 40), 59, None),
+    "red --size 20x15": ([0, 0, 200], (15, 20, 3), [0, 0, 200], "crop"),
+    "7 --size 20x15 --fit crop": (7, (15, 20), 7, "crop"),
+    "7 --size 20x15 --fit stretch": (7, (15, 20), 7, "stretch"),
+    "7 --size 20x15 --fit pad --background #808080": (7, (15, 20), 128, "pad"),
 }
 
 
-@pytest.mark.parametrize("options, shape, channels", STORED.values(), ids=STORED)
-def test_color(tmp_path, options, shape, channels):
-    stored, manifest = store(tmp_path, np.full((100, 300, 3), (0, 0, 200), np.uint8), *options)
-    assert stored.shape == shape and manifest["channels"] == channels
-    stored, manifest = store(tmp_path, np.full((100, 300), 7, np.uint8), *options)
-    assert manifest["channels"] == (3 if "color" in options else 1)
+@pytest.mark.parametrize("line, wanted", STORED.items(), ids=STORED)
+def test_size_fit_background_and_color(tmp_path, line, wanted):
+    color, shape, top, fit = wanted
+    image = np.full((10, 40, 3)[: 2 + (color != 7)], color, np.uint8)
+    stored, manifest = store(tmp_path, image, *line.split()[1:])
+    assert stored.shape == shape and (stored[:5] == top).all() and manifest["fit"] == fit
+    assert (stored[6:9] == (7 if top == 128 else top)).all()
+    background = "#808080" if fit == "pad" else "white"
+    found = [manifest[name] for name in ("height", "width", "channels", "background")]
+    assert found == [*shape[:2], len(shape) * 2 - 3, background]
 
 
 def test_quality_and_features(tmp_path):
@@ -80,23 +76,57 @@ def test_quality_and_features(tmp_path):
     assert b"encoded" in data and b"class/label" in data
 
 
-BAD = {
-    "a size": (["--size", "28"], "--size: it should be WxH"),
-    "a large size": (["--size", "10000x9"], "of at most 9,999 pixels a side"),
-    "a colour": (["--background", "nocolor"], "--background: "),
-    "a transparent colour": (["--background", "#ff000080"], "it should be an opaque color"),
-    "quality of PNG": (["--quality", 80], "--quality is for JPEG"),
-    "fit without size": (["--fit", "pad"], "--fit says how images get the --size"),
-    "one feature": (["--image_feature", "x", "--label_feature", "x"], "are the same name"),
-    "many workers": (["--workers", 2000], "--workers: "),
+BAD = {  # options that cannot be meant, of the tutorial's images and three folders
+    "--size 28": "--size: it should be WxH",
+    "--size 10000x9": "of at most 9,999 pixels a side",
+    "--quality 80": "--quality is for JPEG",
+    "--background nocolor": "--background: ",
+    "--background #ff000080": "it should be an opaque color",
+    "--fit pad": "--fit says how images get the --size",
+    "--image_feature x --label_feature x": "are the same name",
+    "--workers 2000": "--workers: ",
+    "--part_num 0": "--part_num: it should be greater than or equal to 1, not '0'",
+    "--part_num five": "--part_num: it should be a valid integer",
+    "--part_num 51": "--part_num 51 is more than the 50 images",
+    "--part_num 41 --val_fraction 0.2": "--part_num 41 is more than the 40 images",
+    "--img_format png": "--img_format: it should be '.png'",
+    "--label_dir nowhere.txt": "nowhere.txt: No such file or directory; specify it with --label_dir",
+    "--image_root nowhere/": "--image_root nowhere/ does not exist",
+    "--val_fraction 0.5 --test_fraction 0.5": "leave nothing to train on",
+    "--val_fraction 1.5": "--val_fraction: ",
+    "--seed 1": "--seed is for",
+    "--job 0/3": "--job: it should be K/N",
+    "--job 4/3": "--job: it should be K/N",
+    "--job 1": "--job: it should be K/N",
+    "--job 1/6": "--job 1/6: there are only 5 parts",
+    "--class_folders --image_root data --save_dir data/d": "--save_dir must be outside",
+    "--save_dir data": "data is not empty and contains no dataset",
+    "--save_dir data --val_fraction 0.1": "data is not empty and contains no dataset",
+    "--save_dir README": "README is not a folder",
+    "--save_dir README/": "README/ is not a folder",
+    "--save_dir README/deeper": "cannot write to README/deeper",
+    "--save_dir dangling": "dangling is a link to nothing",
+    "--save_dir new --val_fraction 0.1": "new_val/ is not a folder",
+    "--save_dir /proc/dataset": "cannot write to /proc/dataset",
+    "--save elsewhere": "--save: unknown setting; did you mean",  # abbreviated
+    "--part_num 2 extra": "extra",
+    "--max_value 4095": "--max_value: unknown setting",  # of an earlier version
+    "--label_dir pipe": "the label file pipe: it is not a regular file",
+    "--label_dir zero": "the label file zero: it is not a regular file",
+    "--label_dir data": "the label file data: it is not a regular file",
 }
 
 
-@pytest.mark.parametrize("options, text", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("options, text", BAD.items(), ids=BAD)
 def test_options_that_cannot_be_meant(project, options, text):
-    before = snapshot(project)
-    assert_one_error(convert(*options, cwd=project), text)
-    assert snapshot(project) == before
+    for name in "README", "new_val":
+        (project / name).write_text("a file")
+    for name, target in {"dangling": "nowhere", "zero": "/dev/zero"}.items():
+        (project / name).symlink_to(target)
+    os.mkfifo(project / "pipe")
+    before, names = snapshot(project), sorted(os.listdir(project))
+    assert_one_error(convert(*options.split(), cwd=project), text, started=True)
+    assert snapshot(project) == before and sorted(os.listdir(project)) == names
 
 
 def test_all_wrong_options_are_reported_together(project):
@@ -111,15 +141,14 @@ def test_at_most_28_options_each_with_a_help():
     assert all(field.description for field in ConvertOptions.model_fields.values())
 
 
-@pytest.mark.parametrize("save_dir, val_dir", [("d", "d_val"), ("x/d/", "x/d_val"), (".", None)])
+@pytest.mark.parametrize(
+    "save_dir, val_dir", [("d", "d_val"), ("x/d/", "x/d_val"), (".", "../out_val")]
+)
 def test_the_folder_of_the_validation_set(project, save_dir, val_dir):
-    (project / "here").mkdir()
-    os.symlink(project / "data", project / "here/data")
-    result = convert("--save_dir", save_dir, "--val_fraction", 0.2, cwd=project / "here")
-    if val_dir is None:
-        assert_one_error(result, "contains no dataset")
-    else:
-        assert result.code == 0 and (project / "here" / val_dir / "dataset.json").exists(), result
+    (project / "out").mkdir()
+    data = ["--image_root", IMAGES, "--label_dir", LABELS, "--val_fraction", 0.2]
+    assert convert(*data, "--save_dir", save_dir, cwd=project / "out").code == 0
+    assert (project / "out" / val_dir / "dataset.json").exists()
 
 
 # -- lines or a bar -------------------------------------------------------------------
@@ -160,8 +189,9 @@ def test_lines_for_small_datasets_and_a_bar_for_large_ones(many, tmp_path):
 def test_the_same_bytes_on_any_number_of_workers_and_in_any_folder(tmp_path):
     (tmp_path / "in").mkdir()
     digits = [(path.name, path.read_bytes()) for path in sorted(IMAGES.iterdir())]
+    drawn = [(name, FILES[name].data) for name in [*FILES][::5]] + [("cut.png", b"\x89PNG")]
     with (tmp_path / "labels.txt").open("w") as labels:
-        for index, (name, data) in enumerate([*KINDS.items(), *digits, *digits, *digits]):
+        for index, (name, data) in enumerate([*drawn, *digits, *digits, *digits]):
             (tmp_path / "in" / f"{index}-{name}").write_bytes(data)
             labels.write(json.dumps({f"{index}-{name}": index % 7}) + "\n")
     options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]

@@ -1,6 +1,5 @@
 """Parts by their keys: what is continued, what is made again, what is said of others."""
 
-import errno
 import os
 import shutil
 
@@ -8,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from damage import ofrecord
-from helpers import assert_one_error, convert, read_manifest, snapshot
+from helpers import assert_one_error, convert, read_manifest, snapshot, visible
 
 HIDDEN = ".img2ofrecord"
+JPEG = ["--img_format", ".jpg"]
 
 
 def staged(folder):
@@ -19,19 +19,15 @@ def staged(folder):
     return sorted(int(name.split(".")[0][5:]) for name in names)
 
 
-def visible(folder):
-    """The files of a folder without the hidden ones."""
-    return {name: data for name, data in snapshot(folder).items() if not name.startswith(".")}
-
-
-def interrupt(*arguments):
-    """Leave half of the parts, those with even numbers, as an interruption does."""
-    assert convert(*arguments, "--job", "1/2").code == 0
+def jobs(*arguments, of=2, but=()):
+    """Make the parts of all jobs but some; without the second of two it leaves what an interruption does."""
+    for number in set(range(1, of + 1)).difference(but):
+        assert convert(*arguments, "--job", f"{number}/{of}").code == 0
 
 
 def check_continued(result, parts, of=6):
     assert result.code == 0, result
-    assert f"{parts} of {of} parts are there already\n" in result.err, result
+    assert (f"{parts} of {of} parts are there already\n" in result.err) == (parts > 0), result
 
 
 def made(result):
@@ -39,37 +35,40 @@ def made(result):
     return result.out.count("feature saved")
 
 
+def image(folder, number):
+    """The file of an image."""
+    return folder / "in" / sorted(os.listdir(folder / "in"))[number]
+
+
 # -- continued ------------------------------------------------------------------------
 
 
+SPLIT = ["--val_fraction", 0.2]
+
+
 @pytest.mark.parametrize(
-    "more",
-    [[], ["--skip_bad"], ["--val_fraction", 0.2], ["--workers", 2], ["--img_format", ".jpg"]],
+    "more", [[], ["--skip_bad"], [*SPLIT, "--skip_bad"], ["--workers", 2], JPEG]
 )
 def test_continued(own, tmp_path, whole, more):
+    """With colour in another part than those that are there, and in another dataset."""
+    cv2.imwrite(str(image(tmp_path, 29)), np.full((28, 28, 3), (0, 0, 200), np.uint8))
     if "--skip_bad" in more:
-        (tmp_path / "in" / sorted(os.listdir(tmp_path / "in"))[7]).write_bytes(b"\x89PNG")
-    interrupt(*own, *more)
+        image(tmp_path, 7).write_bytes(b"\x89PNG")
+    jobs(*own, *more, but=[2])
     assert len(staged(tmp_path / "d")) == 3
     result = convert(*own, *more)
-    check_continued(result, *([6, 12] if "--val_fraction" in more else [3]))
+    check_continued(result, *([6, 12] if SPLIT[0] in more else [3]))
     assert not (tmp_path / "d" / HIDDEN).exists()
     assert snapshot(tmp_path / "d") == whole(*own, *more)
     assert "already" not in convert(*own, *more).err  # that one had nothing to continue
-    if "--val_fraction" in more:
+    if SPLIT[0] in more:
         assert snapshot(tmp_path / "d_val") == snapshot(tmp_path / "whole_val")
-
-
-def test_the_old_dataset_stays_until_then(own, tmp_path):
-    assert convert(*own, "--part_num", 2).code == 0
-    old = snapshot(tmp_path / "d")
-    interrupt(*own)
-    assert visible(tmp_path / "d") == old
-    check_continued(convert(*own), 3)
+        channels = [read_manifest(tmp_path / name)["channels"] for name in ("d", "d_val")]
+        assert channels == [3, 3]
 
 
 def test_what_does_not_matter_may_change(own, tmp_path):
-    interrupt(*own)
+    jobs(*own, but=[2])
     (tmp_path / "in").rename(tmp_path / "moved")
     more = ["--image_root", tmp_path / "moved", "--workers", 2, "--part_name_suffix_length", 5]
     result = convert(*own, *more, "--anonymous", "--skip_bad")
@@ -77,120 +76,94 @@ def test_what_does_not_matter_may_change(own, tmp_path):
     assert made(result) == 15 and (tmp_path / "d" / "part-00005").exists()
 
 
-OTHER_PARTS = {
-    "another quality": (["--quality", 80], "that differ in --quality"),
-    "two options": (["--size", "20x20", "--color", "color"], "that differ in --size, --color"),
-    "another number of parts": (["--part_num", 8], "that differ in images or number of parts"),
-    "another order": (["--shuffle"], "that differ in images"),
-    "fewer images": (["--limit", 20], "that differ in images"),
+def part_2(folder, end=""):
+    (path,) = (folder / "d" / HIDDEN).glob(f"part-2.{'?' * 64}{end}")
+    return path
+
+
+STAMP = "1 of images whose files differ in their time stamps only (rsync -a keeps them), such as"
+BESIDE = {
+    "cut off": '{"recipe": ',
+    "nested": "[" * 100_000,
+    "no object": "7",
+    "a field": '{"a": 1}',
+}
+CHANGES = {  # what changes; other options; how many of three parts are there still; what is said
+    "another quality": (None, ["--quality", 80], 0, "3 that differ in --quality"),
+    "two options": (None, ["--size", "9x9", "--color", "color"], 0, "differ in --size, --color"),
+    "more parts": (None, ["--part_num", 8], 0, "that differ in images or number of parts"),
+    "another order": (None, ["--shuffle"], 0, "3 that differ in images"),
+    "fewer images": (None, ["--limit", 20], 0, "3 that differ in images"),
+    "a time stamp": (lambda d: os.utime(image(d, 1)), [], 2, f"{STAMP} 00000001_0.png\n"),
+    "a time stamp of 1938": (lambda d: os.utime(image(d, 1), (0, -(10**9))), [], 2, STAMP),
+    "a time stamp of 2242": (lambda d: os.utime(image(d, 1), (0, 2**33)), [], 2, STAMP),
+    "another image": (
+        lambda d: shutil.copy(image(d, 20), image(d, 11)),
+        *([], 2, "1 of images whose files were changed, such as 00000011_5.png\n"),
+    ),
+    "a part cut off": (lambda d: os.truncate(part_2(d), 100), [], 2, ": 1 damaged\n"),
+    **{
+        f"what is beside a part: {name}": (
+            lambda d, text=text: part_2(d, ".json").write_text(text),
+            *([], 2, ": 1 damaged\n"),
+        )
+        for name, text in BESIDE.items()
+    },
 }
 
 
-@pytest.mark.parametrize("more, why", OTHER_PARTS.values(), ids=OTHER_PARTS)
-def test_parts_that_do_not_fit_are_named_and_removed_at_the_end(own, tmp_path, whole, more, why):
-    own += ["--img_format", ".jpg"]
-    interrupt(*own)
+@pytest.mark.parametrize("change, more, parts, text", CHANGES.values(), ids=CHANGES)
+def test_parts_that_do_not_fit_are_named_and_replaced(
+    own, tmp_path, whole, change, more, parts, text
+):
+    own += JPEG
+    jobs(*own, but=[2])
+    if change:
+        change(tmp_path)
     result = convert(*own, *more)
-    assert result.code == 0 and "already" not in result.err, result
-    (line,) = (line for line in result.err.splitlines() if "removed when" in line)
-    assert "3 finished parts will be removed" in line and why in line, result
+    check_continued(result, parts)
+    (line,) = (line for line in result.err.splitlines(True) if "finished part" in line)
+    assert "will be removed when the dataset is committed: " in line and text in line, result
+    assert line.startswith(f"img2ofrecord.py: warning: {3 - parts} finished part"), result
     assert snapshot(tmp_path / "d") == whole(*own, *more)
 
 
-def test_parts_that_differ_by_time_stamps_only(own, tmp_path, whole):
-    interrupt(*own)
-    names = sorted(os.listdir(tmp_path / "in"))
-    os.utime(tmp_path / "in" / names[1])
-    result = convert(*own)
-    check_continued(result, 2)
-    assert "1 of images whose files differ in their time stamps only" in result.err, result
-    assert f"such as {names[1]}\n" in result.err and "rsync -a" in result.err, result
-    assert snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_the_part_of_a_changed_image_is_made_again(own, tmp_path, whole):
-    interrupt(*own)
-    names = sorted(os.listdir(tmp_path / "in"))
-    shutil.copy(tmp_path / "in" / names[20], tmp_path / "in" / names[11])
-    result = convert(*own)
-    check_continued(result, 2)
-    assert f"1 of images whose files were changed, such as {names[11]}" in result.err, result
-    assert snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_files_are_looked_at_only_where_there_is_a_part_for_them(own, tmp_path, monkeypatch):
+def test_files_are_looked_at_only_where_there_is_a_part_for_them(own, monkeypatch):
     from ofrecord.convert import resume
 
     looked, stamps_of = [], resume.stamps_of
     spy = lambda part: looked.append(part.number) or stamps_of(part)  # noqa: E731
     monkeypatch.setattr(resume, "stamps_of", spy)
-    assert convert(*own, "--job", "1/6").code == 0  # part-0
-    assert looked == []
-    assert convert(*own, "--quality", 95).code == 2 and looked == []
-    assert convert(*own).code == 0
-    assert looked == [0]
+    jobs(*own, of=6, but=range(2, 7))  # makes part-0
+    assert looked == [] and convert(*own).code == 0 and looked == [0]
 
 
-def part_of(folder, number):
-    """The file of a part in a hidden folder, named by its key."""
-    (path,) = (path for path in folder.glob(f"part-{number}.*") if path.suffix != ".json")
-    return path
+HALF = "new-0123456789abcdef part-1 images.csv dataset.json.new".split()
+EARLIER = "plan.json survey.json part-0 part-0.json part-1".split()  # of an earlier version
 
 
-DAMAGE = {
-    "a part cut off": lambda d: os.truncate(part_of(d, 2), 100),
-    "what is beside it cut off": lambda d: os.truncate(next(d.glob("part-2.*.json")), 100),
-    "nested": lambda d: next(d.glob("part-2.*.json")).write_text("[" * 100_000),
-    "no object": lambda d: next(d.glob("part-2.*.json")).write_text("7"),
-    "other fields": lambda d: next(d.glob("part-2.*.json")).write_text('{"a": 1}'),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_part_is_made_again(own, tmp_path, whole, damage):
-    interrupt(*own)
-    damage(tmp_path / "d" / HIDDEN)
-    result = convert(*own)
-    check_continued(result, 2)
-    assert ": 1 damaged\n" in result.err, result
-    assert snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_invalid_images_lose_nothing_that_was_made(own, tmp_path, whole):
-    bad = tmp_path / "in" / sorted(os.listdir(tmp_path / "in"))[29]
-    good = bad.read_bytes()
-    bad.write_bytes(b"")
-    result = convert(*own)
-    assert_one_error(result, "the file is empty", started=True)
-    assert f"5 finished parts kept in {tmp_path / 'd' / HIDDEN} (" in result.err, result
-    assert visible(tmp_path / "d") == {} and staged(tmp_path / "d") == [0, 1, 2, 3, 4]
-    bad.write_bytes(good)
-    result = convert(*own)
-    check_continued(result, 5)
-    assert made(result) == 5 and snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_what_was_half_written_is_removed_by_the_next_run(own, tmp_path):
-    interrupt(*own)
+@pytest.mark.parametrize("names, left", [(HALF, []), (EARLIER, EARLIER)], ids=["half", "earlier"])
+def test_what_no_run_can_continue_with(own, tmp_path, whole, names, left):
+    """It is removed by the next run; of an earlier version, once there is a dataset. Links are not followed."""
+    (tmp_path / "victim").write_text("precious")
+    jobs(*own, but=[2])
     staging = tmp_path / "d" / HIDDEN
-    for name in ("new-0123456789abcdef", "part-1", "images.csv", "dataset.json.new"):
+    kept = os.listdir(staging)
+    for name in names:
         (staging / name).write_text("half")
-    assert_one_error(convert(*own, "--part_num", 99), "--part_num 99", started=True)
-    assert len(os.listdir(staging)) == 6 and staged(tmp_path / "d") == [0, 2, 4]
-
-
-def test_a_link_among_the_parts_is_not_followed(own, tmp_path):
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    interrupt(*own)
-    (tmp_path / "d" / HIDDEN / "part-1").symlink_to(victim)
-    assert convert(*own).code == 0
-    assert victim.read_text() == "precious" and not (tmp_path / "d" / "part-1").is_symlink()
+    (staging / "part-1").unlink()
+    (staging / "part-1").symlink_to(tmp_path / "victim")
+    result = convert(*own, "--part_num", 99)
+    assert_one_error(result, "--part_num 99", started=True)
+    assert sorted(os.listdir(staging)) == sorted([*kept, *left]), result
+    check_continued(convert(*own), 3)
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert snapshot(tmp_path / "d") == whole(*own) and not (tmp_path / "d/part-1").is_symlink()
 
 
 @pytest.mark.parametrize("action", ["check", "show"])
 def test_other_commands_say_that_it_is_unfinished(own, tmp_path, action):
-    interrupt(*own)
+    jobs(*own, but=[2])
     assert_one_error(ofrecord(action, tmp_path / "d"), "interrupted or is still running")
 
 
@@ -198,106 +171,49 @@ def test_other_commands_say_that_it_is_unfinished(own, tmp_path, action):
 
 
 def test_jobs_make_the_bytes_of_one_run(own, tmp_path, whole):
+    """Also where two of them make the same parts; until they are committed the old dataset stays."""
+    assert convert(*own, "--part_num", 2).code == 0
+    old = snapshot(tmp_path / "d")
     for number, parts in ((2, 2), (3, 4), (1, 6)):
         result = convert(*own, "--job", f"{number}/3")
         assert f"\n{parts} of 6 parts; then the same command without --job\n" in result.out, result
-        assert visible(tmp_path / "d") == {}
+        check_continued(convert(*own, "--job", f"{number}/3"), 2, of=2)
+        assert visible(tmp_path / "d") == old
     result = convert(*own)
     check_continued(result, 6)
     assert made(result) == 0 and snapshot(tmp_path / "d") == whole(*own)
 
 
-def test_a_mistyped_last_command_removes_nothing(own, tmp_path, whole):
-    """Not one that ends in an error, and not one that is stopped; the right one makes nothing again."""
-    for number in (1, 2):
-        assert convert(*own, "--job", f"{number}/2", "--img_format", ".jpg").code == 0
+MISTYPED = [["--img_format", ".bmp"], ["--size", "9x9"], ["--part_num", 7], ["--limit", 20]]
+
+
+@pytest.mark.parametrize("more", [*MISTYPED, ["--val_fraction", 0.2]])
+def test_a_mistyped_last_command_removes_nothing(own, tmp_path, whole, more):
+    """Not one that ends in an error, nor another job; the right one makes nothing again."""
+    jobs(*own)
     made_by_jobs = snapshot(tmp_path / "d")
     (tmp_path / "bad.txt").write_text((tmp_path / "labels.txt").read_text() + "gone.png 1\n")
-    result = convert(*own, "--label_dir", tmp_path / "bad.txt", "--img_format", ".jpg")
+    result = convert(*own, "--label_dir", tmp_path / "bad.txt", *more[:-2])
     assert result.code == 2 and "6 finished parts will be removed when" in result.err, result
-    result = convert(*own, "--img_format", ".bmp", "--limit", 20, "--part_num", 30)
-    assert result.code == 2, result
+    assert convert(*own, *more, "--part_num", 99).code == 2
+    jobs(*own, *more, but=[2])
     assert made_by_jobs.items() <= snapshot(tmp_path / "d").items()
-    assert convert(*own, "--job", "1/2", "--quality", 50, "--img_format", ".jpg").code == 0
-    result = convert(*own, "--img_format", ".jpg")
+    result = convert(*own)
     check_continued(result, 6)
-    assert made(result) == 0 and snapshot(tmp_path / "d") == whole(*own, "--img_format", ".jpg")
+    assert made(result) == 0 and snapshot(tmp_path / "d") == whole(*own)
 
 
-def test_two_jobs_that_make_the_same_parts(own, tmp_path, whole):
-    for _ in range(2):
-        assert convert(*own, "--job", "1/2").code == 0
-    check_continued(convert(*own, "--job", "1/2"), 3, of=3)
-    assert convert(*own).code == 0 and snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_jobs_with_colour_in_one_share_and_invalid_images(own, tmp_path, whole):
-    names = sorted(os.listdir(tmp_path / "in"))
-    colors = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / "in" / names[29]), colors)
-    (tmp_path / "in" / names[2]).write_bytes(b"GIF8")
-    own += ["--skip_bad", "--val_fraction", 0.2]
-    for number in (1, 2):
-        assert convert(*own, "--job", f"{number}/2").code == 0
-    assert convert(*own).code == 0
-    assert whole(*own) == snapshot(tmp_path / "d")
-    assert snapshot(tmp_path / "whole_val") == snapshot(tmp_path / "d_val")
-    for folder in ("d", "d_val"):
-        assert read_manifest(tmp_path / folder)["channels"] == 3
-
-
-@pytest.mark.parametrize("share", ["0/3", "4/3", "1/7", "1", "a/b"])
-def test_bad_jobs(own, tmp_path, share):
-    text = "there are only 6 parts" if share == "1/7" else "--job: it should be K/N"
-    assert_one_error(convert(*own, "--job", share), text)
-    assert not (tmp_path / "d").exists()
-
-
-def test_a_job_with_invalid_images_keeps_its_other_parts(own, tmp_path, whole):
-    bad = tmp_path / "in" / sorted(os.listdir(tmp_path / "in"))[0]
+@pytest.mark.parametrize("job, kept", [([], [0, 1, 2, 3, 4]), (["--job", "3/3"], [2])])
+def test_invalid_images_lose_nothing_that_was_made(own, tmp_path, whole, job, kept):
+    bad = image(tmp_path, 29)
     good = bad.read_bytes()
     bad.write_bytes(b"")
-    assert_one_error(convert(*own, "--job", "1/3"), "the file is empty", started=True)
-    assert staged(tmp_path / "d") == [3]
+    result = convert(*own, *job)
+    assert_one_error(result, "the file is empty", started=True)
+    noun = f"{len(kept)} finished part{'s'[: len(kept) - 1]}"
+    assert f"{noun} kept in {tmp_path / 'd' / HIDDEN} (" in result.err, result
+    assert visible(tmp_path / "d") == {} and staged(tmp_path / "d") == kept
     bad.write_bytes(good)
-    check_continued(convert(*own), 1)
-    assert snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_parts_of_the_version_before(own, tmp_path, whole):
-    """Its unfinished conversion and its dataset are replaced; what only looks like them is not."""
-    staging = tmp_path / "d" / HIDDEN
-    staging.mkdir(parents=True)
-    for name in ("plan.json", "survey.json", "part-0", "part-0.json", "part-1"):
-        (staging / name).write_text("{}")
-    result = convert(*own, "--part_num", 99)
-    assert_one_error(result, "--part_num 99", started=True)
-    assert "kept in" not in result.err and len(os.listdir(staging)) == 5, result
     result = convert(*own)
-    assert result.code == 0 and "finished part" not in result.err, result
-    assert snapshot(tmp_path / "d") == whole(*own)
-
-
-def test_a_job_leaves_a_commit_that_was_killed_to_a_run_without_a_job(own, tmp_path, whole):
-    assert convert(*own).code == 0
-    (tmp_path / "d" / HIDDEN).mkdir()
-    (tmp_path / "d" / "dataset.json").rename(tmp_path / "d" / HIDDEN / "dataset.json")
-    before = snapshot(tmp_path / "d")
-    result = convert(*own, "--job", "1/2")
-    assert_one_error(result, "the same command without --job finishes it", started=True)
-    assert snapshot(tmp_path / "d") == before
-    result = convert(*own)
-    assert "very end is finished" in result.err and snapshot(tmp_path / "d") == whole(*own), result
-
-
-def test_folders_that_cannot_be_flushed(own, tmp_path, whole, monkeypatch):
-    """As on SMB, FUSE and WSL's drives."""
-    whole, flush = whole(*own), os.fsync
-
-    def refuse(descriptor):
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    assert convert(*own).code == 0 and snapshot(tmp_path / "d") == whole
+    check_continued(result, len(kept))
+    assert made(result) == 30 - 5 * len(kept) and snapshot(tmp_path / "d") == whole(*own)

@@ -9,19 +9,18 @@ import pickle
 import random
 import shutil
 import struct
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from damage import MANIFEST, change_record, cut, flip, frame, ofrecord, rewrite_manifest
-from helpers import ENVIRONMENT, PROJECT, assert_one_error, convert, read_manifest, snapshot
+from helpers import assert_one_error, convert, read_manifest, run_python, snapshot
 
 from ofrecord.dataset.images_csv import Row, csv_line, read_rows, write_rows
 from ofrecord.dataset.manifest import digest_of, part_sizes
 from ofrecord.dataset.open_dataset import dataset_in_use, open_dataset, read_records
 from ofrecord.dataset.statistics import EncodedImage, ImageStatistics
-from ofrecord.record import BadRecord, OFRecord, read_part, read_record, split_part
+from ofrecord.record import BadRecord, OFRecord, read_part, read_record
 from runtime.cli import InputError
 
 HIDDEN = ".img2ofrecord"
@@ -44,46 +43,45 @@ def test_a_whole_dataset(converted):
     assert dataset.records_per_rank(1) == [50] and dataset.records_per_rank(3) == [20, 20, 10]
     names = [[part.file for part in parts] for parts in dataset.parts_per_rank(3)]
     assert names == [["part-0", "part-1"], ["part-2", "part-3"], ["part-4"]]
-    found = [
-        record for part in dataset.manifest.parts for record in read_part(converted / part.file)
-    ]
-    assert len(found) == 50 and found[-1][0] == 9
-    rows = list(read_rows(str(converted)))
-    assert [(row.label, row.sha256) for row in rows] == [
-        (label, hashlib.sha256(image).hexdigest()[:16]) for _, image, label in found
-    ]
+    files = [converted / part.file for part in dataset.manifest.parts]
+    found = [(image, label) for file in files for _, image, label in read_part(file)]
+    rows = [(row.sha256, row.label) for row in read_rows(str(converted))]
+    assert rows == [(hashlib.sha256(image).hexdigest()[:16], label) for image, label in found]
+    assert len(rows) == 50
+
+
+def clear(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def hide(folder, *names):
+    """Leave files in the hidden folder, as a commit does that is killed."""
+    (folder / HIDDEN).mkdir()
+    for name in names:
+        (folder / name).rename(folder / HIDDEN / name)
 
 
 CHANGES = {
     "a part flipped": (lambda d: flip(d / "part-3", 99), "part-3 was changed or damaged"),
     "the table flipped": (lambda d: flip(d / "images.csv", 9), "images.csv was changed or damaged"),
-    "a part cut off": (
-        lambda d: cut(d / "part-3", -1),
-        "part-3 has 2,908 bytes and should have 2,909",
-    ),
+    "a part cut off": (lambda d: cut(d / "part-3", -1), "has 2,908 bytes and should have 2,909"),
     "a part missing": (lambda d: (d / "part-3").unlink(), "part-3 is missing"),
     "the table missing": (lambda d: (d / "images.csv").unlink(), "images.csv is missing"),
     "a part too many": (lambda d: (d / "part-5").touch(), "part-5 does not belong to this dataset"),
     "a folder for a part": (lambda d: (d / "part-9").mkdir(), "part-9 does not belong"),
     "no manifest": (lambda d: (d / MANIFEST).unlink(), "has part files but no dataset.json"),
     "a manifest flipped": (lambda d: flip(d / MANIFEST, 40), "dataset.json: "),
-    "only a hidden folder": (
-        lambda d: [path.unlink() for path in d.iterdir()] and (d / HIDDEN).mkdir(),
-        "interrupted or is still running",
-    ),
-    "a mark": (
-        lambda d: (d / HIDDEN).mkdir() or shutil.copy(d / MANIFEST, d / HIDDEN),
-        "interrupted at its very end: the same command finishes it",
-    ),
+    "a hidden folder": (lambda d: clear(d) or hide(d), "interrupted or is still running"),
+    "a mark": (lambda d: hide(d, MANIFEST), "at its very end: the same command finishes it"),
     "negative labels": (
         lambda d: rewrite_manifest(d, label_counts={"-1": 50}),
         "labels below 0, which are no classes",
     ),
     "no folder": (shutil.rmtree, "does not exist; make one first with img2ofrecord.py"),
-    "an empty folder": (
-        lambda d: [path.unlink() for path in d.iterdir()],
-        "there is no dataset.json",
-    ),
+    "an empty folder": (clear, "there is no dataset.json"),
+    "a file": (lambda d: shutil.rmtree(d) or d.write_text(""), "is not a folder"),
+    "a link to nothing": (lambda d: shutil.rmtree(d) or d.symlink_to("x"), "is a link to nothing"),
 }
 
 
@@ -105,9 +103,8 @@ def test_a_dataset_of_the_version_before(dataset, converted):
     """It is one line where it is read, and replaced by the converter, but for what is not its own."""
     make_old(dataset)
     for action in "check", "show":
-        assert_one_error(
-            ofrecord(action, dataset), "an earlier version wrote this dataset: convert"
-        )
+        said = ofrecord(action, dataset)
+        assert_one_error(said, "an earlier version wrote this dataset: convert")
     assert "ofrecord index" in problem_of(dataset)
     (dataset / "images.csv").write_text("mine")
     before = snapshot(dataset)
@@ -132,10 +129,7 @@ def make_old(folder):
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_commit_of_the_version_before_that_was_killed(dataset, converted, whole):
     make_old(dataset)
-    (dataset / HIDDEN).mkdir()
-    for name in "part-0", "part-3":
-        (dataset / name).rename(dataset / HIDDEN / name)
-    (dataset / MANIFEST).rename(dataset / HIDDEN / MANIFEST)
+    hide(dataset, "part-0", "part-3", MANIFEST)
     if not whole:
         cut(dataset / HIDDEN / MANIFEST, -9)
         (dataset / HIDDEN / "part-0.json").write_text("{}")
@@ -150,23 +144,17 @@ def test_a_commit_of_the_version_before_that_was_killed(dataset, converted, whol
 @pytest.mark.parametrize("path", ["", MANIFEST, "part-2", "images.csv"])
 def test_what_may_not_be_read_is_one_line(dataset, path):
     os.chmod(dataset / path, 0)
-    command = (
-        ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.getuid() else []
-    )
-    for action in ["-m", "ofrecord", "check"], ["-m", "ofrecord", "show"], ["img2ofrecord.py", "--save_dir"]:  # fmt: skip
-        process = subprocess.run(
-            [*command, sys.executable, *action, dataset],
-            cwd=PROJECT,
-            env=ENVIRONMENT,
-            capture_output=True,
-            encoding="utf-8",
-        )
-        if path in ("part-2", "images.csv") and action[-1] == "--save_dir":
-            assert process.returncode == 0, process
-            break
-        assert process.returncode == 2 and "Permission denied" in process.stderr, process
-        assert "Traceback" not in process.stderr, process
-        assert action[-1] == "check" or process.stderr.count("\n") == 1, process
+    rights = "--bounding-set=-dac_override,-dac_read_search"
+    words = ["setpriv", rights] if not os.getuid() else ["env"]
+    for action in ["-m ofrecord check", "-m ofrecord show", "img2ofrecord.py --save_dir"]:
+        command = [*words[1:], sys.executable, *action.split(), dataset]
+        result = run_python(*command, python=words[0])
+        if action.startswith("img2") and path in ("part-2", "images.csv"):  # they are replaced
+            assert result.code == 0, result
+            return
+        assert result.code == 2 and "Permission denied" in result.err, result
+        assert "Traceback" not in result.err, result
+        assert "check" in action or result.err.count("\n") == 1, result
     os.chmod(dataset / path, 0o755)
 
 
@@ -221,11 +209,7 @@ def test_odd_values_in_every_place(dataset):
             refused += problem is not None
         if number % 4 == 0:
             result = convert("--save_dir", dataset, "--part_num", 2)
-            assert result.code in (0, 2) and result.err.count(": error: ") <= 1, (
-                path,
-                value,
-                result,
-            )
+            assert result.code in (0, 2) and result.err.count(": error: ") <= 1, (path, value)
             assert (dataset.parent / "victim").read_text() == "mine"
             shutil.rmtree(dataset)
             shutil.copytree(whole, dataset)
@@ -261,72 +245,60 @@ def test_no_name_is_read_from_a_staged_manifest(dataset, file):
     parts = read_manifest(dataset)["parts"]
     parts[1]["file"] = file
     rewrite_manifest(dataset, parts=parts)
-    (dataset / HIDDEN).mkdir()
-    (dataset / MANIFEST).rename(dataset / HIDDEN / MANIFEST)
+    hide(dataset, MANIFEST)
     result = convert("--save_dir", dataset)
     assert result.code in (0, 2) and "Traceback" not in result.err, result
     assert (dataset.parent / "victim").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", [f"{HIDDEN}/thesis.txt", HIDDEN, "part-9", f"{HIDDEN}/part-1/x"])
-@pytest.mark.parametrize("marked", [False, True])
-def test_what_is_not_of_the_dataset_is_refused(dataset, name, marked):
+@pytest.mark.parametrize("make", ["a file", "a pipe", "a link", "a file and a mark"])
+def test_what_is_not_of_the_dataset_is_refused(dataset, tmp_path, name, make):
+    """Wherever it is, and whatever."""
+    (tmp_path / "victim").mkdir()
     (dataset / name).parent.mkdir(exist_ok=True, parents=True)
-    (dataset / name).write_text("mine")
-    if marked and name == f"{HIDDEN}/thesis.txt":
+    if make == "a pipe":
+        os.mkfifo(dataset / name)
+    elif make == "a link" and name != "part-9":
+        (dataset / name).symlink_to(tmp_path / "victim")
+    else:
+        (dataset / name).write_text("mine")
+    if "mark" in make and name == f"{HIDDEN}/thesis.txt":
         (dataset / MANIFEST).rename(dataset / HIDDEN / MANIFEST)
     before = snapshot(dataset)
     assert_one_error(convert("--save_dir", dataset), name.split("/")[:2][-1])
-    assert snapshot(dataset) == before
-
-
-def test_a_hidden_folder_that_is_a_link_is_refused(converted, tmp_path):
-    before = snapshot(converted)
-    (tmp_path / "e").mkdir()
-    (tmp_path / "e" / HIDDEN).symlink_to(converted)
-    assert_one_error(convert("--save_dir", tmp_path / "e"), "is a link")
-    assert snapshot(converted) == before
+    assert snapshot(dataset) == before and os.path.lexists(dataset / name)
+    assert not any((tmp_path / "victim").iterdir())
 
 
 # -- records ------------------------------------------------------------------------------
 
 
 def record_of(label, image=b"an image", kind="int32_list"):
+    """A record as it stands in a part file."""
     record = OFRecord()
     record.feature["images"].bytes_list.value.append(image)
     getattr(record.feature["labels"], kind).value.extend(label)
-    return record
+    return frame(record)
 
 
-def test_records_of_other_converters():
-    for kind in "int32", "int64":
-        serialized = record_of([3], kind=f"{kind}_list").SerializeToString()
-        assert read_record(serialized) == (b"an image", 3, kind)
-    for label, kind in ([1, 2], "int32_list"), ([], "int32_list"), ([0.5], "float_list"):
-        with pytest.raises(BadRecord, match="record 7: .*not an int32 list with one label"):
-            read_record(record_of(label, kind=kind).SerializeToString(), 7)
-    with pytest.raises(BadRecord, match="no feature 'x', only"):
-        read_record(record_of([1]).SerializeToString(), image_feature="x")
-    with pytest.raises(BadRecord, match="not a bytes list with one image"):
-        read_record(record_of([1], b"").SerializeToString())
-    with pytest.raises(BadRecord, match="not an OFRecord"):
-        read_record(b"\xff\xff")
+def length(*sizes):
+    return struct.pack(f"<{len(sizes)}q", *sizes)
 
 
-def tfrecord(data):
-    return struct.pack("<q", len(data)) + b"crc!" + data + b"crc!"
-
-
-PARTS = {
+NO_LABEL = "record 1: feature 'labels' is not an int32 list with one label"
+PARTS = {  # the bytes of a part file; what is wrong with it
     "empty": (b"", "record 0: the part file is empty"),
-    "half a length": (frame(record_of([1])) + b"\1\0", "record 1: the file ends inside"),
-    "a length of zero": (bytes(8), "record 0: its length is 0 bytes"),
-    "a negative length": (struct.pack("<q", -1), "record 0: its length is -1 bytes"),
-    "a long length": (
-        struct.pack("<q", 2**40) + b"x",
-        "record 0: its length is 1,099,511,627,776 bytes, and the file ends after 1",
-    ),
-    "TFRecord": (tfrecord(b"a" * 50) + tfrecord(b"b" * 60), "record 1: its length is "),
+    "half a length": (record_of([1]) + b"\1\0", "record 1: the file ends inside"),
+    "a length of zero": (length(0), "record 0: its length is 0 bytes"),
+    "a negative length": (length(-1), "record 0: its length is -1 bytes"),
+    "a long length": (length(2**40), "its length is 1,099,511,627,776 bytes, and the file ends"),
+    "TFRecord": ((length(50) + b"crc!" + b"a" * 50 + b"crc!") * 2, "record 0: not an OFRecord"),
+    "no record": (length(2) + b"\xff\xff", "record 0: not an OFRecord"),
+    "two labels": (record_of([1]) + record_of([1, 2]), NO_LABEL),
+    "no label": (record_of([1]) + record_of([]), NO_LABEL),
+    "a float": (record_of([1]) + record_of([0.5], kind="float_list"), NO_LABEL),
+    "no image": (record_of([1], b""), "feature 'images' is not a bytes list with one image"),
 }
 
 
@@ -334,15 +306,22 @@ PARTS = {
 def test_parts_that_are_no_records(tmp_path, data, text):
     (tmp_path / "part").write_bytes(data)
     with pytest.raises(BadRecord) as caught:
-        list(split_part(tmp_path / "part"))
-    assert str(caught.value).startswith(text)
+        list(read_part(tmp_path / "part"))
+    assert text in str(caught.value)
+
+
+def test_records_of_other_converters(tmp_path):
+    for kind in "int32", "int64":
+        record = record_of([3], kind=f"{kind}_list")[8:]
+        assert read_record(record) == (b"an image", 3, kind)
+        with pytest.raises(BadRecord, match="no feature 'x', only"):
+            read_record(record, image_feature="x")
 
 
 def test_a_damaged_record_is_an_error_that_names_it(dataset):
     change_record(dataset, lambda feature: feature["labels"].int32_list.value.append(1))
-    with pytest.raises(
-        InputError, match="part-0, record 0: .*ofrecord check .* lists all problems"
-    ):
+    text = "part-0, record 0: .*ofrecord check .* lists all problems"
+    with pytest.raises(InputError, match=text):
         list(read_records(open_dataset(str(dataset))))
     assert len(list(read_part(dataset / "part-1"))) == 10
 
@@ -365,15 +344,12 @@ def test_a_table_of_odd_names(tmp_path, name):
     assert csv_line(["", "a", 1]) == ",a,1"
 
 
-@pytest.mark.parametrize("line", ["part,record", "part-0,x,a.png,1,00", "part-0,0,a.png", '"open'])
-def test_tables_of_strangers(dataset, line):
-    text = (dataset / "images.csv").read_text().splitlines()
-    (dataset / "images.csv").write_text(
-        "\n".join([*([text[0]] if line != "part,record" else []), line])
-    )
+@pytest.mark.parametrize("line", ["", "part-0,x,a.png,1,00", "part-0,0,a.png", '"open'])
+def test_tables_of_strangers(tmp_path, line):
+    columns = ",".join(Row._fields) + "\n" if line else "part,record\n"
+    (tmp_path / "images.csv").write_text(columns + line)
     with pytest.raises(InputError, match="images.csv, line "):
-        list(read_rows(str(dataset)))
-    assert Row._fields == tuple(text[0].split(","))
+        list(read_rows(str(tmp_path)))
 
 
 # -- statistics ---------------------------------------------------------------------------

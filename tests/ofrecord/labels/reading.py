@@ -1,7 +1,8 @@
 """Reading labels as the converter does, in this process, from files that the test made."""
 
+from array import array
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 from ofrecord.labels.options import SourceOptions
 from ofrecord.labels.samples import Samples
@@ -9,29 +10,34 @@ from ofrecord.labels.sources import read_samples
 from runtime.cli import InputError
 
 
-class Read(NamedTuple):
-    """What came of reading labels."""
+def read(capsys, root, **options):
+    """Read the labels of the images in a folder; return what came of it, and what was said.
 
-    samples: Samples | None  # None: it was refused
-    errors: list[str]
-    log: list[str]
+    ``pairs``: {image's name: class's name or number}; ``said``: of a table's columns; ``unused``:
+    the warning of files that are not used.
+    """
+    texts = {name: str(path) for name, path in options.items() if isinstance(path, Path)}
+    samples, errors = Samples([], array("i")), []
+    try:
+        samples = read_samples(SourceOptions(image_root=str(root), **{**options, **texts}))
+    except InputError as error:
+        errors = error.lines()
+    log = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    warnings = [line[9:] for line in log if line.startswith("warning: ")]
+    return SimpleNamespace(
+        errors=errors,
+        said=[line for line in log if not line.startswith("warning: ")],
+        warnings=[line for line in warnings if not line.startswith("skipped")],
+        unused=[line for line in warnings if line.startswith("skipped")],
+        names=samples.names,
+        labels=list(samples.labels),
+        classes=samples.class_names,
+        splits=samples.splits,
+        pairs=dict(zip(samples.names, map(samples.class_name, samples.labels), strict=True)),
+    )
 
-    @property
-    def labels(self):
-        return list(self.samples.labels)
 
-    @property
-    def warnings(self):
-        return [line.partition(": warning: ")[2] for line in self.log if ": warning: " in line]
-
-    @property
-    def pairs(self):
-        """{image's name: class's name or number} of all images."""
-        labels = map(self.samples.class_name, self.samples.labels)
-        return dict(zip(self.samples.names, labels, strict=True))
-
-
-def make_files(root, names):
+def make_files(root, *names):
     """Files below a folder that are images by their names only: nobody opens them here."""
     for name in names:
         path = Path(root) / name
@@ -39,27 +45,13 @@ def make_files(root, names):
         path.write_bytes(b"image " + name.encode("utf-8", "surrogateescape"))
 
 
-def read(capsys, root, **options):
-    """Read the labels of the images in a folder; return a Read."""
-    texts = {
-        name: str(value) if isinstance(value, Path) else value for name, value in options.items()
-    }
-    samples, errors = None, []
-    try:
-        samples = read_samples(SourceOptions(image_root=str(root), **texts))
-    except InputError as error:
-        errors = error.lines()
-    err = capsys.readouterr().err
-    return Read(samples, errors, err.splitlines())
+def write(path, text):
+    """Write bytes, or a text as it is, to a file; return its path."""
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
 
 
 def assert_error(result, *texts):
     """One line that has each of the texts."""
-    assert result.samples is None and len(result.errors) == 1, result
-    for text in texts:
-        assert text in result.errors[0], result
-
-
-def assert_one(lines, text):
-    """Exactly one of the lines has the text."""
-    assert len([line for line in lines if text in line]) == 1, lines
+    assert len(result.errors) == 1 and not result.names, result
+    assert [text for text in texts if text not in result.errors[0]] == [], result

@@ -7,11 +7,19 @@ in the converter, write few of their kinds, and would agree with themselves.
 import io
 import struct
 import zlib
+from itertools import product
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
+
+try:
+    import pillow_heif  # optional
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
 
 HEIGHT, WIDTH = 37, 45  # odd, and not square: a rotation shows
 BYTE = np.uint8
@@ -37,20 +45,19 @@ RGB, GRAY = smooth(0, 3), smooth(1, 1)
 ALPHA = np.tile(np.linspace(0, 255, WIDTH).astype(BYTE), (HEIGHT, 1))
 RGBA, LA = np.dstack([RGB, ALPHA]), np.dstack([GRAY, ALPHA])
 DEEP_GRAY, DEEP_RGB = levels(16), levels(16, 3)
-UPPER_GRAY, UPPER_RGB = (DEEP_GRAY >> 8).astype(BYTE), (DEEP_RGB >> 8).astype(BYTE)
 COLORS = np.random.default_rng(4).integers(0, 256, (256, 3), dtype=BYTE)
 NOISE = np.repeat(np.repeat(DEEP_RGB[:30, :40] >> 11 << 3, 4, 0), 4, 1).astype(BYTE)
-END = b"\xff\xd9"  # of a JPEG
+XMP = b'<x tiff:Orientation="6"/>'  # programs turn no image by that
 
 
 def on_white(pixels, alpha=ALPHA):
     alpha = alpha.reshape(alpha.shape + (1,) * (pixels.ndim - alpha.ndim)) / 255
-    return np.rint(pixels * alpha + 255 * (1 - alpha)).astype(BYTE)
+    return np.rint(pixels * alpha + 255 * (1 - alpha))
 
 
 def turned(pixels, orientation):
     """Pixels as they are seen where EXIF has this orientation, 1 to 8."""
-    pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    pixels = pixels.swapaxes(0, 1) if 5 <= orientation <= 8 else pixels
     pixels = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
     return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
@@ -65,14 +72,12 @@ def several(kind, pixels=RGB, **options):
     return pillow(pixels, kind, save_all=True, append_images=[Image.fromarray(GRAY)], **options)
 
 
-def opencv(array, ext, *parameters):
-    return cv2.imencode(ext, array[..., ::-1], parameters)[1].tobytes()
-
-
-def exif(orientation):
-    data = Image.Exif()
-    data[0x0112] = orientation
-    return data.tobytes()
+def exif(orientation, order=">"):
+    """EXIF data; before its orientation stand what looks like one, and a text of 274 at 274."""
+    other, entry = (struct.pack(order + "HHIHH", 274, 3, 1, n, 0) for n in (1, orientation))
+    table = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 20) + other
+    table += struct.pack(order + "HHHII", 2, 271, 2, 274, 274) + entry + bytes(4)
+    return b"Exif\0\0" + table.ljust(548, b"x")
 
 
 def packed(samples, depth, order=">"):
@@ -83,8 +88,6 @@ def packed(samples, depth, order=">"):
     return np.packbits(bits.reshape(len(samples), -1).astype(bool), axis=1)
 
 
-# -- PNG --------------------------------------------------------------------------------
-
 PASSES = "0088 0488 4084 0244 2042 0122 1021".split()  # first row and column, steps down and right
 
 
@@ -93,10 +96,8 @@ def chunk(kind, body):
 
 
 def png(samples, color_type, depth=8, before=b"", interlaced=False):
-    parts = [samples]
-    if interlaced:
-        steps = (map(int, text) for text in PASSES)
-        parts = [samples[y::down, x::right] for y, x, down, right in steps]
+    steps = (map(int, text) for text in (PASSES if interlaced else ["0011"]))
+    parts = [samples[y::down, x::right] for y, x, down, right in steps]
     rows = (row for part in parts if part.size for row in packed(part, depth))
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     size = samples.shape[1], samples.shape[0]
@@ -105,84 +106,57 @@ def png(samples, color_type, depth=8, before=b"", interlaced=False):
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def transparent_value(*values):
+def trns(*values):
     return chunk(b"tRNS", struct.pack(f">{len(values)}H", *values))
 
 
 def draw_png():
     for depth in (1, 2, 4, 8):
-        values, colors = levels(depth), COLORS[: 2**depth]
-        seen = (values * (255 // (2**depth - 1))).astype(BYTE)
-        hidden = np.where(values == 1, 255, seen).astype(BYTE)
-        palette, alpha = chunk(b"PLTE", colors.tobytes()), np.resize(ALPHA, 2**depth)
-        veiled = palette + chunk(b"tRNS", alpha.tobytes())
+        values, colors, alpha = levels(depth), COLORS[: 2**depth], np.resize(ALPHA, 2**depth)
+        seen, palette = values * (255 // (2**depth - 1)), chunk(b"PLTE", colors.tobytes())
+        veiled, veil = palette + chunk(b"tRNS", alpha.tobytes()), on_white(colors, alpha)
+        hidden, key = np.where(values == 1, 255, seen), trns(1)
         yield f"gray{depth}.png", png(values, 0, depth), seen
         yield f"gray{depth}-interlaced.png", png(values, 0, depth, interlaced=True), seen
-        yield f"gray{depth}-key.png", png(values, 0, depth, transparent_value(1)), hidden
+        yield f"gray{depth}-key.png", png(values, 0, depth, key), hidden
         yield f"palette{depth}.png", png(values, 3, depth, palette), colors[values]
-        veil = on_white(colors, alpha)[values]
-        yield f"palette{depth}-alpha.png", png(values, 3, depth, veiled), veil, 1
-    files = {"gray16": (DEEP_GRAY, 16), "rgb16": (DEEP_RGB, 16), "rgb": (RGB, 8)}
-    for name, (values, depth) in files.items():
-        key, kind = np.ravel(values[5, 5]), 0 if values.ndim == 2 else 2
-        seen, alpha = (
-            (values >> depth - 8).astype(BYTE),
-            ALPHA.astype(int) * (1 + (depth > 8) * 256),
-        )
-        is_key = (values.reshape(HEIGHT, WIDTH, -1) == key).all(2)
-        hidden = np.where(is_key.reshape(is_key.shape + (1,) * (values.ndim - 2)), 255, seen)
+        yield f"palette{depth}-alpha.png", png(values, 3, depth, veiled), veil[values], 1
+    for name, values, depth in ("gray16", DEEP_GRAY, 16), ("rgb16", DEEP_RGB, 16), ("rgb", RGB, 8):
+        kind, seen = 2 * (values.ndim == 3), values >> depth - 8
+        veiled = np.dstack([values, ALPHA.astype(int) * (2**depth // 255)])
         yield f"{name}.png", png(values, kind, depth), seen
         yield f"{name}-interlaced.png", png(values, kind, depth, interlaced=True), seen
-        if depth == 8:  # of 16 bits it is refused
-            data = png(values, kind, depth, transparent_value(*key))
-            yield f"{name}-key.png", data, hidden.astype(BYTE)
-        yield (
-            f"{name}-alpha.png",
-            png(np.dstack([values, alpha]), kind + 4, depth),
-            on_white(seen),
-            1,
-        )
+        yield f"{name}-alpha.png", png(veiled, kind + 4, depth), on_white(seen), 1
+    hidden = np.where((RGB == RGB[5, 5]).all(2)[..., None], 255, RGB)
+    yield "rgb-key.png", png(RGB, 2, 8, trns(*RGB[5, 5])), hidden
     yield "la.png", png(LA, 4), on_white(GRAY), 1
     yield "rgba-interlaced.png", png(RGBA, 6, interlaced=True), on_white(RGB), 1
     yield "animated.png", several("PNG"), RGB
-    text = chunk(b"tEXt", b"Comment\0eXIf tRNS") + chunk(b"gAMA", struct.pack(">I", 100000))
-    yield "text-and-gamma.png", png(RGB, 2, 8, text), RGB
-    yield "bad-profile.png", png(RGB, 2, 8, chunk(b"iCCP", b"x\0\0" + zlib.compress(b"none"))), RGB
-    xmp = chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>')
-    yield "xmp.png", png(RGBA, 6, 8, xmp), on_white(RGB), 1  # nobody turns a PNG by that
-
-
-# -- TIFF -------------------------------------------------------------------------------
+    yield "behind-the-end.png", png(RGB, 2) + png(GRAY, 0), RGB
+    texts = {"tEXt": b"Comment\0eXIf tRNS", "gAMA": b"\0\1\x86\xa0", "eXIf": b"no EXIF data"}
+    texts |= {"iCCP": b"x\0\0no profile", "iTXt": b"XML:com.adobe.xmp" + bytes(5) + XMP}
+    for kind, text in texts.items():
+        yield f"{kind}.png", png(RGB, 2, 8, chunk(kind.encode(), text)), RGB
+        yield f"{kind}-alpha.png", png(RGBA, 6, 8, chunk(kind.encode(), text)), on_white(RGB), 1
 
 
 def tiff(samples, photometric=1, depth=8, order="<", big=False, **options):
-    """A TIFF of (height, width) or (height, width, n) samples.
-
-    Options: ``planar``, ``tile`` (its side), ``deflate``, and ``tags``, {number: (type, values)},
-    where type 3 is uint16 and 4 is uint32.
-    """
+    """A TIFF. Options: ``planar``, ``deflate``, ``tile`` (its side), ``tags`` ({number: values})."""
     samples = samples.reshape(*samples.shape[:2], -1)
     planar, side, (height, width, count) = options.get("planar"), options.get("tile"), samples.shape
     down, right = (side, side) if side else (10, width)  # of a block: a tile, or a strip of rows
     if side:
         samples = np.pad(samples, ((0, -height % side), (0, -width % side), (0, 0)))
-    blocks = [
-        packed(plane[y : y + down, x : x + right], depth, order).tobytes()
-        for plane in (np.split(samples, count, 2) if planar else [samples])
-        for y in range(0, height, down)
-        for x in range(0, width, right)
-    ]
-    if options.get("deflate"):
-        blocks = [zlib.compress(block) for block in blocks]
-    sizes = [len(block) for block in blocks]
+    planes, blocks = np.split(samples, count, 2) if planar else [samples], []
+    for plane, y, x in product(planes, range(0, height, down), range(0, width, right)):
+        block = packed(plane[y : y + down, x : x + right], depth, order).tobytes()
+        blocks.append(zlib.compress(block) if options.get("deflate") else block)
+    sizes = list(map(len, blocks))
     starts = [16 + sum(sizes[:number]) for number in range(len(sizes))]
-    tags = {256: (4, [width]), 257: (4, [height]), 258: (3, [depth] * count)}
-    tags |= {259: (3, [8 if options.get("deflate") else 1]), 262: (3, [photometric])}
-    tags |= {277: (3, [count]), 278: (4, [down]), 284: (3, [2 if planar else 1])}
-    if side:
-        tags |= {322: (4, [side]), 323: (4, [side]), 324: (4, starts), 325: (4, sizes)}
-    else:
-        tags |= {273: (4, starts), 279: (4, sizes)}
+    tags = {256: [width], 257: [height], 258: [depth] * count, 262: [photometric], 277: [count]}
+    tags |= {259: [8 if options.get("deflate") else 1], 284: [2 if planar else 1], 278: [down]}
+    tags |= {322: [side], 323: [side]} if side else {}
+    tags |= {324: starts, 325: sizes} if side else {273: starts, 279: sizes}
     return tiff_file(b"".join(blocks), tags | options.get("tags", {}), order, big)
 
 
@@ -191,11 +165,12 @@ def tiff_file(body, tags, order, big):
     body += bytes(-len(body) % 8)
     start, entries, extra = 16 + len(body), b"", b""
     behind = start + struct.calcsize(f"={count}") + len(tags) * (4 + 2 * inline) + inline
-    for number, (kind, values) in sorted(tags.items()):
-        value = struct.pack(f"{order}{len(values)}{'HI'[kind - 3]}", *values)
+    for number, values in sorted(tags.items()):
+        is_long = max(values) >= 2**16
+        value = struct.pack(f"{order}{len(values)}{'HI'[is_long]}", *values)
         if len(value) > inline:
             extra, value = extra + value, struct.pack(order + word, behind + len(extra))
-        entries += struct.pack(f"{order}HH{word}", number, kind, len(values))
+        entries += struct.pack(f"{order}HH{word}", number, 3 + is_long, len(values))
         entries += value.ljust(inline, b"\0")
     magic = struct.pack(f"{order}HHH", 43, 8, 0) if big else struct.pack(f"{order}H", 42)
     magic = (b"II" if order == "<" else b"MM") + magic + struct.pack(order + word, start)
@@ -207,39 +182,38 @@ def draw_tiff():
     for depth in (1, 2, 4, 8, 12, 16, 32):
         values, colors = levels(min(depth, 16)), COLORS[: 2**depth]
         seen = values >> min(depth, 16) - 8 if depth > 8 else values * (255 // (2**depth - 1))
-        yield f"gray{depth}.tiff", tiff(values, 1, depth), seen.astype(BYTE)
+        yield f"gray{depth}.tiff", tiff(values, 1, depth), seen
         if depth not in (12, 32):
-            yield f"white-is-0-{depth}.tiff", tiff(values, 0, depth), 255 - seen.astype(BYTE)
+            yield f"white-is-0-{depth}.tiff", tiff(values, 0, depth), 255 - seen
         for unit in (257, 1) if depth <= 8 else ():  # some write a palette of 8 bits
-            tags = {320: (3, [int(value) * unit for value in colors.T.ravel()])}
-            data = tiff(values, 3, depth, tags=tags)
-            yield f"palette{depth}-{unit}.tiff", data, colors[values]
+            tags = {320: [int(value) * unit for value in colors.T.ravel()]}
+            yield f"palette{depth}-{unit}.tiff", tiff(values, 3, depth, tags=tags), colors[values]
     ways = [{}, {"planar": True}, {"tile": 16}, {"tile": 16, "planar": True}, {"order": ">"}]
     ways += [{"deflate": True}, {"deflate": True, "planar": True, "tile": 16}, {"big": True}]
     inks, front = np.dstack([255 - RGB, 0 * GRAY]), np.rint(RGB * (ALPHA[..., None] / 255))
+    extra = ("unused", RGB, RGB), ("premultiplied", front.astype(BYTE), on_white(RGB))
     for number, way in enumerate(ways):
         yield f"rgb-{number}.tiff", tiff(RGB, 2, **way), RGB
-        yield f"rgb16-{number}.tiff", tiff(DEEP_RGB, 2, 16, **way), UPPER_RGB
-        yield f"gray16-{number}.tiff", tiff(DEEP_GRAY, 1, 16, **way), UPPER_GRAY
+        yield f"rgb16-{number}.tiff", tiff(DEEP_RGB, 2, 16, **way), DEEP_RGB >> 8
+        yield f"gray16-{number}.tiff", tiff(DEEP_GRAY, 1, 16, **way), DEEP_GRAY >> 8
         yield f"cmyk-{number}.tiff", tiff(inks, 5, **way), RGB, 1
-        files = [("unused", RGB, RGB), ("premultiplied", front.astype(BYTE), on_white(RGB))]
-        for kind, (name, pixels, seen) in enumerate([*files, ("alpha", RGB, on_white(RGB))]):
-            data = tiff(np.dstack([pixels, ALPHA]), 2, tags={338: (3, [kind])}, **way)
+        for kind, (name, pixels, seen) in enumerate([*extra, ("alpha", RGB, on_white(RGB))]):
+            data = tiff(np.dstack([pixels, ALPHA]), 2, tags={338: [kind]}, **way)
             yield f"{name}-{number}.tiff", data, seen, 2
     ycc = cv2.cvtColor(RGB, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
-    yield "ycbcr.tiff", tiff(ycc, 6, tags={530: (3, [1, 1])}), RGB, 3
+    yield "ycbcr.tiff", tiff(ycc, 6, tags={530: [1, 1]}), RGB, 3
     lightness = np.dstack([np.resize([0, 137, 255], GRAY.shape), *[0 * GRAY] * 2])
-    lab = np.resize(np.repeat([0, 128, 255], 3), RGB.shape).astype(BYTE)  # L* 53.6 is half of sRGB
+    lab = np.resize(np.repeat([0, 128, 255], 3), RGB.shape)  # L* 53.6 is half of sRGB
     yield "lab.tiff", tiff(lightness, 8), lab, 1
     for name in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "zstd", "lzma", "jpeg"):
         yield f"{name}.tiff", pillow(RGB, "TIFF", compression=name), RGB, 40 * (name == "jpeg")
+    differences = pillow(RGB, "TIFF", compression="tiff_lzw", tiffinfo={317: 2})  # of neighbours
+    yield "predictor.tiff", differences, RGB
     for name in ("group3", "group4", "tiff_ccitt"):
-        data = pillow(levels(1) > 0, "TIFF", compression=name)
-        yield f"{name}.tiff", data, levels(1).astype(BYTE) * 255
+        yield f"{name}.tiff", pillow(levels(1) > 0, "TIFF", compression=name), levels(1) * 255
+    yield "la.tiff", tiff(LA, tags={338: [2]}), on_white(GRAY), 1
     yield "pages.tiff", several("TIFF"), RGB
-
-
-# -- BMP and PNM ------------------------------------------------------------------------
+    yield "xmp.tiff", pillow(RGB, "TIFF", tiffinfo={700: XMP}), RGB
 
 
 def bmp(samples, depth, palette=b"", masks=(), rle=None, size_error=0):
@@ -274,7 +248,7 @@ def draw_bmp_and_pnm():
         values, grays = levels(depth), np.arange(2**depth)[::-1] * (255 // (2**depth - 1))
         for name, colors in (("", COLORS[: 2**depth]), ("-gray", np.stack([grays] * 3, 1))):
             palette = np.pad(colors[:, ::-1], ((0, 0), (0, 1))).astype(BYTE).tobytes()
-            seen = (grays if name else colors)[values].astype(BYTE)
+            seen = (grays if name else colors)[values]
             yield f"palette{depth}{name}.bmp", bmp(values, depth, palette), seen
             if depth == 8:
                 yield f"rle{name}.bmp", bmp(values, depth, palette, rle=rle8(values)), seen
@@ -292,32 +266,43 @@ def draw_bmp_and_pnm():
         yield f"size{error:+}.bmp", bmp(bgr, 24, size_error=error), RGB
     for maxval in (1, 15, 100, 255, 4095, 65535):
         values = np.random.default_rng(maxval).integers(0, maxval + 1, RGB.shape)
-        seen = np.rint(values * 255 / maxval).astype(BYTE)
-        exact = (np.rint(values * 65535 / maxval).astype(int) >> 8).astype(BYTE)  # of gray ones
+        seen, upper = np.rint(values * 255 / maxval), np.rint(values * 65535 / maxval) // 256
         for magic in (b"P2", b"P5"):
             data = pnm(magic, values[..., 0], maxval, b"# a comment\n")
-            yield f"{magic.decode()}-{maxval}.pgm", data, (exact if maxval > 255 else seen)[..., 0]
+            yield f"{magic.decode()}-{maxval}.pgm", data, (upper if maxval > 255 else seen)[..., 0]
         yield f"P3-{maxval}.ppm", pnm(b"P3", values, maxval), seen
         yield f"P6-{maxval}.ppm", pnm(b"P6", values, maxval), seen
     for magic in ("P1", "P4"):
-        yield f"{magic}.pbm", pnm(magic.encode(), levels(1)), (255 - levels(1) * 255).astype(BYTE)
+        yield f"{magic}.pbm", pnm(magic.encode(), levels(1)), 255 - levels(1) * 255
 
-
-# -- others, and turned -----------------------------------------------------------------
 
 BEST_AVIF = {"quality": 100, "subsampling": "4:4:4"}
-JPEGS = {"plain": {}, "progressive": {"progressive": True}, "422": {"subsampling": 1}}
-JPEGS |= {"rgb": {"keep_rgb": True}, "optimized": {"optimize": True}, "cmyk": {"mode": "CMYK"}}
+END, SCAN = b"\xff\xd9", b"\xff\xda\0\x0c\3\1"  # markers of a JPEG, that of a scan with its start
+
+
+def segment(marker, body):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def jpeg(array=RGB, *segments, mode=None, **options):
+    """A JPEG with these segments before all others."""
+    data = pillow(array, "JPEG", mode, **{"quality": 95, **options})
+    return data[:2] + b"".join(segments) + data[2:]
 
 
 def draw_others():
     indexed, file = Image.fromarray(RGB).quantize(64), io.BytesIO()
     indexed.save(file, "GIF", transparency=7)
     colors, hidden = np.asarray(indexed.convert("RGB")), np.asarray(indexed)[..., None] == 7
-    yield "transparent.gif", file.getvalue(), np.where(hidden, 255, colors).astype(BYTE)
-    yield "plain.gif", pillow(colors, "GIF"), colors
+    plain = pillow(colors, "GIF")
+    screen = plain[:6] + struct.pack("<HH", WIDTH + 5, HEIGHT + 9) + plain[10:]
+    yield "transparent.gif", file.getvalue(), np.where(hidden, 255, colors)
+    yield "plain.gif", plain, colors
+    yield "small.gif", screen, np.pad(colors, ((0, 9), (0, 5), (0, 0)), constant_values=255)
     yield "animated.gif", several("GIF", colors), colors
     yield "lossless.webp", pillow(RGB, "WEBP", lossless=True), RGB
+    yield "xmp.webp", pillow(RGB, "WEBP", lossless=True, xmp=XMP), RGB
+    yield "no-exif.webp", pillow(RGB, "WEBP", lossless=True, exif=b"none"), RGB
     yield "lossy.webp", pillow(RGB, "WEBP", quality=95), RGB, 40
     yield "alpha.webp", pillow(RGBA, "WEBP", lossless=True, exact=True), on_white(RGB), 1
     yield "animated.webp", several("WEBP", lossless=True), RGB
@@ -327,38 +312,49 @@ def draw_others():
         yield f"alpha.{ending}", pillow(RGBA, "JPEG2000", no_jp2=raw), on_white(RGB), 1
     yield "rgb.avif", pillow(RGB, "AVIF", **BEST_AVIF), RGB, 3
     yield "alpha.avif", pillow(RGBA, "AVIF", **BEST_AVIF), on_white(RGB), 4
-    for name, options in JPEGS.items():
-        yield f"{name}.jpg", pillow(RGB, "JPEG", quality=95, **options), RGB, 40
-    yield "gray.jpg", pillow(GRAY, "JPEG", quality=95), GRAY, 40
-    yield "restarts.jpg", opencv(RGB, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 2), RGB, 40
+    yield "xmp.avif", pillow(RGB, "AVIF", xmp=XMP, **BEST_AVIF), RGB, 3
+    ways = {"plain": {}, "progressive": {"progressive": True}, "422": {"subsampling": 1}}
+    ways |= {"rgb": {"keep_rgb": True}, "optimized": {"optimize": True}, "cmyk": {"mode": "CMYK"}}
+    for name, options in ways.items():
+        yield f"{name}.jpg", jpeg(**options), RGB, 40
+    yield "gray.jpg", jpeg(GRAY), GRAY, 40
+    restarts = cv2.imencode(".jpg", RGB[..., ::-1], (cv2.IMWRITE_JPEG_RST_INTERVAL, 2))[1]
+    yield "restarts.jpg", restarts.tobytes(), RGB, 40
     yield "mpo.jpg", several("MPO", quality=95), RGB, 40
-    yield "motion.jpg", pillow(RGB, "JPEG", quality=95) + b"\0\0\0\x18ftypmp42" + bytes(99), RGB, 40
+    yield "motion.jpg", jpeg() + b"\0\0\0\x18ftypmp42" + bytes(99), RGB, 40
+    yield "two.jpg", jpeg() + jpeg(GRAY), RGB, 40
 
 
 def draw_turned():
-    opaque, key = np.dstack([RGB, np.full_like(ALPHA, 255)]), transparent_value(1)
-    for turn in range(1, 9):
-        tag, data, part = {274: (3, [turn])}, exif(turn), chunk(b"eXIf", exif(turn)[6:])
-        jpeg = {"quality": 95, "exif": data}
+    opaque, key = np.dstack([RGB, np.full_like(ALPHA, 255)]), trns(1)
+    xmp = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)
+    for turn in range(10):  # 0 and 9 mean nothing
+        tag, data, part = {274: [turn]}, exif(turn), chunk(b"eXIf", exif(turn)[6:])
         files = {
             "rgb.png": (png(RGB, 2, 8, part), RGB),
-            "gray16.png": (png(DEEP_GRAY, 0, 16, part), UPPER_GRAY),
+            "gray16.png": (png(DEEP_GRAY, 0, 16, part), DEEP_GRAY >> 8),
             "alpha.png": (png(opaque, 6, 8, part), RGB),
-            "key.png": (png(levels(2) & 2, 0, 2, part + key), (levels(2) & 2).astype(BYTE) * 85),
+            "key.png": (png(levels(2) & 2, 0, 2, part + key), (levels(2) & 2) * 85),
             "rgb.tiff": (tiff(RGB, 2, tags=tag), RGB),
-            "gray16.tiff": (tiff(DEEP_GRAY, 1, 16, tags=tag), UPPER_GRAY),
-            "white-is-0.tiff": (tiff(DEEP_GRAY, 0, 16, tags=tag), 255 - UPPER_GRAY),
+            "gray16.tiff": (tiff(DEEP_GRAY, 1, 16, tags=tag), DEEP_GRAY >> 8),
+            "white-is-0.tiff": (tiff(DEEP_GRAY, 0, 16, tags=tag), 255 - (DEEP_GRAY >> 8)),
             "x.webp": (pillow(RGB, "WEBP", lossless=True, exif=data), RGB),
             "x.avif": (pillow(RGB, "AVIF", exif=data, **BEST_AVIF), RGB),
-            "x.jpg": (pillow(RGB, "JPEG", **jpeg), RGB),
-            "cmyk.jpg": (pillow(RGB, "JPEG", "CMYK", **jpeg), RGB),
+            "x.jpg": (jpeg(RGB, segment(0xE1, data)), RGB),
+            "little.jpg": (jpeg(RGB, segment(0xE1, exif(turn, "<"))), RGB),
+            "behind-xmp.jpg": (jpeg(RGB, xmp, segment(0xE1, data)), RGB),
+            "late.jpg": (jpeg().replace(SCAN, segment(0xE1, data) + SCAN), RGB),
+            "first.jpg": (jpeg(RGB, segment(0xE1, data), segment(0xE1, exif(5))), RGB),
+            "cmyk.jpg": (jpeg(RGB, segment(0xE1, data), mode="CMYK"), RGB),
         }
+        if pillow_heif:
+            files["x.heic"] = (pillow(RGB, "HEIF", quality=100, chroma=444, exif=data), RGB)
         for name, (file, pixels) in files.items():
-            yield f"turn{turn}-{name}", file, turned(pixels, turn), 40 if "j" in name else 3
+            yield f"turn{turn}-{name}", file, turned(pixels, turn), 40 if "j" in name else 4
 
 
 FILES = {
-    name: Drawn(data, *what)
+    name: Drawn(data, pixels.astype(BYTE), *tolerance)
     for draw in (draw_png, draw_tiff, draw_bmp_and_pnm, draw_others, draw_turned)
-    for name, data, *what in draw()
+    for name, data, pixels, *tolerance in draw()
 }
