@@ -98,6 +98,7 @@ def train(dataset, *arguments, cwd=PROJECT):
 
 def run_python(*arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300, **options):
     """Run this Python, or another, with some arguments (``-c``, ``-m``, a file); return its Result."""
+    options.setdefault("preexec_fn", default_signals)
     process = subprocess.run(
         [python, *map(str, arguments)],
         cwd=cwd,
