@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtime.cli import EXIT_BAD_INPUT, log
-from runtime.environment import ONEFLOW, REMEDY, installed_version, launched_ranks
+from runtime.environment import (
+    ONEFLOW,
+    REMEDY,
+    TOO_LITTLE_MEMORY,
+    installed_version,
+    launched_ranks,
+)
 from runtime.workers import end_with_parent
 
 MAX_FILES = 2**16
@@ -129,10 +135,8 @@ def import_oneflow():
     except ImportError as error:
         problem = str(error).splitlines()[0]
         no_memory = "allocate memory" in problem or "map segment" in problem
-        exit_with(
-            f"OneFlow cannot start ({problem}): "
-            + ("this process may use too little memory (ulimit -v)" if no_memory else REMEDY)
-        )
+        hint = TOO_LITTLE_MEMORY if no_memory else REMEDY
+        exit_with(f"OneFlow cannot start ({problem}): {hint}")
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     version = installed_version("oneflow")

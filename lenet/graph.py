@@ -92,14 +92,9 @@ class GraphLearner:
 
     def load_state_dict(self, state: Arrays) -> None:
         """Take up a state; before the first step."""
-        self._graph.load_state_dict(
-            {
-                name.replace(SCALER, f"{SCALER}{self._graph.name}-"): flow.tensor(
-                    a, **self._everywhere
-                )
-                for name, a in state.items()
-            }
-        )
+        tensors = {name: flow.tensor(array, **self._everywhere) for name, array in state.items()}
+        scaler = f"{SCALER}{self._graph.name}-"
+        self._graph.load_state_dict({n.replace(SCALER, scaler): t for n, t in tensors.items()})
         resume_schedule(self._schedule, int(state[STEP][0]))
 
     def close(self) -> None:

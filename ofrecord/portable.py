@@ -147,9 +147,10 @@ def _is_written(path, data):
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "xb") as file:
-            return file.write(data) >= 0
+            file.write(data)
     except (FileExistsError, NotADirectoryError):
         return False
+    return True
 
 
 def safe_name(name, ending):

@@ -77,9 +77,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def one_line(text: object) -> str:
     """Return ``str(text)`` with line breaks and unprintable characters escaped."""
+    text = str(text)
+    if text.isprintable():  # as nearly all are
+        return text
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in str(text)
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
 
 

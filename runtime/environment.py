@@ -35,6 +35,7 @@ PACKAGES = {
 }
 LIMITS = {"numpy": 2, "protobuf": 4}  # the first major versions that OneFlow cannot use
 LAUNCHER = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
+TOO_LITTLE_MEMORY = "this process may use too little memory (ulimit -v)"
 ONEFLOW = "0.9.0"  # the one build that this project is tried on
 
 
@@ -84,7 +85,7 @@ def _report_import(kind, error, trace):
         error = error.__cause__ or error.__context__
     reason = " ".join(str(error).split()) or "out of memory"
     no_memory = isinstance(error, MemoryError) or "memory" in reason or "map segment" in reason
-    hint = "this process may use too little memory (ulimit -v)" if no_memory else REMEDY
+    hint = TOO_LITTLE_MEMORY if no_memory else REMEDY
     sys.stderr.write(f"{program_name()}: error: a library cannot be loaded ({reason}): {hint}\n")
     os._exit(2)  # threads of a library that is loaded by half may wait for ever
 

@@ -19,7 +19,8 @@ from .cli import ArgumentParser, InputError, InputErrors, count, one_line, os_er
 
 # Bounds that no honest value reaches, so that no number is too large to compute with.
 Count = Annotated[int, Field(ge=0, le=2**50)]
-Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+LONGEST_NAME = 4096  # characters
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00]*$")]
 MAX_YAML_BYTES = 2**20
 NULLS = "null", "~", ""  # None in YAML files and on command lines
 

@@ -83,10 +83,10 @@ def check(
 
     Raises InputErrors with all that is wrong, and InputError for a damaged images.csv.
     """
-    rows = list(read_rows(folder)) if manifest else []
+    rows, parts = [], {}
     if manifest:
+        rows, parts = list(read_rows(folder)), {part.file: part for part in manifest.parts}
         check_table(folder, manifest)
-    parts = {part.file: part for part in manifest.parts} if manifest else {}
     listed, reports, problems = {row[:2]: row for row in rows}, [], []
     for report in scan_parts(folder, features):
         reports.append(report)

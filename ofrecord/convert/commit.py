@@ -75,9 +75,11 @@ class FinishedDataset:
         self._problems += [Problem(*each, True) for each in finished.skipped]
         if not finished.digests:
             return
-        skipped = dict(finished.skipped)
-        stored = [i for i, name in enumerate(part.samples.names) if name not in skipped]
-        self._samples.append(part.samples.take(stored) if skipped else part.samples)
+        samples, skipped = part.samples, dict(finished.skipped)
+        if skipped:
+            names = enumerate(samples.names)
+            samples = samples.take([index for index, name in names if name not in skipped])
+        self._samples.append(samples)
         self._digests.append(finished.digests)
         self.statistics.merge(finished.statistics)
         self.staged.append(part.file)
@@ -136,7 +138,8 @@ class FinishedDataset:
     def _doubts(self) -> list[str]:
         """Return what looks wrong with the images, a line each."""
         statistics, folder, lines = self.statistics, self.folder.path, []
-        if self._num_stored > 2 and len(set(chain(*self._digests))) == 1:
+        digests = chain.from_iterable(self._digests)
+        if self._num_stored > 2 and all(each == self._digests[0][0] for each in digests):
             lines.append(f"{folder}: all images are the same")
         wide = statistics.reencode_reasons["16-bit"]
         if wide and statistics.brightest < DARK:

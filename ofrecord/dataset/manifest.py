@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from runtime.cli import count
-from runtime.settings import Count, Name, StrictModel
+from runtime.settings import LONGEST_NAME, Count, Name, StrictModel
 
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
 
@@ -62,7 +62,7 @@ class Part(StrictModel):
 class SkippedImage(StrictModel):
     """An image that ``--skip_bad`` did not store."""
 
-    file: Annotated[str, Field(max_length=4096)]  # "" with --anonymous
+    file: Annotated[str, Field(max_length=LONGEST_NAME)]  # "" with --anonymous
     reason: Name
 
 

@@ -46,8 +46,15 @@ def jpeg_header(data: bytes) -> Header:
         "missing scans": in_scans and _lacks_scans(data),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
-    size = width, height
-    return Header("JPEG", components == 1, reason, size, several, False, bool(turned), is_ended)
+    return Header(
+        "JPEG",
+        gray=components == 1,
+        reencode_reason=reason,
+        size=(width, height),
+        several=several,
+        is_turned=bool(turned),
+        is_ended=is_ended,
+    )
 
 
 def _orientation(exif: bytes) -> int:

@@ -100,9 +100,10 @@ class ImageFiles:
         its ending if only one image has the name with one. Raises ValueError for what is no name,
         or outside.
         """
-        for same in (name, name := name.strip()):
-            if same in self.names:
-                return self.names[same]
+        if name not in self.names:
+            name = name.strip()
+        if name in self.names:
+            return self.names[name]
         if not name or "\0" in name:
             raise ValueError(f"{name!r} is not a valid file name")
         os.fsencode(name)  # a ValueError for half of a surrogate pair, as JSON may have

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from runtime.cli import InputError, count, first_few
+from runtime.settings import LONGEST_NAME
 
 from ..record import INT32_MAX, INT32_MIN
 from .files import open_text
@@ -14,14 +15,13 @@ from .files import open_text
 INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # "2.0" too, as table programs write it
 QUOTED = re.compile('^"|[\r\n\ufeff]|^\\s|\\s$')  # a name that a line cannot have as it is
 
-MOST_CHARACTERS = 4096  # of a name in the manifest
 NO_TEXT = re.compile("[\0\ud800-\udfff]")  # which JSON can have, and CSV or UTF-8 cannot
 NO_NAME = "cannot be a class's name: it is too long, or has what is no text"
 
 
 def is_class_name(name: str) -> bool:
     """Whether the manifest, a table and a class file can hold this name."""
-    return 0 < len(name) <= MOST_CHARACTERS and not NO_TEXT.search(name)
+    return 0 < len(name) <= LONGEST_NAME and not NO_TEXT.search(name)
 
 
 def natural_key(name: str) -> list:
