@@ -7,29 +7,24 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from typing import Any, TextIO
 
 from runtime.cli import InputError, InputErrors, count, log
 
-from .files import ImageFiles, fold, is_image, open_text
+from .files import ImageFiles, is_image, open_text
 from .names import number_labels
 from .options import SourceOptions
-from .samples import SPLITS, Samples
+from .samples import Samples
+from .table import Rows, Table, find_columns, record_rows
 
 SEPARATOR = re.compile('"?sep=(.)"?')  # a first line with which Excel says what the delimiter is
 HEADER_LINES = 100  # at most: a quoted name of a column may have line breaks
-USUAL_COLUMNS = {  # the first of each that are there
-    "image": [("image", "file", "filename", "file_name", "filepath", "path"), ("name",), ("id",)],
-    "label": [("label", "class", "class_name", "category", "target")],
-    "split": [("split",)],
-}
 DECODER = json.JSONDecoder(  # keeps names that are there twice, and integers, 2.0 too, as text
     object_pairs_hook=tuple,
     parse_int=str,
     parse_float=lambda text: text[:-2] if text.endswith(".0") else float(text),
 )
-Rows = Iterator[tuple[str, str, str | None]]  # an image's name, its label, its split in SPLITS
 
 
 def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
@@ -90,69 +85,41 @@ def find_form(
     """Find the form of a label file from its name and its first line.
 
     Returns each line's number and content, and the function that yields the rows of a content.
+    Raises InputError for what has no form, and csv.Error.
     """
-    path, number, head, delimiter = options.label_dir, 1, [], None
-    is_table = path.lower().endswith((".csv", ".tsv"))
-    for number, line in enumerate(file, start=1):  # noqa: B007 (it is that of the header)
-        if match := SEPARATOR.fullmatch(line.strip(" \r\n")):
-            is_table, delimiter = True, match[1]
-        elif line.strip():
-            head = [line, *islice(file, HEADER_LINES)]
-            break
-    first, place = "".join(head[:1]).strip(), f"{path}, line {number}"
+    number, head, delimiter = read_head(file)
+    first, place = "".join(head[:1]).strip(), f"{options.label_dir}, line {number}"
     lines = enumerate(map(str.strip, chain(head, file)), number)
-    if first[:1] in ("{", "[") and not is_table:
-        if first[-1] in "{[,":
-            raise InputError(f"{place}: the JSON goes over several lines: write one object a line")
-        columns = find_columns([key for key, _ in json_pairs(first)], options, place, False)
+    is_table = delimiter is not None or options.label_dir.lower().endswith((".csv", ".tsv"))
+    if first[:1] not in ("{", "[") or is_table:
+        table = Table(head, delimiter)
+        columns = find_columns(table.header, options, place, is_table)
         if not columns:
-            return lines, object_rows
-        return lines, lambda line: record_rows(columns, dict(json_pairs(line)))
-    bare = re.sub('"[^"]*"?', "", first)  # without names in quotes
-    delimiter = delimiter or next((each for each in "\t;" if each in bare), ",")
-    dialect = {"delimiter": delimiter, "skipinitialspace": f"{delimiter} " in bare}
-    header = [cell.strip() for cell in next(csv.reader(head, **dialect), [])]
-    columns = find_columns(header, options, place, is_table)
+            return lines, plain_rows
+        names = ", ".join(f"{what}s in {name!r}" for what, name in columns.items())
+        log(f"{options.label_dir}: {names}")
+        return table.rows(file, number), lambda cells: record_rows(columns, table.record(cells))
+    if first[-1] in "{[,":
+        raise InputError(f"{place}: the JSON goes over several lines: write one object a line")
+    columns = find_columns([key for key, _ in json_pairs(first)], options, place, False)
     if not columns:
-        return lines, plain_rows
-    log(f"{path}: " + ", ".join(f"{what}s in {name!r}" for what, name in columns.items()))
-    table = csv.reader(chain(head, file), **dialect, strict=True)
-    next(table)  # the header
-    rows = (  # some of empty cells: spreadsheets leave them
-        (number - 1 + table.line_num, cells if any(map(str.strip, cells)) else [])
-        for cells in table
-    )
-    rows = chain([(number, [])], rows)  # so that what is wrong next is in the line after it
-    return rows, lambda cells: record_rows(columns, dict(zip_longest(header, cells)))
+        return lines, object_rows
+    return lines, lambda line: record_rows(columns, dict(json_pairs(line)))
 
 
-def find_columns(
-    header: list[str], options: SourceOptions, place: str, is_header: bool
-) -> dict[str, str] | None:
-    """Return the names of the columns "image", "label" and, if it is there, "split".
+def read_head(file: TextIO) -> tuple[int, list[str], str | None]:
+    """Read the first line that has content, and some after it, which a header may go over.
 
-    Raises InputError, which begins with ``place``, where one may be several, or is missing in
-    what must be a header; elsewhere the answer is None.
+    Returns that line's number, these lines, and the delimiter, if a line before names it.
     """
-    given = {"image": options.image_column, "label": options.label_column, "split": None}
-    columns = {}
-    for what, name in given.items():
-        wanted = [(name.strip().lower(),)] if name else USUAL_COLUMNS[what]
-        matches = ([each for each in header if each.lower() in names] for names in wanted)
-        found = next(filter(None, matches), [])
-        if len(found) > 1:
-            raise InputError(
-                f"{place}: {what}s may be in the columns {' and '.join(map(repr, found[:2]))}: "
-                "rename one, or choose one with --image_column or --label_column"
-            )
-        if found:
-            columns[what] = found[0]
-        elif what != "split" and (is_header or "file_name" in header or any(given.values())):
-            raise InputError(
-                f"{place}: the header lacks {name or what!r}; it has "
-                f"{', '.join(map(repr, header))} (--image_column and --label_column name others)"
-            )
-    return columns if {"image", "label"} <= columns.keys() else None
+    number, delimiter = 0, None
+    for line in file:
+        number += 1
+        if match := SEPARATOR.fullmatch(line.strip(" \r\n")):
+            delimiter = match[1]
+        elif line.strip():
+            return number, [line, *islice(file, HEADER_LINES)], delimiter
+    return max(number, 1), [], delimiter
 
 
 def plain_rows(line: str) -> Rows:
@@ -172,20 +139,6 @@ def object_rows(line: str) -> Rows:
         if not isinstance(label, str):
             raise ValueError(f"the label of {name!r} is not an integer or a class's name")
         yield name, label, None
-
-
-def record_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
-    """Yield the row of a record with these columns, from a table or a JSON object."""
-    image, label = record.get(columns["image"]), record.get(columns["label"])
-    if None in record:
-        raise ValueError("more columns than the header has")
-    if not isinstance(image, str) or not isinstance(label, str):
-        names = " and ".join(map(repr, columns.values()))
-        raise ValueError(f"must have {names}, each a text or an integer")
-    split = fold(str(record.get(columns["split"]))) if "split" in columns else None
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"the split {split[:60]!r} of {image!r} is not train, val or test")
-    yield image, label, SPLITS.get(split)
 
 
 def json_pairs(line: str) -> tuple[tuple[str, Any], ...]:
