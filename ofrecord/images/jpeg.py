@@ -14,7 +14,9 @@ _PROGRESSIVE, _SCAN, _EXIF, _MPF = 0xC2, 0xDA, 0xE1, 0xE2
 _SEGMENTS = {*_FRAMES, 0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD}
 _FIRST_SEGMENTS = _SEGMENTS | {*range(0xE0, 0xF0), 0xFE}
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # in a scan: no stuffing, no restart
-_EXTRANEOUS = re.compile("extraneous bytes before marker 0xd9")
+# What libjpeg warns of though all pixels may be right.
+ODDITIES = re.compile("Invalid SOS parameters|unknown JFIF revision")
+EXTRANEOUS = re.compile("extraneous bytes before marker 0xd9")
 _ORIENTATION = 0x0112  # an entry of EXIF data
 _END_MARKER = b"\xff\xd9"
 
@@ -122,7 +124,7 @@ def _end(data: bytes) -> int:
     return end
 
 
-def _without_oddities(data: bytes) -> list[bytes]:
+def without_oddities(data: bytes) -> bytes:
     """Return a JPEG with the usual parameters of a sequential scan and the usual version of JFIF."""
     changed, segments = bytearray(data), list(_segments(data))
     is_sequential = _PROGRESSIVE not in {marker for marker, _, _ in segments}
@@ -131,11 +133,11 @@ def _without_oddities(data: bytes) -> list[bytes]:
             changed[end - 3 : end] = b"\0\x3f\0"  # all coefficients, all bits
         elif data.startswith(b"JFIF\0", start):
             changed[start + 5] = 1  # of the format's version
-    return [bytes(changed)]
+    return bytes(changed)
 
 
-def _without_padding(data: bytes) -> list[bytes]:
-    """Return a JPEG without zeros before its end marker, and with one, which may be data.
+def without_padding(data: bytes) -> list[bytes]:
+    """Return a JPEG without the zeros before its end marker, and with one, which may be data.
 
     Where data is cut off before them, libjpeg reads zeros as pixels, and then warns of the rest.
     """
@@ -144,19 +146,11 @@ def _without_padding(data: bytes) -> list[bytes]:
     return [whole[: len(whole) - zeros + kept] + _END_MARKER for kept in range(min(zeros, 1) + 1)]
 
 
-# By what libjpeg warns of though all pixels may be right: JPEGs without the reason, of which one
-# gives no message then. It prints its first warning only, so that these hide all later ones.
-HARMLESS = {
-    re.compile("Invalid SOS parameters|unknown JFIF revision"): _without_oddities,
-    _EXTRANEOUS: _without_padding,
-}
-
-
 def has_trailer(messages: list[str], data: bytes) -> bool:
     """Whether a JPEG without end marker, with messages of decoding it, has something in its place.
 
     Then all pixels are there; otherwise it is cut off.
     """
     if messages:
-        return len(messages) == 1 and bool(_EXTRANEOUS.search(messages[0]))
+        return len(messages) == 1 and bool(EXTRANEOUS.search(messages[0]))
     return _end(data) < len(data)
