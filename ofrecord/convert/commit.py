@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
+from typing import NamedTuple
 
 from runtime.cli import SHOWN_PROBLEMS, InputError, count, log, os_errors
 
@@ -37,6 +38,14 @@ def commit(datasets: Iterable[list[PlannedPart]], options: ConvertOptions) -> No
     commit_datasets(new)
 
 
+class StoredPart(NamedTuple):
+    """A part with an image at least."""
+
+    part: Part
+    samples: Samples  # without the skipped ones
+    digests: list[str]  # of the stored bytes of each, as images.csv has them
+
+
 class FinishedDataset:
     """A dataset all of whose parts are there, and its ``table``: the SHA-256 of images.csv."""
 
@@ -45,27 +54,25 @@ class FinishedDataset:
         self.statistics = ImageStatistics()
         self.staged: list[str] = []  # the names of the part files in the hidden folder
         self._options, self._planned = options, parts
-        self._parts: list[Part] = []
-        self._samples: list[Samples] = []  # of each part: the images that are stored
-        self._digests: list[list[str]] = []  # of their stored bytes
+        self._stored: list[StoredPart] = []
         self._problems: list[Problem] = []
         with os_errors("read", self.folder.staging):
             for part in parts:
                 self._add(part)
-        labels = (label for samples in self._samples for label in samples.labels)
+        labels = (label for stored in self._stored for label in stored.samples.labels)
         self._label_counts = Counter(labels)
         self._num_stored = self._label_counts.total()
         self._num_images = self._num_stored + len(self._problems)
         if not self.statistics.num_measured:
             images = f"the {self._num_images:,} for {self.folder.path} in {options.image_root}"
-            which = f"those of {images} whose pixels would be counted" if self._parts else images
+            which = f"those of {images} whose pixels would be counted" if self._stored else images
             raise InputError(f"no valid image among {which}")
         anonymous = (row._replace(image="") for row in self.rows())
         self.table = self.folder.write_table(anonymous if options.anonymous else self.rows())
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of images.csv."""
-        for part, samples, digests in zip(self._parts, self._samples, self._digests, strict=True):
+        for part, samples, digests in self._stored:
             names, records = map(printable, samples.names), range(part.num_records)
             yield from map(Row, repeat(part.file), records, names, samples.labels, digests)
 
@@ -79,13 +86,15 @@ class FinishedDataset:
         if skipped:
             names = enumerate(samples.names)
             samples = samples.take([index for index, name in names if name not in skipped])
-        self._samples.append(samples)
-        self._digests.append(finished.digests)
         self.statistics.merge(finished.statistics)
         self.staged.append(part.file)
-        file = part_name(len(self._parts), self._options.part_name_suffix_length)
-        fields = {"bytes": finished.bytes, "sha256": finished.sha256}
-        self._parts.append(Part(file=file, num_records=len(finished.digests), **fields))
+        stored = Part(
+            file=part_name(len(self._stored), self._options.part_name_suffix_length),
+            num_records=len(finished.digests),
+            bytes=finished.bytes,
+            sha256=finished.sha256,
+        )
+        self._stored.append(StoredPart(stored, samples, finished.digests))
 
     def manifest(self, channels: int, split_id: str | None) -> Manifest:
         """Return the manifest, with what all datasets share. Raises InputError."""
@@ -107,7 +116,7 @@ class FinishedDataset:
                 for name, reason, _ in self._problems
             ],
             "images_csv": self.table,
-            "parts": self._parts,
+            "parts": [stored.part for stored in self._stored],
         }
         return manifest_of(fields, f"{self.folder.path} cannot be described")
 
@@ -138,8 +147,9 @@ class FinishedDataset:
     def _doubts(self) -> list[str]:
         """Return what looks wrong with the images, a line each."""
         statistics, folder, lines = self.statistics, self.folder.path, []
-        digests = chain.from_iterable(self._digests)
-        if self._num_stored > 2 and all(each == self._digests[0][0] for each in digests):
+        first = self._stored[0].digests[0]
+        digests = chain.from_iterable(stored.digests for stored in self._stored)
+        if self._num_stored > 2 and all(digest == first for digest in digests):
             lines.append(f"{folder}: all images are the same")
         wide = statistics.reencode_reasons["16-bit"]
         if wide and statistics.brightest < DARK:
@@ -149,6 +159,7 @@ class FinishedDataset:
             )
         if statistics.num_several:
             files = count(statistics.num_several, "file")
-            first = "only the first is stored"
-            lines.append(f"{files} with several pictures (an animation, or pages): {first}")
+            lines.append(
+                f"{files} with several pictures (an animation, or pages): only the first is stored"
+            )
         return lines
