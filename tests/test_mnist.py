@@ -188,11 +188,10 @@ def mirrors(folder):
         address = f"http://127.0.0.1:{server.server_port}/"
         yield "--mirror", f"{address}bad/", "--mirror", address
         server.shutdown()
-    words = (
-        "/bad/train-images-idx3 /bad/train-images-idx3 /bad/train-labels-idx1 /train-labels-idx1"
-    )
-    words += " /bad/t10k-images-idx3 /bad/t10k-labels-idx1 /t10k-labels-idx1"
-    assert [path.replace("-ubyte.gz", "") for path in asked] == words.split()
+    expected = ["/bad/train-images-idx3", "/bad/train-images-idx3"]
+    expected += ["/bad/train-labels-idx1", "/train-labels-idx1"]
+    expected += ["/bad/t10k-images-idx3", "/bad/t10k-labels-idx1", "/t10k-labels-idx1"]
+    assert [path.replace("-ubyte.gz", "") for path in asked] == expected
 
 
 @pytest.fixture
