@@ -7,9 +7,8 @@ wrong: those that lenet/engine.py chooses compute what NumPy does, and what Open
 import json
 import sys
 
-import numpy as np
 import pytest
-from helpers import PROJECT, assert_one_error, cases, losses, run_python, run_script
+from helpers import PROJECT, assert_one_error, cases, run_python, run_script
 
 FLAGS = set(open("/proc/cpuinfo").read().split())
 haswell = pytest.mark.skipif(not {"avx2", "fma"} <= FLAGS, reason="no AVX2 and FMA here")
@@ -59,17 +58,6 @@ def test_products_are_numpys(kernels):
     assert chosen == (kernels or "Haswell") and len(errors) == 21, result
     for name, error in errors:
         assert error < 2e-6, (name, error)
-
-
-@haswell
-@pytest.mark.slow
-def test_ten_losses_are_those_of_the_oldest_kernels(converted):
-    options = ["lenet_train.py", "--dataset_dir", converted, "--device", "cpu", "--steps", 10]
-    ours, oldest = (
-        losses(run_script(*options, env=env)) for env in ({}, {"OPENBLAS_CORETYPE": OLDEST})
-    )
-    assert len(ours) == 10
-    np.testing.assert_allclose(ours, oldest, rtol=1e-5)
 
 
 def test_what_ends_the_import_of_oneflow_is_shown(tmp_path):

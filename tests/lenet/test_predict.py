@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from damage import about_with, changed, cut, flip, spec_with
-from helpers import IMAGES, assert_one_error, call, cases, convert, run_python, snapshot, train
+from damage import about_with, changed, flip, spec_with
+from helpers import IMAGES, assert_one_error, call, convert, run_python, snapshot, train
+from making import encoded
 from photos import predicted_labels, predictions, write_photos
 from PIL import Image
 from runs import rows
@@ -38,12 +40,6 @@ def right(result, files):
     )
 
 
-def turned_clockwise():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return exif
-
-
 # -- predictions --------------------------------------------------------------------
 
 
@@ -56,11 +52,11 @@ def test_the_digits_of_the_training(trained):
     assert all(float(match["percent"]) > 50 for match in predictions(result))
 
 
-@pytest.mark.parametrize("fit", cases(["pad"], ["stretch", "crop"]))
+@pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
 def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     """Transparent, turned, 16-bit and of all shapes: the network sees the pixels that it was trained on."""
-    from lenet.checkpoint import open_checkpoint
     from lenet.predict import read_image
+    from lenet.spec import ModelSpec
     from lenet_train import ImageReader
     from ofrecord.dataset.open_dataset import open_dataset
 
@@ -72,7 +68,6 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     (tmp_path / "in").mkdir()
     images = {
         "wide.png": noise(4, 9, 3),
-        "tall.jpg": noise(9, 3, 3),
         "alpha.png": noise(5, 8, 4),
         "gray.png": noise(7, 4),
         "deep.png": noise(4, 9, 3, values=65536, dtype=np.uint16),
@@ -80,20 +75,19 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     }
     for name, image in images.items():
         assert cv2.imwrite(str(tmp_path / "in" / name), image)
-    Image.fromarray(noise(4, 9, 3)).save(tmp_path / "in" / "turned.jpg", exif=turned_clockwise())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned clockwise
+    Image.fromarray(noise(4, 9, 3)).save(tmp_path / "in" / "turned.jpg", exif=exif)
     names = [*images, "turned.jpg"]
     labels = [json.dumps({name: n % 2}) for n, name in enumerate(names)]
     (tmp_path / "labels.txt").write_text("\n".join(labels))
     options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]
     options += ["--size", "24x30", "--fit", fit, "--background", "#204060"]
     assert convert(*options, "--part_num", 1, "--save_dir", tmp_path / "d").code == 0
+    dataset = open_dataset(str(tmp_path / "d"))
     for size in (None, 20, 40):  # the network's own size: the dataset's, a smaller, a larger one
-        run = tmp_path / f"run{size}"
-        more = ["--steps", 1, "--batch_size", len(names), "--image_size", size or "null"]
-        assert train(tmp_path / "d", "--run_dir", run, *more).code == 0
-        spec = open_checkpoint(str(run / "last.npz")).info.spec
-        reader = ImageReader(open_dataset(str(tmp_path / "d")), spec, len(names))
-        trained = reader.next_pixels()[0].numpy().astype(int)
+        spec = ModelSpec.from_dataset(dataset, size)
+        trained = ImageReader(dataset, spec, len(names)).next_pixels()[0].numpy().astype(int)
         predicted = [read_image(str(tmp_path / "in" / name), spec, False) for name in names]
         for name, one, other in zip(names, trained, predicted, strict=True):
             assert abs(one - other).max() <= 1, (name, size)
@@ -128,8 +122,9 @@ def test_a_table_of_predictions(trained, tmp_path):
     for row, line, file in zip(rows, text, FILES, strict=True):
         shown = re.search(r"png: (\d) \(([\d.]+)%\), (\d) \(([\d.]+)%\)$", line).groups()
         assert row[1::2] == list(shown[::2]) and row[1] == file.stem[-1]
-        for probability, percent in zip(row[2::2], shown[1::2], strict=True):
-            assert 100 * float(probability) == pytest.approx(float(percent), abs=0.0051)
+        assert [100 * float(p) for p in row[2::2]] == pytest.approx(
+            [float(percent) for percent in shown[1::2]], abs=0.0051
+        )
     result = predict(trained, "--csv", "--top", 99, FIVE)
     assert len(result.out.splitlines()[0].split(",")) == 21  # no more columns than classes
     assert predict(trained, "--csv", FIVE).out.splitlines()[0] == "file,label,probability"
@@ -137,31 +132,31 @@ def test_a_table_of_predictions(trained, tmp_path):
 
 def test_bad_files_do_not_prevent_the_others(trained, tmp_path):
     """A file that is named twice has two lines."""
-    bad = {
-        "empty.png": (b"", "the file is empty"),
-        "nowhere.png": (None, "No such file"),
-        "pipe.png": (None, "it is not a regular file"),
-        "cut.png": (FIVE.read_bytes()[:150], ""),
-        "text.jpg": (b"no picture", "it is none of PNG"),
+    texts = {
+        "empty.png": "the file is empty",
+        "nowhere.png": "No such file",
+        "pipe.png": "it is not a regular file",
+        "cut.png": "",
+        "text.jpg": "it is none of PNG",
+        "flat.png": "no digit found",
+        "noise.png": "no digit found",
+        "wide.png": "no digit found",
     }
-    images = {"flat.png": np.full((300, 400), 255), "wide.png": np.zeros((1, 20000))}
-    images["noise.png"] = np.clip(np.random.default_rng(0).normal(220, 4, (300, 400)), 0, 255)
-    images["high.png"] = np.zeros((20000, 1))
-    for name, (content, _) in bad.items():
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
+    data = {"empty.png": b"", "cut.png": FIVE.read_bytes()[:150], "text.jpg": b"no picture"}
+    for name, content in data.items():
+        (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe.png")
-    for name, image in images.items():
-        cv2.imwrite(str(tmp_path / name), image.astype(np.uint8))
-    texts = [(name, text) for name, (_, text) in bad.items()]
-    texts += [(name, "no digit found") for name in images]
-    first, *others = [tmp_path / name for name, _ in texts]
+    noise = np.clip(np.random.default_rng(0).normal(220, 4, (300, 400)), 0, 255)
+    cv2.imwrite(str(tmp_path / "flat.png"), np.full((300, 400), 255, np.uint8))
+    cv2.imwrite(str(tmp_path / "noise.png"), noise.astype(np.uint8))
+    cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((1, 20000), np.uint8))
+    first, *others = [tmp_path / name for name in texts]
     result = predict(trained, first, FIVE, *others, FIVE)
     assert result.code == 2 and predicted_labels(result) == ["5", "5"], result
     *lines, last = result.err.splitlines()
-    for line, (name, text) in zip(lines, texts, strict=True):
+    for line, (name, text) in zip(lines, texts.items(), strict=True):
         assert f": error: {tmp_path / name}: {text}" in line, line
-    assert last.endswith("9 of 11 files could not be read"), last
+    assert last.endswith("8 of 10 files could not be read"), last
 
 
 # -- photos and drawings --------------------------------------------------------------
@@ -178,33 +173,17 @@ def test_photos_of_dark_digits_on_paper(trained, tmp_path):
     assert unprepared.err == "" and right(unprepared, photos) < right(result, photos) - 8
 
 
-def test_a_drawing_that_exif_turns(trained, tmp_path):
-    """Colours and alpha are turned together."""
-    digit = cv2.resize(cv2.imread(str(FIVE), cv2.IMREAD_GRAYSCALE), (200, 240))
-    ink = np.dstack([np.zeros((240, 200, 3), np.uint8), digit])
-    exif = turned_clockwise()
-    Image.fromarray(np.rot90(ink).copy(), "RGBA").save(tmp_path / "turned.png", exif=exif)
-    assert predicted_labels(predict(trained, tmp_path / "turned.png")) == ["5"]
-
-
 # -- what is refused --------------------------------------------------------------------
 
 UNUSABLE = {  # what is done to a checkpoint, and what prediction and export say of it
     "missing": (Path.unlink, "cannot open the checkpoint {}: No such file"),
-    "a folder": (lambda p: (p.unlink(), p.mkdir()), "{}: it is not a regular file"),
     "endless": (lambda p: (p.unlink(), p.symlink_to("/dev/zero")), "{}: it is not a regular file"),
     "a bit": (lambda p: flip(p, p.stat().st_size // 2), "{} is damaged: "),
-    "cut off": (lambda p: cut(p, 1000), "{} is damaged: "),
-    "an image": (lambda p: shutil.copy(FIVE, p), "{} is damaged: "),
     "an earlier version": (about_with(layout=1), "another version of this project wrote {}: train"),
-    "no layout": (about_with(layout=None), "another version of this project wrote {}: train again"),
     "more classes": (spec_with(num_classes=12), "dense2.bias does not match the model"),
-    "larger images": (spec_with(width=36), "dense1.weight does not match the model"),
     "tiny images": (spec_with(width=3, height=3), "greater than or equal to 4, not 3"),
-    "an unknown fit": (spec_with(fit=["squeeze", 28, 28]), "{} is damaged: spec.fit"),
     "a large fit": (spec_with(fit=["pad", 10000, 28]), "{} is damaged: spec.fit"),
     "an edited network": (changed("dense2.weight", lambda a: a[:, :64]), "dense2.weight does not"),
-    "more axes": (changed("dense2.weight", lambda a: a[..., None]), "dense2.weight does not match"),
     "no numbers": (changed("conv1.bias", lambda a: a + np.nan), "weights that are no numbers"),
 }
 
@@ -223,7 +202,6 @@ def test_wrong_arguments(trained, tmp_path):
     copy = shutil.copy(trained, tmp_path / "best.npz")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.onnx").mkdir()
-    os.mkfifo(tmp_path / "pipe")
     before = snapshot(tmp_path)
     for result, text in (
         (call("lenet.predict", FIVE), "--checkpoint"),
@@ -233,12 +211,11 @@ def test_wrong_arguments(trained, tmp_path):
         (call("lenet.device", "x"), "unrecognized arguments: x"),
         (export(trained, tmp_path / "no" / "x.onnx"), "cannot write"),
         (export(trained, tmp_path / "x.onnx"), "x.onnx: Is a directory"),
-        *((export(trained, tmp_path / name), "must end in .onnx") for name in ("pipe", "x")),
         (export(trained, copy), "must end in .onnx"),
     ):
         assert result.out == ""
         assert_one_error(result, text)
-    assert snapshot(tmp_path) == before and (tmp_path / "pipe").is_fifo()
+    assert snapshot(tmp_path) == before
 
 
 def test_class_names_of_a_stranger_are_printed_in_one_line(trained, tmp_path):
@@ -299,8 +276,7 @@ def test_class_names_and_colour(tmp_path):
         for index in range(6):
             image = rng.integers(0, 90, (16, 16, 3), dtype=np.uint8)
             image[:, :, channel] += 120
-            data = cv2.imencode(".png", image)[1].tobytes()
-            (tmp_path / "in" / name / f"{index}.png").write_bytes(data)
+            (tmp_path / "in" / name / f"{index}.png").write_bytes(encoded(".png", image))
     dataset, best = tmp_path / "dataset", tmp_path / "run" / "best.npz"
     options = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", dataset]
     assert convert(*options, "--part_num", 2).code == 0
@@ -325,25 +301,23 @@ def test_onnx_is_optional(trained, tmp_path, monkeypatch):
     assert_one_error(export(trained, tmp_path / "x.onnx"), "pip install onnx")
 
 
-def test_an_export_to_a_full_disk(trained, tmp_path, own_mounts):
-    """A disk of 1 MB: one line that names the file, and nothing is left."""
-    script = """
-mount -t tmpfs -o size=1m none "$1" && echo old > "$1/x.onnx" && shift
-"$@"; code=$?; ls -A "$(dirname "$6")" && cat "$6"; exit $code"""
-    command = [sys.executable, "-m", "lenet.export", "--checkpoint", trained, tmp_path / "x.onnx"]
-    words = [*own_mounts, "sh", "-c", script, "sh", tmp_path, *command]
-    result = run_python(*words[1:], python=words[0])
-    assert_one_error(result, f"cannot write {tmp_path / 'x.onnx'}: No space left on device")
-    assert result.out == "x.onnx\nold\n", result
+def test_an_export_that_cannot_be_written(trained, tmp_path):
+    """One line that names the file, and nothing is lost or left."""
+    (tmp_path / "x.onnx").write_text("old")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        result = export(trained, tmp_path / "x.onnx")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert_one_error(result, f"cannot write {tmp_path / 'x.onnx'}: File too large")
+    assert snapshot(tmp_path) == {"x.onnx": b"old"}
 
 
-LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"}
-
-
-@pytest.mark.parametrize("variables", cases([LAUNCHED], [{"WORLD_SIZE": "abc"}]), ids=str)
-def test_on_a_cluster_that_sets_the_launchers_variables(trained, tmp_path, variables):
+def test_on_a_cluster_that_sets_the_launchers_variables(trained, tmp_path):
     """Both are one process: they do not wait for others."""
+    launched = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"}
     for module, argument in (("predict", FIVE), ("export", tmp_path / "x.onnx")):
         arguments = ["-m", f"lenet.{module}", "--checkpoint", trained, argument]
-        result = run_python(*arguments, env=variables, timeout=60)
+        result = run_python(*arguments, env=launched, timeout=60)
         assert result.code == 0 and result.out and result.err == "", result
