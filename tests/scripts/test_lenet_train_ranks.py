@@ -7,7 +7,7 @@ import socket
 
 import numpy as np
 import pytest
-from helpers import IMAGES, PROJECT, call, cases, convert, losses, read_manifest, snapshot
+from helpers import PROJECT, call, cases, convert, losses, read_manifest, snapshot
 from runs import EACH_LOSS, OPTIONS, arrays, entries, wait_for_losses
 
 slow = pytest.mark.slow  # of tests that have no quick case
@@ -22,22 +22,28 @@ KEEPS_WEIGHTS = """
 import os
 evaluate_as_it_is = evaluate
 
-def evaluate(model, *rest, **named):
+def evaluate(model, *rest):
     weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
     np.savez(f"{os.environ['WEIGHTS']}-{RANK}.npz", **weights)
-    return evaluate_as_it_is(model, *rest, **named)
+    return evaluate_as_it_is(model, *rest)
 """
 RAISES = """
-import os
 augment_as_it_is, calls = augment, []
 
-def augment(*arguments, **named):
+def augment(*arguments):
     calls.append(None)
-    if len(calls) == 6 and os.environ["RANK"] == os.environ["RAISES"]:
+    if len(calls) == 6 and RANK == 1:
         raise ZeroDivisionError("this rank divides by zero")
-    return augment_as_it_is(*arguments, **named)
+    return augment_as_it_is(*arguments)
 """
-OWN_SEED = "import os, sys; sys.argv += ['--seed', os.environ['RANK']]\n"
+OWN_SEED = "import sys; sys.argv += ['--seed', str(RANK)]\n"
+HIDES_CHECKPOINT = """
+import os
+
+if RANK:
+    opened = os.path.lexists
+    os.path.lexists = lambda path: "last.npz" not in str(path) and opened(path)
+"""
 
 
 def changed(folder, lines):
@@ -108,16 +114,15 @@ ENDS = {  # the rank that gets a signal, None for the launcher, and which
     "Ctrl-C": ("all", signal.SIGINT),
     "a rank is killed": (1, signal.SIGKILL),
     "rank 0 is killed": (0, signal.SIGKILL),
-    "a rank crashes": (1, signal.SIGSEGV),
     "a rank is interrupted": (1, signal.SIGINT),
     "the launcher is terminated": (None, signal.SIGTERM),
     "the launcher is killed": (None, signal.SIGKILL),
 }
 QUICK = [("Ctrl-C", ()), ("a rank is killed", ("--graph",)), ("the launcher is killed", ())]
-ALL = [(end, mode) for end in ENDS for mode in ((), ("--graph",))]
+SLOW = [(end, ("--graph",)) for end in ENDS if end not in ("Ctrl-C", "a rank is killed")]
 
 
-@pytest.mark.parametrize("end, mode", cases(QUICK, ALL))
+@pytest.mark.parametrize("end, mode", cases(QUICK, SLOW))
 def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, end, mode):
     """However one ends; the command that resumes stood at the start, for as many ranks."""
     options = [*datasets, *ENDLESS, *mode, "--schedule", "constant", "--warmup", 0]
@@ -135,21 +140,16 @@ def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, end, 
         f"{PROJECT}/lenet_train.py --run_dir {tmp_path}/run --resume",
         line,
     )
-    if (end, mode) != QUICK[0]:
-        return
-    words = ["--run_dir", tmp_path / "run", "--resume"]
-    process = trainer.start(*words, ranks=2)
-    wait_for_losses(process, 1)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert "\nresumed after step " in trainer.assert_all_end(process).err
+    if end == "Ctrl-C":
+        process = trainer.start("--run_dir", tmp_path / "run", "--resume", ranks=2)
+        wait_for_losses(process, 1)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert "\nresumed after step " in trainer.assert_all_end(process).err
 
 
-@pytest.mark.parametrize("which", cases([1], [0]))
-@pytest.mark.parametrize("mode", cases([["--graph"]], [[]]), ids=str)
-def test_a_rank_that_raises_takes_all_down(trainer, dealt, tmp_path, which, mode):
-    script = changed(tmp_path, RAISES)
-    options = ["--dataset_dir", dealt(4), *ENDLESS, *mode]
-    process = trainer.start(*options, ranks=2, script=script, env={"RAISES": str(which)})
+def test_a_rank_that_raises_takes_all_down(trainer, dealt, tmp_path):
+    options = ["--dataset_dir", dealt(4), *ENDLESS, "--graph"]
+    process = trainer.start(*options, ranks=2, script=changed(tmp_path, RAISES))
     trainer.assert_all_end(process, "ZeroDivisionError: this rank divides by zero")
 
 
@@ -160,7 +160,6 @@ FEWER = "has 1 part, fewer than the world size 2: `python -m ofrecord merge "
 BATCH = "batch_size 25 is not divisible by the world size 2: give a multiple of 2"
 SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
     "parts": (5, None, 10, f"2 ranks would read 30 and 20 {UNEVEN}"),
-    "one part": (1, None, 10, f"2 ranks would read 50 and 0 {UNEVEN}"),
     "batch": (4, None, 25, BATCH),
     "parts to evaluate": (2, 1, 10, FEWER),
 }
@@ -185,30 +184,22 @@ def test_what_cannot_be_shared_is_one_line(trainer, dealt, tmp_path, case):
 
 
 @slow
-def test_ranks_with_different_settings_are_refused(trainer, dealt, tmp_path):
-    script = changed(tmp_path, OWN_SEED)
-    result = trainer.run("--dataset_dir", dealt(2), *OPTIONS, ranks=2, script=script)
-    text = "all ranks must have the same seed, but it is 0 on rank 0 and 1 on rank 1"
-    assert result.code != 0 and len(error_lines(result)) == 1 and text in result.err, result
-
-
-HIDES_IT = """
-import os
-
-if RANK:
-    opened = os.path.lexists
-    os.path.lexists = lambda path: "last.npz" not in str(path) and opened(path)
-"""
-
-
-@slow
-def test_a_rank_without_the_checkpoint_is_refused(trainer, whole_of, tmp_path):
-    """As on a second machine that does not share the folder: it would start from the beginning."""
-    script = changed(tmp_path, HIDES_IT)
-    words = ["--run_dir", whole_of(2)[0], "--resume"]
-    result = trainer.run(*words, ranks=2, script=script)
-    text = "all ranks must have the same checkpoint in run_dir, but it is of step 40 on rank 0"
-    assert result.code != 0 and text in result.err, result
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (OWN_SEED, "the same seed, but it is 0 on rank 0 and 1 on rank 1"),
+        (HIDES_CHECKPOINT, "the same checkpoint in run_dir, but it is of step 2 on rank 0"),
+    ],
+)
+def test_ranks_that_differ_are_refused(trainer, dealt, tmp_path, change, text):
+    """In settings; or as on a second machine that does not share the folder: one would start anew."""
+    options = ["--dataset_dir", dealt(2), *OPTIONS, "--steps", 2, "--run_dir", tmp_path / "run"]
+    if change == HIDES_CHECKPOINT:
+        assert call("lenet_train", *options).code == 0
+        options = ["--run_dir", tmp_path / "run", "--resume"]
+    result = trainer.run(*options, ranks=2, script=changed(tmp_path, change))
+    assert result.code != 0 and len(error_lines(result)) == 1, result
+    assert f"all ranks must have {text}" in result.err, result
 
 
 def test_a_run_that_would_take_other_steps_on_two_ranks_is_not_resumed(trainer, dealt, tmp_path):
@@ -221,13 +212,6 @@ def test_a_run_that_would_take_other_steps_on_two_ranks_is_not_resumed(trainer, 
     result = trainer.run("--run_dir", tmp_path / "run", "--resume", ranks=2)
     assert result.code != 0 and "would take 11 steps, not 10" in result.err, result
     assert snapshot(tmp_path / "run") == before
-
-
-@slow
-def test_one_process_uses_the_model_of_two(whole_of):
-    best = whole_of(2)[0] / "best.npz"
-    answer = call("lenet.predict", "--checkpoint", best, IMAGES / "00000030_3.png")
-    assert answer.code == 0 and "_3.png: " in answer.out, answer
 
 
 @slow
@@ -255,8 +239,7 @@ def test_a_port_in_use_is_one_line(trainer, dealt):
 
 
 LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
-WRONG = [{"WORLD_SIZE": "abc"}, {"WORLD_SIZE": "-3"}, {"RANK": "2"}, {"RANK": ""}]
-WRONG += [{"MASTER_ADDR": ""}, {"MASTER_PORT": "abc"}, {"MASTER_PORT": "99999"}]
+WRONG = [{"WORLD_SIZE": "abc"}, {"RANK": "2"}, {"MASTER_PORT": "99999"}]
 WRONG += [{"RANK": "", "MASTER_ADDR": "", "MASTER_PORT": ""}]
 
 
@@ -268,12 +251,9 @@ def test_the_launchers_variables_from_elsewhere(trainer, wrong):
     assert result.code == 2 and "WORLD_SIZE is set, but " in line and "unset WORLD_SIZE" in line
 
 
-ONE = [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"RANK": "0", "MASTER_ADDR": "node7"}]
-
-
-@pytest.mark.parametrize("some", cases(ONE[:1], ONE), ids=str)
+@pytest.mark.parametrize("some", cases([""], ["1"]))
 def test_variables_that_ask_for_no_ranks(trainer, dealt, some):
     """It is one process, and OneFlow has nothing to warn of."""
     options = ["--dataset_dir", dealt(2), *OPTIONS, "--steps", 1]
-    result = trainer.run(*options, env=some)
+    result = trainer.run(*options, env={"WORLD_SIZE": some, "RANK": "0", "MASTER_ADDR": "node7"})
     assert len(losses(result)) == 1 and "Warning" not in result.err, result
