@@ -131,12 +131,8 @@ def test_odd_values(write, name, text, said):
     assert problems(f"--{name}", text) == [f"--{line}"]
 
 
-ALIASES = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10))
-ALIASES = f"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{ALIASES}\nsteps: *a9"  # 10^10 words in all
-TWO_GIVEN = "steps, epochs: give one of them, so that the training ends"
 BAD_FILES = [  # what is in a file, and how the line about it goes on after the file's name
     ("amp: true\ngraph: true\ndevice: cpu", ": amp: mixed precision requires a GPU, and device is"),
-    ("<<: {steps: 3}\n", ": <<: unknown setting"),
     ("steps: {a: [3]}\n", ": steps: it should be a valid integer, not {'a': ['3']}"),
     ("steps: [\n", " is not valid YAML: "),
     ("steps: 3\nsteps: 4\n", " is not valid YAML: the name 'steps' is there twice"),
@@ -147,8 +143,7 @@ BAD_FILES = [  # what is in a file, and how the line about it goes on after the 
     (b"steps: 3\n" + 2**20 * b"#", ": it is larger than 1,048,576 bytes"),
     ("", " contains no settings; expected lines such as `steps: 200`"),
     ("steps:3\n", " contains no settings"),
-    ("steps:\n", TWO_GIVEN),
-    (ALIASES, ": steps: it should be a valid integer"),
+    ("steps:\n", "steps, epochs: give one of them, so that the training ends"),
 ]
 
 
@@ -161,7 +156,6 @@ def test_bad_config_file(write, text, said):
 
 BAD_OPTIONS = {
     "--amp": "--amp: OneFlow has mixed precision in graphs only: give --graph too",
-    "--steps null": TWO_GIVEN,
     "--step 3": "--step: unknown setting; did you mean steps?",
     "--batch-size 3": "--batch-size: unknown setting; did you mean batch_size?",
     "--steps": "argument --steps: expected one argument (--help lists the options)",

@@ -132,18 +132,6 @@ def test_a_stopped_run_goes_on_on_the_gpu(gpu, converted, tmp_path, mode, number
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("missing", ["CUDA_FORCE_PTX_JIT", "CUDA_DISABLE_PTX_JIT"])
-def test_a_gpu_that_oneflow_has_no_code_for(gpu, converted, missing):
-    """The driver is told to ignore machine code, or PTX; the build may have the other."""
-    options = ["lenet_train.py", "--dataset_dir", converted, "--steps", 1]
-    result = run_script(*options, env={missing: "1"})
-    if "device: cuda" in result.err:
-        pytest.skip("this build of OneFlow has other code for this GPU")
-    refused = run_script(*options, *ON_GPU, env={missing: "1"})
-    assert_one_error(refused, "cannot run on the", "--device cpu", started=True)
-
-
-@pytest.mark.gpu
 @needs_mnist
 def test_mnist_on_the_gpu(gpu, tmp_path):
     """One epoch, with the commands of `make mnist`."""

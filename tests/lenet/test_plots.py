@@ -8,8 +8,6 @@ from helpers import cases
 from matplotlib import text
 from matplotlib.figure import Figure
 
-LONG = ["coffee cup", "coffee can", "a class with a very long name indeed", "$5 to $10", "红"]
-
 
 @pytest.fixture
 def figures(monkeypatch):
@@ -45,12 +43,10 @@ def assert_legible(figure):
     assert len(boxes) > 5
     whole = figure.bbox
     for name, box in boxes:
-        assert box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1, f"{name!r} leaves the picture"
-        assert box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1, f"{name!r} leaves the picture"
+        assert (box.min >= whole.min - 1).all() and (box.max <= whole.max + 1).all(), name
     for (one, first), (other, second) in itertools.combinations(boxes, 2):
-        across = min(first.x1, second.x1) - max(first.x0, second.x0)
-        down = min(first.y1, second.y1) - max(first.y0, second.y0)
-        assert across < 1 or down < 1, f"{one!r} lies over {other!r}"
+        shared = np.minimum(first.max, second.max) - np.maximum(first.min, second.min)
+        assert (shared < 1).any(), f"{one!r} lies over {other!r}"
     return [name for name, _ in boxes]
 
 
@@ -61,8 +57,6 @@ ACCURACIES = {  # of each epoch
     "all wrong": lambda n: np.zeros(n),
     "nearly equal": lambda n: 0.99 + 0.0001 * (np.arange(n) % 3),
 }
-
-
 EPOCHS = cases([(name, 20) for name in ACCURACIES], [("rising", 1), ("nearly equal", 100)])
 
 
@@ -88,12 +82,14 @@ def test_losses_and_accuracies(figures, converted, tmp_path, name, epochs):
     labels = [each for each in figure.axes[-1].texts if each.get_text()]
     assert 1 <= len(labels) <= 10
     assert labels[0].get_text() == f"{100 * ACCURACIES[name](epochs)[-1]:.2f}"  # of the last
+    frame = figure.axes[-1].get_window_extent()
     for label in labels:
-        box, frame = label.get_window_extent(), figure.axes[-1].get_window_extent()
+        box = label.get_window_extent()
         assert frame.y0 <= box.y0 and box.y1 <= frame.y1, label.get_text()
 
 
 DIGITS, WIDE = list("0123456789"), ["W" * 40, "M" * 40, "W" * 39]
+LONG = ["coffee cup", "coffee can", "a class with a very long name indeed", "$5 to $10", "红"]
 
 
 @pytest.mark.parametrize("names, wrong", [(DIGITS, 39), (LONG, 39), (WIDE, 39), (DIGITS, 0)])
