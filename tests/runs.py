@@ -22,7 +22,6 @@ OPTIONS += ["--zoom", 0.1, "--shift", 0.05, "--checkpoint_every", 10, "--fetch_e
 STEPS, EPOCH_ENDS = 40, [7, 13, 19, 25, 32, 38]
 FILES = "best.npz config.yaml last.npz loss.png metrics.csv mistakes.csv predictions.png".split()
 EACH_LOSS = ["--fetch_every", 1]
-TWO_RANKS = ["-m", "oneflow.distributed.launch", "--nproc_per_node", 2, "--master_port"]
 
 
 # -- in this process ----------------------------------------------------------------------
@@ -87,33 +86,33 @@ def assert_same_run(folder, whole):
 # -- start and stop -----------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 class Trainer:
     """Starts the trainer, on two ranks too, and finds its processes by a variable that they have."""
 
     def __init__(self, folder):
-        self.mark = f"TESTED={folder}"
+        self.folder = str(folder)
 
-    def start(self, *arguments, ranks=1, port=None, script="lenet_train.py", **options):
+    def start(self, *arguments, ranks=1, port=None, script="lenet_train.py", env=()):
         """Start it; return its Popen. On several ranks it leads a process group."""
-        launch = [*TWO_RANKS, port or free_port()] if ranks == 2 else []
-        env = {**ENVIRONMENT, **options.pop("env", {}), "PYTHONPATH": str(PROJECT)}
+        launch = []
+        if ranks == 2:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = port or free.getsockname()[1]
+            launch = ["-m", "oneflow.distributed.launch", "--nproc_per_node", 2]
+            launch += ["--master_port", port]
+        env = {**ENVIRONMENT, **dict(env), "PYTHONPATH": str(PROJECT), "TESTED": self.folder}
         env["OMP_NUM_THREADS"] = "1"  # else the launcher says on stdout that it sets it
-        name, value = self.mark.split("=", 1)
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(
             [sys.executable, *map(str, (*launch, PROJECT / script, *arguments))],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
-            env={**env, name: value},
+            env=env,
             cwd=PROJECT,
             start_new_session=True,
-            **{"preexec_fn": default_signals, **options},
+            preexec_fn=default_signals,
         )
 
     def run(self, *arguments, **options):
@@ -134,7 +133,7 @@ class Trainer:
                 state = (path / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:  # it has just ended, or is not ours
                 continue
-            if self.mark in environment and state not in "ZX":
+            if f"TESTED={self.folder}" in environment and state not in "ZX":
                 rank = [entry[5:] for entry in environment if entry.startswith("RANK=")]
                 found[int(path.name)] = int(rank[0]) if rank else None
         return found

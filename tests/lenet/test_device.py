@@ -9,14 +9,12 @@ import signal
 import pytest
 from helpers import (
     IMAGES,
-    MNIST,
     PROJECT,
     assert_one_error,
     call,
     cases,
     convert,
     losses,
-    needs_mnist,
     run_python,
     run_script,
     start_script,
@@ -129,21 +127,6 @@ def test_a_stopped_run_goes_on_on_the_gpu(gpu, converted, tmp_path, mode, number
     image = IMAGES / "00000030_3.png"
     result = run_python("-m", "lenet.predict", "--checkpoint", tmp_path / "run/best.npz", image)
     assert f"{image}: 3 (" in result.out, result
-
-
-@pytest.mark.gpu
-@needs_mnist
-def test_mnist_on_the_gpu(gpu, tmp_path):
-    """One epoch, with the commands of `make mnist`."""
-    assert run_script("data/get_mnist.py", "--source", MNIST, "--output", tmp_path).code == 0
-    for kind in ("train", "test"):
-        labels = ["--label_dir", tmp_path / f"{kind}_label/label.txt"]
-        images = ["--image_root", tmp_path / f"{kind}_set", "--save_dir", tmp_path / kind]
-        assert convert(*images, *labels).code == 0
-    data = ["--dataset_dir", tmp_path / "train", "--eval_dataset_dir", tmp_path / "test"]
-    run = ["--run_dir", tmp_path / "run", "--epochs", 1, "--config", "configs/mnist.yaml"]
-    result = run_script("lenet_train.py", *run, *data, *ON_GPU, timeout=600)
-    assert float(re.search(r"epoch 1/1: accuracy .*\((\S+)%\)", result.err)[1]) > 98.5, result
 
 
 @pytest.mark.gpu

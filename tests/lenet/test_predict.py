@@ -13,12 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from damage import about_with, changed, flip, spec_with
+from damage import changed, flip, spec_with
 from helpers import IMAGES, assert_one_error, call, convert, run_python, snapshot, train
 from making import encoded
 from photos import predicted_labels, predictions, write_photos
 from PIL import Image
-from runs import rows
 
 FILES = sorted(IMAGES.glob("*.png"))
 FIVE = IMAGES / "00000000_5.png"
@@ -177,13 +176,10 @@ def test_photos_of_dark_digits_on_paper(trained, tmp_path):
 
 UNUSABLE = {  # what is done to a checkpoint, and what prediction and export say of it
     "missing": (Path.unlink, "cannot open the checkpoint {}: No such file"),
-    "endless": (lambda p: (p.unlink(), p.symlink_to("/dev/zero")), "{}: it is not a regular file"),
     "a bit": (lambda p: flip(p, p.stat().st_size // 2), "{} is damaged: "),
-    "an earlier version": (about_with(layout=1), "another version of this project wrote {}: train"),
     "more classes": (spec_with(num_classes=12), "dense2.bias does not match the model"),
     "a large fit": (spec_with(fit=["pad", 10000, 28]), "{} is damaged: spec.fit"),
     "an edited network": (changed("dense2.weight", lambda a: a[:, :64]), "dense2.weight does not"),
-    "no numbers": (changed("conv1.bias", lambda a: a + np.nan), "weights that are no numbers"),
 }
 
 
@@ -230,7 +226,7 @@ def test_class_names_of_a_stranger_are_printed_in_one_line(trained, tmp_path):
 
 
 def assert_same_outputs(checkpoint, file, images):
-    """An ONNX model says what lenet.predict says of images, for any number of them; return that."""
+    """An ONNX model says what lenet.predict says of images, for any number of them."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     _, *table = csv.reader(io.StringIO(predict(checkpoint, "--csv", "--top", 99, *images).out))
@@ -245,20 +241,14 @@ def assert_same_outputs(checkpoint, file, images):
         exponents = np.exp(logits - logits.max(1, keepdims=True))
         softmax = exponents / exponents.sum(1, keepdims=True)
         np.testing.assert_allclose(probabilities, softmax, atol=1e-5)
-    return expected
 
 
-def test_a_file_is_seen_as_in_training(trained, tutorial_run, tmp_path):
-    """The same outputs by lenet.predict and ONNX, and the loss that the training's evaluation found."""
+def test_an_onnx_model(trained, tmp_path):
     file = tmp_path / "lenet.onnx"
     words = ["-m", "lenet.export", "--checkpoint", trained, file]
     result = run_python(*words, env=LAUNCHED, timeout=60)
     assert result.code == 0 and "(n, 1, 28, 28)" in result.out and result.err == "", result
-    probabilities = assert_same_outputs(trained, file, FILES)
-    labels = [int(file.stem[-1]) for file in FILES]
-    loss = -np.log(probabilities[np.arange(len(FILES)), labels]).mean()
-    _, (evaluation,) = rows(tutorial_run[0])
-    assert loss == pytest.approx(float(evaluation["eval_loss"]), rel=1e-2)  # of six decimals
+    assert_same_outputs(trained, file, FILES)
 
 
 def test_class_names_and_colour(tmp_path):

@@ -44,6 +44,7 @@ def test_the_tutorials_training(tutorial_run):
     ]
     last = r"100 steps in [\d.]+ s, [\d,]+ images/s, final loss 0.00\d+"
     assert re.fullmatch(last, lines[-1]), result
+    assert (folder / "mistakes.csv").read_text() == "file,label,predicted,probability\n"
 
 
 def test_what_is_random(converted):

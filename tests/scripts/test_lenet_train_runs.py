@@ -3,10 +3,9 @@
 import csv
 import os
 import re
-import shlex
 import shutil
 import sys
-import zipfile
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import runs
 import yaml
-from helpers import assert_one_error, call, cases, convert, losses, run_script, snapshot
+from helpers import assert_one_error, call, cases, convert, losses, snapshot
 from making import make
 from runs import FILES, OPTIONS, STEPS, about, arrays, resume, rows, train
 
@@ -60,21 +59,17 @@ def test_the_folder_holds_what_was_printed(whole):
     assert rates[-1] < 2e-5
 
 
-CLASS = r"  (\d): (\d+)/(\d+) \(([\d.]+)%\)(?:, most often mistaken for (\d) \((\d+)\))?"
-
-
 def test_the_accuracy_of_each_class_at_the_end(whole):
+    expected, mistakes = [], table_of(whole[0] / "mistakes.csv")
+    for label, total in zip("0134579", (3, 3, 2, 1, 2, 1, 3), strict=True):  # of the 15 digits
+        wrong = Counter(sorted(row["predicted"] for row in mistakes if row["label"] == label))
+        right = total - wrong.total()
+        expected.append(f"  {label}: {right}/{total} ({right / total:.2%})")
+        if wrong:
+            predicted, times = wrong.most_common(1)[0]
+            expected[-1] += f", most often mistaken for {predicted} ({times})"
     report = whole[1].err.partition("accuracy of each class:\n")[2]
-    found = re.findall(rf"^{CLASS}$", report, re.M)
-    totals = {label: total for label, _, total, *_ in found}
-    assert totals == dict(zip("0134579", "3321213", strict=True)), report  # of the 15 digits
-    correct = sum(int(correct) for _, correct, *_ in found)
-    assert correct == round(15 * float(rows(whole[0])[1][-1]["eval_accuracy"])) < 15
-    for label, right, total, percent, mistaken, times in found:
-        assert float(percent) == pytest.approx(100 * int(right) / int(total), abs=0.01)
-        wrong = int(total) - int(right)
-        assert bool(mistaken) == (wrong > 0) and mistaken != label
-        assert not wrong or 1 <= int(times) <= wrong
+    assert report.startswith("\n".join([*expected, ""])) and mistakes, report
 
 
 def test_many_classes(tmp_path):
@@ -102,24 +97,17 @@ def test_pictures_show_something(whole):
 
 
 def test_losses_in_a_log(datasets, whole, tmp_path):
-    """They are printed as often as asked and all are kept; without a terminal there is no bar."""
-    result = train(datasets, tmp_path / "run", "--print_every", 15)
-    kept = np.float32([row["loss"] for row in rows(tmp_path / "run")[0]])
+    """They are printed as often as asked and all are kept; without a terminal there is no bar.
+
+    The name of a run is no formula in the title of its picture.
+    """
+    folder = tmp_path / "$run$ 100 %"
+    result = train(datasets, folder, "--print_every", 15)
+    kept = np.float32([row["loss"] for row in rows(folder)[0]])
     assert (np.float32(losses(result)) == kept[[14, 29]]).all() and len(kept) == STEPS
     assert "\r" not in result.err and "%|" not in result.err and "40 steps in" in result.err
-    runs.assert_same_run(tmp_path / "run", whole[0])
-
-
-@pytest.mark.parametrize("name", cases(["$run$ 100 %"], ["-x"]))
-def test_odd_names_of_a_run(datasets, tmp_path, name):
-    """They are no formulas in the title of its picture, and its command that resumes works."""
-    command = ["lenet_train.py", *datasets, *OPTIONS, "--steps", 2, f"--run_dir={name}"]
-    result = run_script(*command, cwd=tmp_path)
-    assert result.code == 0 and "cannot draw" not in result.err and "missing" not in result.err
-    assert (tmp_path / name / "loss.png").exists()
-    (line,) = re.findall(r"^to resume after a stop: python (.*)$", result.err, re.M)
-    again = helpers.run_python(*shlex.split(line), cwd=tmp_path)
-    assert "is finished: 2 steps" in again.err, (line, again)
+    assert "cannot draw" not in result.err and "missing" not in result.err
+    runs.assert_same_run(folder, whole[0])
 
 
 # -- mistakes.csv -------------------------------------------------------------------------
@@ -127,42 +115,32 @@ def test_odd_names_of_a_run(datasets, tmp_path, name):
 ODD_NAMES = ['a, "quoted"', "two\nlines"]
 
 
-@pytest.mark.parametrize("case", cases(["odd names", "anonymous"], ["uneven parts on two ranks"]))
-def test_mistakes_are_named(datasets, tmp_path, case):
+@pytest.mark.parametrize("case", cases(["named", "anonymous"], ["uneven parts on two ranks"]))
+def test_mistakes_are_named(tmp_path, case):
     """mistakes.csv has file, label and prediction of each image that is counted as wrong, worst first."""
-    evaluated = tmp_path / "d"
-    if case == "odd names":  # of files and classes, of what is trained on
-        for index, path in enumerate(sorted(helpers.IMAGES.iterdir())):
-            (tmp_path / "in" / ODD_NAMES[index % 2]).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, tmp_path / "in" / ODD_NAMES[index % 2] / f"{index},\n.png")
-        source, options = ["--image_root", tmp_path / "in", "--class_folders"], ["--dataset_dir"]
-    else:
-        source = ["--label_dir", datasets[3].parent / "labels.txt", "--part_num", 3]
-        source, options = [*source, *["--anonymous"][: case == "anonymous"]], datasets[:3]
-    assert convert(*source, "--save_dir", evaluated).code == 0
-    words = [*options, evaluated, *OPTIONS, "--steps", 4, "--run_dir", tmp_path / "run"]
+    for index, path in enumerate(sorted(helpers.IMAGES.iterdir())):
+        (tmp_path / "in" / ODD_NAMES[index % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "in" / ODD_NAMES[index % 2] / f"{index},\n.png")
+    source = ["--image_root", tmp_path / "in", "--class_folders", "--part_num"]
+    anonymous = ["--anonymous"] if case == "anonymous" else []
+    assert convert(*source, 4, "--save_dir", tmp_path / "d").code == 0
+    assert convert(*source, 3, *anonymous, "--save_dir", tmp_path / "e").code == 0
+    options = ["--dataset_dir", tmp_path / "d", "--eval_dataset_dir", tmp_path / "e", *OPTIONS]
+    words = [*options, "--steps", 4, "--run_dir", tmp_path / "run"]
     result = runs.Trainer(tmp_path).run(*words, ranks=2 if "two ranks" in case else 1)
     labels = {
         row["image"] or f"{row['part']}, record {row['record']}": row["label"]
-        for row in table_of(evaluated / "images.csv")
+        for row in table_of(tmp_path / "e" / "images.csv")
     }
-    names = helpers.read_manifest(evaluated).get("class_names") or list("0123456789")
-    names = [name.replace("\n", r"\n") for name in names]
-    mistakes = table_of(tmp_path / "run" / "mistakes.csv")
-    correct = int(re.findall(rf"accuracy:? (\d+)/{len(labels)}", result.err)[-1])
-    assert len({row["file"] for row in mistakes}) == len(mistakes) == len(labels) - correct > 0
+    names, mistakes = ['a, "quoted"', r"two\nlines"], table_of(tmp_path / "run" / "mistakes.csv")
+    correct = int(re.findall(r"accuracy (\d+)/50", result.err)[-1])
+    assert len({row["file"] for row in mistakes}) == len(mistakes) == 50 - correct > 0
     for row in mistakes:
-        label = names[int(labels[row["file"]])]
-        assert label == row["label"] != row["predicted"] in names
+        assert names[int(labels[row["file"]])] == row["label"] != row["predicted"] in names
     probabilities = [float(row["probability"]) for row in mistakes]
     assert probabilities == sorted(probabilities, reverse=True) and 0 < probabilities[-1] <= 1
-    leaks = f"warning: {datasets[1]} has 15 images of {evaluated}, too (such as "
-    assert result.err.count(leaks) == result.err.count("names all") == (len(options) > 1), result
-
-
-def test_no_mistakes(tutorial_run):
-    text = (tutorial_run[0] / "mistakes.csv").read_text()
-    assert text == "file,label,predicted,probability\n"
+    leaks = f"warning: {tmp_path}/d has 50 images of {tmp_path}/e, too (such as "
+    assert result.err.count(leaks) == result.err.count("names all") == 1, result
 
 
 # -- resumed from config.yaml and last.npz alone ------------------------------------------
@@ -183,7 +161,6 @@ def test_a_finished_run_is_not_trained_further(whole, tmp_path):
     result = resume(folder)
     assert losses(result) == [] and "is finished: 40 steps, accuracy " in result.err
     runs.assert_same_run(folder, whole[0])
-    assert (folder / "loss.png").stat().st_size > 5000
 
 
 def test_a_finished_run_is_trained_for_longer(datasets, stopped, tmp_path):
@@ -258,20 +235,6 @@ def test_nothing_is_overwritten(datasets, whole, tmp_path):
     assert snapshot(tmp_path) == {"mine/thesis.txt": b"x"}
 
 
-@pytest.mark.parametrize(
-    "name, action", [("config.yaml", "read"), ("last.npz", "open the checkpoint")]
-)
-def test_a_run_without_rights(stopped, tmp_path, name, action):
-    """No line says that there is no run, or that it should be started without --resume."""
-    folder = copied(stopped, tmp_path / "run")
-    before = snapshot(folder)
-    (folder / name).chmod(0)
-    words = ["lenet_train.py", "--run_dir", folder, "--resume", "--steps", 22]
-    result = run_script(*words, preexec_fn=helpers.without_rights)
-    assert_one_error(result, f"cannot {action} {folder}/{name}: Permission denied", started=True)
-    assert "without --resume" not in result.err and snapshot(folder) == before, result
-
-
 def test_nothing_to_resume(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "empty").mkdir()
@@ -288,17 +251,7 @@ def test_nothing_to_resume(tmp_path):
         assert_one_error(call("lenet_train", "--resume", *words), text)
 
 
-def test_a_failed_start_can_be_repeated(datasets, tmp_path):
-    """What one leaves that was killed in its first write is no obstacle either."""
-    result = train(datasets, tmp_path / "run", "--image_size", 3)
-    assert_one_error(result, "not for 3x3 images", started=True)
-    (tmp_path / "run" / ".config.yaml.new").write_text("ste")
-    assert train(datasets, tmp_path / "run", "--steps", 1).code == 0
-    assert runs.files_of(tmp_path / "run") == FILES
-
-
 OTHER_SETTINGS = [  # of a resumed run, from the command line or its edited config.yaml
-    (["--batch_size", 16], "it was started with batch_size 8, not 16; --run_dir DIR"),
     (["--dropout", 0.1, "--seed", 4], "dropout 0.5, not 0.1; seed 0, not 4; --run_dir DIR"),
     (["--steps", 41], "only with schedule constant and warmup 0 can a run be trained for longer"),
     (("schedule: cosine", "schedule: constant"), "schedule cosine, not constant; --run_dir DIR"),
@@ -330,44 +283,30 @@ def test_a_loss_that_is_no_number_loses_nothing(datasets, tmp_path):
     before = snapshot(folder)
     assert_one_error(resume(folder), text, started=True)
     assert snapshot(folder) == before
-    result = resume(folder, "--learning_rate", 0.001)
-    text = "it was started with learning_rate 1e+30, not 0.001"
-    assert_one_error(result, text, started=True)
 
 
 # -- damaged checkpoints ------------------------------------------------------------------
 
-
 WEIGHT, MOMENT = "dense1.weight", "training/dense1.weight/exp_avg"
 MORE, HUGE = np.zeros(8, np.float32), (b"(8,), }", b"(2000000000,), }")
-PICKLE, ZIPPED = np.array([{}], object), {"compress_type": zipfile.ZIP_DEFLATED}
-NO_SIZE = "is damaged|EOF: reading array"
-AMP = "as a graph in mixed precision"
+PICKLE, AMP = np.array([{}], object), "as a graph in mixed precision"
 NO_NUMBERS, HISTORY = "weights that are no numbers|train again", "its history is not that of 20 st"
 DAMAGED = {  # what is done to last.npz, and texts of the line about it
     "cut off": (lambda p: damage.cut(p, -(10**6)), "is damaged"),
-    "a bit of a weight": (damage.flip_in(WEIGHT), "is damaged|CRC"),
     "a bit of a moment": (damage.flip_in(MOMENT), "is damaged|CRC"),
     "a weight missing": (damage.without(WEIGHT), f"{WEIGHT} is missing"),
     "a moment missing": (damage.without(MOMENT), "dense1.weight/exp_avg is missing"),
-    "the best model's": (damage.only_best, "exp_avg is missing"),
     "its history missing": (damage.without("history/rows"), "history"),
     "a shorter history": (damage.changed("history/rows", lambda a: a[:-5]), HISTORY),
-    "an epoch that is infinite": (damage.figure(0, 1, np.inf), HISTORY),
-    "a loss that is missing": (damage.figure(3, 3, np.nan), HISTORY),
     "a weight that is nan": (damage.changed(WEIGHT, lambda a: a * np.nan), NO_NUMBERS),
     "a type": (damage.changed(WEIGHT, lambda a: a.astype(">f4")), f"{WEIGHT} does not match"),
     "an entry too many": (damage.add_npy("more", MORE), "more does not match"),
     "an entry twice": (damage.add_npy(WEIGHT, MORE), f"entry {WEIGHT}"),
-    "a shape": (damage.changed(WEIGHT, np.ravel), f"{WEIGHT} does not match"),
     "a pickle": (damage.add_npy("more", PICKLE), "is damaged|Object arrays cannot be loaded"),
-    "a size that is not there": (damage.add_npy("more", MORE, HUGE), NO_SIZE),
-    "compressed": (damage.add_npy("more", MORE, **ZIPPED), "is damaged|entry more"),
+    "a size that is not there": (damage.add_npy("more", MORE, HUGE), "is damaged|EOF: read"),
     "no JSON": (damage.changed("checkpoint", lambda a: a[1:]), "is damaged"),
-    "an unknown field": (damage.about_with(more=1), "is damaged|more"),
     "another model": (damage.spec_with(scale=[255.0]), "it is of a different model"),
     "another mode": (damage.about_with(execution_mode=AMP), f"was trained {AMP}, not op by op"),
-    "more figures than channels": (damage.spec_with(mean=[1.0] * 3), "a figure a channel"),
     "more classes than weights": (damage.spec_with(num_classes=2**20), "its weights are missing"),
     "an earlier version": (damage.about_with(layout=1), "another version|train again"),
     "a pipe": (lambda p: (p.unlink(), os.mkfifo(p)), "is not a regular file"),
