@@ -119,10 +119,9 @@ class Trainer:
         """As start, until it ends; return its Result."""
         process = self.start(*arguments, **options)
         try:
-            out, err = process.communicate(timeout=120)
+            return end(process)
         finally:
             self.kill_all()
-        return Result(process.returncode, out, err)
 
     def processes(self):
         """{process id: its rank, None for the launcher} of what was started and has not ended."""
@@ -164,7 +163,7 @@ class Trainer:
 
 def end(process):
     """The Result of a process that ends by itself."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     return Result(process.returncode, out, err)
 
 

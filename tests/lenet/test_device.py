@@ -12,7 +12,6 @@ from helpers import (
     PROJECT,
     assert_one_error,
     call,
-    cases,
     convert,
     losses,
     run_python,
@@ -28,8 +27,8 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 # -- the probe --------------------------------------------------------------------------
 
 
-def test_what_is_said_of_the_device(converted, monkeypatch):
-    """Of auto which device and why, also by hand; of cuda where there is none, the remedy."""
+def test_what_is_said_of_the_device(converted):
+    """Of auto which device and why, also by hand."""
     from lenet.device import probe_gpu
 
     name, problem = probe_gpu(0)
@@ -43,10 +42,6 @@ def test_what_is_said_of_the_device(converted, monkeypatch):
     assert len(losses(result)) == 1
     device = f"cpu ({problem})" if problem else f"cuda ({name}); a test step succeeded"
     assert f"\ndevice: {device}\n" in result.err, result
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = train(converted, "--device", "cuda")
-    text = "device cuda: OneFlow finds no NVIDIA GPU"
-    assert_one_error(result, text, "--device cpu", started=True)
 
 
 # OneFlow's answers on a machine with one GPU. CUDA fails to start here, as an H100 without code for it.
@@ -61,7 +56,7 @@ from runtime.cli import run_main
 """
 
 
-@pytest.mark.parametrize("device", cases(["auto"], ["cuda"]))
+@pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_a_gpu_that_does_not_work(converted, tmp_path, device):
     """As on a newer GPU than OneFlow's: a warning and the CPU, or, where it was asked for, an error.
 

@@ -252,7 +252,7 @@ def test_an_onnx_model(trained, tmp_path):
 
 
 def test_class_names_and_colour(tmp_path):
-    """Class folders of colour pictures, named in Chinese: the names come back, and other sizes are resized."""
+    """Class folders of colour JPEG, named in Chinese: the names come back, and other sizes are resized."""
     rng = np.random.default_rng(0)
     names = ["红", "绿", "蓝"]
     for channel, name in enumerate(reversed(names)):  # OpenCV's order
@@ -260,10 +260,10 @@ def test_class_names_and_colour(tmp_path):
         for index in range(6):
             image = rng.integers(0, 90, (16, 16, 3), dtype=np.uint8)
             image[:, :, channel] += 120
-            (tmp_path / "in" / name / f"{index}.png").write_bytes(encoded(".png", image))
+            (tmp_path / "in" / name / f"{index}.jpg").write_bytes(encoded(".jpg", image))
     dataset, best = tmp_path / "dataset", tmp_path / "run" / "best.npz"
-    options = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", dataset]
-    assert convert(*options, "--part_num", 2).code == 0
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--img_format", ".jpg"]
+    assert convert(*options, "--save_dir", dataset, "--part_num", 2).code == 0
     result = train(dataset, "--batch_size", 6, "--steps", 40, "--run_dir", tmp_path / "run")
     assert result.code == 0 and "18/18" in result.err, result
 
@@ -277,7 +277,7 @@ def test_class_names_and_colour(tmp_path):
     onnx = pytest.importorskip("onnx")
     metadata = onnx.load(tmp_path / "x.onnx").metadata_props
     assert json.loads(metadata[0].value) == sorted(names)
-    assert_same_outputs(best, tmp_path / "x.onnx", sorted((tmp_path / "in").rglob("*.png")))
+    assert_same_outputs(best, tmp_path / "x.onnx", sorted((tmp_path / "in").rglob("*.jpg")))
 
 
 def test_onnx_is_optional(trained, tmp_path, monkeypatch):

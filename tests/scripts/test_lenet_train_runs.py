@@ -154,12 +154,21 @@ def stopped(datasets, tmp_path_factory):
     return folder
 
 
-def test_a_finished_run_is_not_trained_further(whole, tmp_path):
-    folder = copied(whole[0], tmp_path / "copy")
-    for name in ("metrics.csv", "loss.png"):
+MISSING = {
+    "is finished: 40 steps, accuracy ": ["metrics.csv", "loss.png"],
+    "/run has no last.npz yet: starting from the beginning\n": ["last.npz"],
+}
+
+
+@pytest.mark.parametrize("said", MISSING)
+def test_what_is_missing_comes_back(whole, tmp_path, said):
+    """A finished run is not trained further; without a checkpoint it starts anew from its config.yaml."""
+    folder = copied(whole[0], tmp_path / "run")
+    for name in MISSING[said]:
         (folder / name).unlink()
     result = resume(folder)
-    assert losses(result) == [] and "is finished: 40 steps, accuracy " in result.err
+    assert result.code == 0 and said in result.err, result
+    assert result.out == (whole[1].out if "starting" in said else "")
     runs.assert_same_run(folder, whole[0])
 
 
@@ -193,15 +202,6 @@ def test_a_run_whose_dataset_was_moved(dataset, tmp_path):
     assert convert("--part_num", 3, "--save_dir", tmp_path / "other").code == 0
     result = resume(tmp_path / "run", "--dataset_dir", tmp_path / "other")
     assert_one_error(result, "trained on a different dataset", started=True)
-
-
-def test_a_run_without_a_checkpoint_yet_starts_from_the_beginning(whole, tmp_path):
-    folder = copied(whole[0], tmp_path / "copy")
-    (folder / "last.npz").unlink()
-    result = resume(folder)
-    text = f"{folder} has no last.npz yet: starting from the beginning\n"
-    assert result.code == 0 and text in result.err and result.out == whole[1].out, result
-    runs.assert_same_run(folder, whole[0])
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_warning(stopped, tmp_path):
