@@ -8,7 +8,7 @@ import socket
 import numpy as np
 import pytest
 from helpers import PROJECT, call, cases, convert, losses, read_manifest, snapshot
-from runs import EACH_LOSS, OPTIONS, arrays, entries, wait_for_losses
+from runs import EACH_LOSS, OPTIONS, entries, wait_for_losses
 
 slow = pytest.mark.slow  # of tests that have no quick case
 
@@ -62,7 +62,7 @@ EPOCH = re.compile(r"epoch \d+/6: accuracy (\d+)/50 .*?\bloss ([\d.]+),", re.M)
 
 @pytest.mark.parametrize("mode", cases([[]], [["--graph"]]), ids=str)
 def test_two_ranks_train_as_one_process_does(trainer, dealt, tmp_path, mode):
-    """The same losses, weights and evaluations; rank 0 alone prints.
+    """The same losses, weights and evaluations; rank 0 alone prints; one process can go on.
 
     50 images are evaluated from three parts, 34 of them by one rank and 16 by
     the other, in batches of 25.
@@ -78,6 +78,11 @@ def test_two_ranks_train_as_one_process_does(trainer, dealt, tmp_path, mode):
     np.testing.assert_allclose(*evaluations, rtol=1e-4, atol=1.1e-4)  # printed with four decimals
     classes = [re.findall(r"^  \d: .*", result.err, re.M) for result in (two, one)]
     assert classes[0] == classes[1] and len(classes[0]) == 10
+    if mode:  # goes on with another number of ranks
+        words = [["--run_dir", tmp_path / name, "--resume", "--steps", 9] for name in "12"]
+        more = [call("lenet_train", *each) for each in words]
+        assert "resumed after step 6, of a training on 2 ranks\n" in more[1].err, more[1]
+        np.testing.assert_allclose(*map(losses, more), atol=1e-4)
     of_one, of_two = (entries(tmp_path / name / "last.npz") for name in "12")
     for name in ("conv1.weight", "dense1.weight", "dense2.bias"):
         np.testing.assert_allclose(of_two[name], of_one[name], atol=1e-4, err_msg=name)
@@ -183,19 +188,6 @@ def test_a_run_that_would_take_other_steps_on_two_ranks_is_not_resumed(trainer, 
     result = trainer.run("--run_dir", tmp_path / "run", "--resume", ranks=2)
     assert result.code != 0 and "would take 11 steps, not 10" in result.err, result
     assert snapshot(tmp_path / "run") == before
-
-
-@slow
-def test_a_run_of_steps_goes_on_with_another_number_of_ranks(trainer, dealt, tmp_path):
-    options = ["--dataset_dir", dealt(2), *PLAIN, "--run_dir", tmp_path / "run"]
-    assert len(losses(trainer.run(*options, ranks=2))) == 6
-    more = ["--run_dir", tmp_path / "run", "--resume", "--steps", 9]
-    assert len(losses(call("lenet_train", *more))) == 3
-    whole = ["--dataset_dir", dealt(2), *PLAIN, "--steps", 9, "--run_dir", tmp_path / "whole"]
-    assert call("lenet_train", *whole).code == 0
-    found, expected = (entries(tmp_path / name / "last.npz") for name in ("run", "whole"))
-    assert found.keys() == expected.keys() == {*arrays(tmp_path / "run" / "last.npz"), "checkpoint"}
-    np.testing.assert_allclose(found["dense2.weight"], expected["dense2.weight"], atol=1e-4)
 
 
 def test_a_port_in_use_is_one_line(trainer, dealt):
