@@ -22,7 +22,6 @@ OPTIONS += ["--zoom", 0.1, "--shift", 0.05, "--checkpoint_every", 10, "--fetch_e
 STEPS, EPOCH_ENDS = 40, [7, 13, 19, 25, 32, 38]
 FILES = "best.npz config.yaml last.npz loss.png metrics.csv mistakes.csv predictions.png".split()
 EACH_LOSS = ["--fetch_every", 1]
-TWO_RANKS = ["-m", "oneflow.distributed.launch", "--nproc_per_node", 2, "--master_port"]
 
 
 # -- in this process ----------------------------------------------------------------------
@@ -87,43 +86,42 @@ def assert_same_run(folder, whole):
 # -- start and stop -----------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 class Trainer:
     """Starts the trainer, on two ranks too, and finds its processes by a variable that they have."""
 
     def __init__(self, folder):
-        self.mark = f"TESTED={folder}"
+        self.folder = str(folder)
 
-    def start(self, *arguments, ranks=1, port=None, script="lenet_train.py", **options):
+    def start(self, *arguments, ranks=1, port=None, script="lenet_train.py", env=()):
         """Start it; return its Popen. On several ranks it leads a process group."""
-        launch = [*TWO_RANKS, port or free_port()] if ranks == 2 else []
-        env = {**ENVIRONMENT, **options.pop("env", {}), "PYTHONPATH": str(PROJECT)}
+        launch = []
+        if ranks == 2:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = port or free.getsockname()[1]
+            launch = ["-m", "oneflow.distributed.launch", "--nproc_per_node", 2]
+            launch += ["--master_port", port]
+        env = {**ENVIRONMENT, **dict(env), "PYTHONPATH": str(PROJECT), "TESTED": self.folder}
         env["OMP_NUM_THREADS"] = "1"  # else the launcher says on stdout that it sets it
-        name, value = self.mark.split("=", 1)
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(
             [sys.executable, *map(str, (*launch, PROJECT / script, *arguments))],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
-            env={**env, name: value},
+            env=env,
             cwd=PROJECT,
             start_new_session=True,
-            **{"preexec_fn": default_signals, **options},
+            preexec_fn=default_signals,
         )
 
     def run(self, *arguments, **options):
         """As start, until it ends; return its Result."""
         process = self.start(*arguments, **options)
         try:
-            out, err = process.communicate(timeout=120)
+            return end(process)
         finally:
             self.kill_all()
-        return Result(process.returncode, out, err)
 
     def processes(self):
         """{process id: its rank, None for the launcher} of what was started and has not ended."""
@@ -134,7 +132,7 @@ class Trainer:
                 state = (path / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:  # it has just ended, or is not ours
                 continue
-            if self.mark in environment and state not in "ZX":
+            if f"TESTED={self.folder}" in environment and state not in "ZX":
                 rank = [entry[5:] for entry in environment if entry.startswith("RANK=")]
                 found[int(path.name)] = int(rank[0]) if rank else None
         return found
@@ -165,7 +163,7 @@ class Trainer:
 
 def end(process):
     """The Result of a process that ends by itself."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     return Result(process.returncode, out, err)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -12,15 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from damage import about_with, changed, cut, flip, spec_with
-from helpers import IMAGES, assert_one_error, call, cases, convert, run_python, snapshot, train
+from damage import changed, flip, spec_with
+from helpers import IMAGES, assert_one_error, call, convert, run_python, snapshot, train
+from making import encoded
 from photos import predicted_labels, predictions, write_photos
 from PIL import Image
-from runs import rows
 
 FILES = sorted(IMAGES.glob("*.png"))
 FIVE = IMAGES / "00000000_5.png"
-TAKEN = "prepared as an image of one digit"
 
 
 def predict(checkpoint, *arguments):
@@ -38,29 +38,28 @@ def right(result, files):
     )
 
 
-def turned_clockwise():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return exif
-
-
 # -- predictions --------------------------------------------------------------------
+
+
+# As a cluster sets them: predict and export are one process each, and do not wait for others.
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"}
 
 
 def test_the_digits_of_the_training(trained):
     """As a command of its own: a line for each file, in order, and nothing on stderr."""
-    result = run_python("-m", "lenet.predict", "--checkpoint", trained, *FILES)
+    words = ["-m", "lenet.predict", "--checkpoint", trained, *FILES]
+    result = run_python(*words, env=LAUNCHED, timeout=60)
     assert result.code == 0 and result.err == "", result
     assert [match["file"] for match in predictions(result)] == list(map(str, FILES))
     assert right(result, FILES) == len(FILES)
     assert all(float(match["percent"]) > 50 for match in predictions(result))
 
 
-@pytest.mark.parametrize("fit", cases(["pad"], ["stretch", "crop"]))
+@pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
 def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     """Transparent, turned, 16-bit and of all shapes: the network sees the pixels that it was trained on."""
-    from lenet.checkpoint import open_checkpoint
     from lenet.predict import read_image
+    from lenet.spec import ModelSpec
     from lenet_train import ImageReader
     from ofrecord.dataset.open_dataset import open_dataset
 
@@ -72,7 +71,6 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     (tmp_path / "in").mkdir()
     images = {
         "wide.png": noise(4, 9, 3),
-        "tall.jpg": noise(9, 3, 3),
         "alpha.png": noise(5, 8, 4),
         "gray.png": noise(7, 4),
         "deep.png": noise(4, 9, 3, values=65536, dtype=np.uint16),
@@ -80,20 +78,19 @@ def test_a_picture_is_fitted_as_in_training(tmp_path, fit):
     }
     for name, image in images.items():
         assert cv2.imwrite(str(tmp_path / "in" / name), image)
-    Image.fromarray(noise(4, 9, 3)).save(tmp_path / "in" / "turned.jpg", exif=turned_clockwise())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned clockwise
+    Image.fromarray(noise(4, 9, 3)).save(tmp_path / "in" / "turned.jpg", exif=exif)
     names = [*images, "turned.jpg"]
     labels = [json.dumps({name: n % 2}) for n, name in enumerate(names)]
     (tmp_path / "labels.txt").write_text("\n".join(labels))
     options = ["--image_root", tmp_path / "in", "--label_dir", tmp_path / "labels.txt"]
     options += ["--size", "24x30", "--fit", fit, "--background", "#204060"]
     assert convert(*options, "--part_num", 1, "--save_dir", tmp_path / "d").code == 0
+    dataset = open_dataset(str(tmp_path / "d"))
     for size in (None, 20, 40):  # the network's own size: the dataset's, a smaller, a larger one
-        run = tmp_path / f"run{size}"
-        more = ["--steps", 1, "--batch_size", len(names), "--image_size", size or "null"]
-        assert train(tmp_path / "d", "--run_dir", run, *more).code == 0
-        spec = open_checkpoint(str(run / "last.npz")).info.spec
-        reader = ImageReader(open_dataset(str(tmp_path / "d")), spec, len(names))
-        trained = reader.next_pixels()[0].numpy().astype(int)
+        spec = ModelSpec.from_dataset(dataset, size)
+        trained = ImageReader(dataset, spec, len(names)).next_pixels()[0].numpy().astype(int)
         predicted = [read_image(str(tmp_path / "in" / name), spec, False) for name in names]
         for name, one, other in zip(names, trained, predicted, strict=True):
             assert abs(one - other).max() <= 1, (name, size)
@@ -124,12 +121,13 @@ def test_a_table_of_predictions(trained, tmp_path):
     header, *rows = csv.reader(io.StringIO(result.out))
     assert header == ["file", "label", "probability", "label_2", "probability_2"]
     assert [row[0] for row in rows] == [str(odd), *map(str, FILES[1:])]
-    text = predict(trained, "--top", 2, *FILES).out.splitlines()
-    for row, line, file in zip(rows, text, FILES, strict=True):
-        shown = re.search(r"png: (\d) \(([\d.]+)%\), (\d) \(([\d.]+)%\)$", line).groups()
-        assert row[1::2] == list(shown[::2]) and row[1] == file.stem[-1]
-        for probability, percent in zip(row[2::2], shown[1::2], strict=True):
-            assert 100 * float(probability) == pytest.approx(float(percent), abs=0.0051)
+    assert [row[1] for row in rows] == [file.stem[-1] for file in FILES]
+    text = predict(trained, "--top", 2, FIVE).out
+    shown = re.search(r"png: (\d) \(([\d.]+)%\), (\d) \(([\d.]+)%\)$", text.strip()).groups()
+    assert [100 * float(n) for n in rows[0][2::2]] == pytest.approx(
+        [float(n) for n in shown[1::2]], abs=0.0051
+    )
+    assert rows[0][1::2] == [*shown[::2]]
     result = predict(trained, "--csv", "--top", 99, FIVE)
     assert len(result.out.splitlines()[0].split(",")) == 21  # no more columns than classes
     assert predict(trained, "--csv", FIVE).out.splitlines()[0] == "file,label,probability"
@@ -137,31 +135,27 @@ def test_a_table_of_predictions(trained, tmp_path):
 
 def test_bad_files_do_not_prevent_the_others(trained, tmp_path):
     """A file that is named twice has two lines."""
-    bad = {
+    noise = np.clip(np.random.default_rng(0).normal(220, 4, (300, 400)), 0, 255)
+    bad = {  # what is in a file, and what is said of it
         "empty.png": (b"", "the file is empty"),
-        "nowhere.png": (None, "No such file"),
-        "pipe.png": (None, "it is not a regular file"),
         "cut.png": (FIVE.read_bytes()[:150], ""),
         "text.jpg": (b"no picture", "it is none of PNG"),
+        "flat.png": (encoded(".png", np.full((300, 400), 255, np.uint8)), "no digit found"),
+        "noise.png": (encoded(".png", noise.astype(np.uint8)), "no digit found"),
+        "wide.png": (encoded(".png", np.zeros((1, 20000), np.uint8)), "no digit found"),
     }
-    images = {"flat.png": np.full((300, 400), 255), "wide.png": np.zeros((1, 20000))}
-    images["noise.png"] = np.clip(np.random.default_rng(0).normal(220, 4, (300, 400)), 0, 255)
-    images["high.png"] = np.zeros((20000, 1))
     for name, (content, _) in bad.items():
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
+        (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe.png")
-    for name, image in images.items():
-        cv2.imwrite(str(tmp_path / name), image.astype(np.uint8))
-    texts = [(name, text) for name, (_, text) in bad.items()]
-    texts += [(name, "no digit found") for name in images]
-    first, *others = [tmp_path / name for name, _ in texts]
+    texts = {"pipe.png": "it is not a regular file", "nowhere.png": "No such file"}
+    texts |= {name: text for name, (_, text) in bad.items()}
+    first, *others = [tmp_path / name for name in texts]
     result = predict(trained, first, FIVE, *others, FIVE)
     assert result.code == 2 and predicted_labels(result) == ["5", "5"], result
     *lines, last = result.err.splitlines()
-    for line, (name, text) in zip(lines, texts, strict=True):
+    for line, (name, text) in zip(lines, texts.items(), strict=True):
         assert f": error: {tmp_path / name}: {text}" in line, line
-    assert last.endswith("9 of 11 files could not be read"), last
+    assert last.endswith("8 of 10 files could not be read"), last
 
 
 # -- photos and drawings --------------------------------------------------------------
@@ -173,39 +167,19 @@ def test_photos_of_dark_digits_on_paper(trained, tmp_path):
     result = predict(trained, *photos)
     assert result.code == 0, result
     assert right(result, photos) >= 17, right(result, photos)
-    assert result.err.count(TAKEN) == len(photos)
+    assert result.err.count("prepared as an image of one digit") == len(photos)
     unprepared = predict(trained, "--digit", "no", *photos)
     assert unprepared.err == "" and right(unprepared, photos) < right(result, photos) - 8
-
-
-def test_a_drawing_that_exif_turns(trained, tmp_path):
-    """Colours and alpha are turned together."""
-    digit = cv2.resize(cv2.imread(str(FIVE), cv2.IMREAD_GRAYSCALE), (200, 240))
-    ink = np.dstack([np.zeros((240, 200, 3), np.uint8), digit])
-    exif = turned_clockwise()
-    Image.fromarray(np.rot90(ink).copy(), "RGBA").save(tmp_path / "turned.png", exif=exif)
-    assert predicted_labels(predict(trained, tmp_path / "turned.png")) == ["5"]
 
 
 # -- what is refused --------------------------------------------------------------------
 
 UNUSABLE = {  # what is done to a checkpoint, and what prediction and export say of it
     "missing": (Path.unlink, "cannot open the checkpoint {}: No such file"),
-    "a folder": (lambda p: (p.unlink(), p.mkdir()), "{}: it is not a regular file"),
-    "endless": (lambda p: (p.unlink(), p.symlink_to("/dev/zero")), "{}: it is not a regular file"),
     "a bit": (lambda p: flip(p, p.stat().st_size // 2), "{} is damaged: "),
-    "cut off": (lambda p: cut(p, 1000), "{} is damaged: "),
-    "an image": (lambda p: shutil.copy(FIVE, p), "{} is damaged: "),
-    "an earlier version": (about_with(layout=1), "another version of this project wrote {}: train"),
-    "no layout": (about_with(layout=None), "another version of this project wrote {}: train again"),
     "more classes": (spec_with(num_classes=12), "dense2.bias does not match the model"),
-    "larger images": (spec_with(width=36), "dense1.weight does not match the model"),
-    "tiny images": (spec_with(width=3, height=3), "greater than or equal to 4, not 3"),
-    "an unknown fit": (spec_with(fit=["squeeze", 28, 28]), "{} is damaged: spec.fit"),
     "a large fit": (spec_with(fit=["pad", 10000, 28]), "{} is damaged: spec.fit"),
     "an edited network": (changed("dense2.weight", lambda a: a[:, :64]), "dense2.weight does not"),
-    "more axes": (changed("dense2.weight", lambda a: a[..., None]), "dense2.weight does not match"),
-    "no numbers": (changed("conv1.bias", lambda a: a + np.nan), "weights that are no numbers"),
 }
 
 
@@ -223,7 +197,6 @@ def test_wrong_arguments(trained, tmp_path):
     copy = shutil.copy(trained, tmp_path / "best.npz")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.onnx").mkdir()
-    os.mkfifo(tmp_path / "pipe")
     before = snapshot(tmp_path)
     for result, text in (
         (call("lenet.predict", FIVE), "--checkpoint"),
@@ -233,39 +206,32 @@ def test_wrong_arguments(trained, tmp_path):
         (call("lenet.device", "x"), "unrecognized arguments: x"),
         (export(trained, tmp_path / "no" / "x.onnx"), "cannot write"),
         (export(trained, tmp_path / "x.onnx"), "x.onnx: Is a directory"),
-        *((export(trained, tmp_path / name), "must end in .onnx") for name in ("pipe", "x")),
         (export(trained, copy), "must end in .onnx"),
     ):
         assert result.out == ""
         assert_one_error(result, text)
-    assert snapshot(tmp_path) == before and (tmp_path / "pipe").is_fifo()
+    assert snapshot(tmp_path) == before
 
 
 def test_class_names_of_a_stranger_are_printed_in_one_line(trained, tmp_path):
     """A name may hold what would clear the terminal or look like another line."""
-    names = [f"{n}\n\x1b[2Jx.png: {n} (99%)" for n in range(10)]
     strange = shutil.copy(trained, tmp_path / "strange.npz")
-    spec_with(class_names=names)(strange)
+    spec_with(class_names=[f"{n}\n\x1b[2Jx.png: {n} (99%)" for n in range(10)])(strange)
     result = predict(strange, FIVE)
-    assert result.code == 0 and result.out.count("\n") == 1 and "\x1b" not in result.out, result
-    assert r"5\n\x1b[2Jx.png" in result.out, result
+    assert result.code == 0 and r"5\n\x1b[2Jx.png" in result.out.rstrip("\n"), result
+    assert result.out.count("\n") == 1 and "\x1b" not in result.out, result
 
 
 # -- ONNX -----------------------------------------------------------------------------
-
-
-def probabilities_of(checkpoint, files):
-    """What lenet.predict says of each file, float64 (files, classes), with six decimals."""
-    _, *table = csv.reader(io.StringIO(predict(checkpoint, "--csv", "--top", 99, *files).out))
-    rows = [sorted(zip(row[1::2], map(float, row[2::2]), strict=True)) for row in table]
-    return np.array([[probability for _, probability in row] for row in rows])
 
 
 def assert_same_outputs(checkpoint, file, images):
     """An ONNX model says what lenet.predict says of images, for any number of them."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    expected = probabilities_of(checkpoint, images)
+    _, *table = csv.reader(io.StringIO(predict(checkpoint, "--csv", "--top", 99, *images).out))
+    of_classes = [sorted(zip(row[1::2], map(float, row[2::2]), strict=True)) for row in table]
+    expected = np.array([[probability for _, probability in row] for row in of_classes])
     pixels = [np.atleast_3d(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)) for path in images]
     pixels = np.float32(pixels)[..., ::-1].transpose(0, 3, 1, 2)  # OpenCV's order is BGR
     for n in (1, 7, len(images)):
@@ -275,23 +241,18 @@ def assert_same_outputs(checkpoint, file, images):
         exponents = np.exp(logits - logits.max(1, keepdims=True))
         softmax = exponents / exponents.sum(1, keepdims=True)
         np.testing.assert_allclose(probabilities, softmax, atol=1e-5)
-    return expected
 
 
-def test_a_file_is_seen_as_in_training(trained, tutorial_run, tmp_path):
-    """The same outputs by lenet.predict and ONNX, and the loss that the training's evaluation found."""
+def test_an_onnx_model(trained, tmp_path):
     file = tmp_path / "lenet.onnx"
-    result = run_python("-m", "lenet.export", "--checkpoint", trained, file)
+    words = ["-m", "lenet.export", "--checkpoint", trained, file]
+    result = run_python(*words, env=LAUNCHED, timeout=60)
     assert result.code == 0 and "(n, 1, 28, 28)" in result.out and result.err == "", result
-    probabilities = assert_same_outputs(trained, file, FILES)
-    labels = [int(file.stem[-1]) for file in FILES]
-    loss = -np.log(probabilities[np.arange(len(FILES)), labels]).mean()
-    _, (evaluation,) = rows(tutorial_run[0])
-    assert loss == pytest.approx(float(evaluation["eval_loss"]), rel=1e-2)  # of six decimals
+    assert_same_outputs(trained, file, FILES)
 
 
 def test_class_names_and_colour(tmp_path):
-    """Class folders of colour pictures, named in Chinese: the names come back, and other sizes are resized."""
+    """Class folders of colour JPEG, named in Chinese: the names come back, and other sizes are resized."""
     rng = np.random.default_rng(0)
     names = ["红", "绿", "蓝"]
     for channel, name in enumerate(reversed(names)):  # OpenCV's order
@@ -299,11 +260,10 @@ def test_class_names_and_colour(tmp_path):
         for index in range(6):
             image = rng.integers(0, 90, (16, 16, 3), dtype=np.uint8)
             image[:, :, channel] += 120
-            data = cv2.imencode(".png", image)[1].tobytes()
-            (tmp_path / "in" / name / f"{index}.png").write_bytes(data)
+            (tmp_path / "in" / name / f"{index}.jpg").write_bytes(encoded(".jpg", image))
     dataset, best = tmp_path / "dataset", tmp_path / "run" / "best.npz"
-    options = ["--image_root", tmp_path / "in", "--class_folders", "--save_dir", dataset]
-    assert convert(*options, "--part_num", 2).code == 0
+    options = ["--image_root", tmp_path / "in", "--class_folders", "--img_format", ".jpg"]
+    assert convert(*options, "--save_dir", dataset, "--part_num", 2).code == 0
     result = train(dataset, "--batch_size", 6, "--steps", 40, "--run_dir", tmp_path / "run")
     assert result.code == 0 and "18/18" in result.err, result
 
@@ -317,7 +277,7 @@ def test_class_names_and_colour(tmp_path):
     onnx = pytest.importorskip("onnx")
     metadata = onnx.load(tmp_path / "x.onnx").metadata_props
     assert json.loads(metadata[0].value) == sorted(names)
-    assert_same_outputs(best, tmp_path / "x.onnx", sorted((tmp_path / "in").rglob("*.png")))
+    assert_same_outputs(best, tmp_path / "x.onnx", sorted((tmp_path / "in").rglob("*.jpg")))
 
 
 def test_onnx_is_optional(trained, tmp_path, monkeypatch):
@@ -325,25 +285,14 @@ def test_onnx_is_optional(trained, tmp_path, monkeypatch):
     assert_one_error(export(trained, tmp_path / "x.onnx"), "pip install onnx")
 
 
-def test_an_export_to_a_full_disk(trained, tmp_path, own_mounts):
-    """A disk of 1 MB: one line that names the file, and nothing is left."""
-    script = """
-mount -t tmpfs -o size=1m none "$1" && echo old > "$1/x.onnx" && shift
-"$@"; code=$?; ls -A "$(dirname "$6")" && cat "$6"; exit $code"""
-    command = [sys.executable, "-m", "lenet.export", "--checkpoint", trained, tmp_path / "x.onnx"]
-    words = [*own_mounts, "sh", "-c", script, "sh", tmp_path, *command]
-    result = run_python(*words[1:], python=words[0])
-    assert_one_error(result, f"cannot write {tmp_path / 'x.onnx'}: No space left on device")
-    assert result.out == "x.onnx\nold\n", result
-
-
-LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"}
-
-
-@pytest.mark.parametrize("variables", cases([LAUNCHED], [{"WORLD_SIZE": "abc"}]), ids=str)
-def test_on_a_cluster_that_sets_the_launchers_variables(trained, tmp_path, variables):
-    """Both are one process: they do not wait for others."""
-    for module, argument in (("predict", FIVE), ("export", tmp_path / "x.onnx")):
-        arguments = ["-m", f"lenet.{module}", "--checkpoint", trained, argument]
-        result = run_python(*arguments, env=variables, timeout=60)
-        assert result.code == 0 and result.out and result.err == "", result
+def test_an_export_that_cannot_be_written(trained, tmp_path):
+    """One line that names the file, and nothing is lost or left."""
+    (tmp_path / "x.onnx").write_text("old")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        result = export(trained, tmp_path / "x.onnx")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert_one_error(result, f"cannot write {tmp_path / 'x.onnx'}: File too large")
+    assert snapshot(tmp_path) == {"x.onnx": b"old"}

@@ -7,37 +7,26 @@ import socket
 
 import numpy as np
 import pytest
-from helpers import IMAGES, PROJECT, call, cases, convert, losses, read_manifest, snapshot
-from runs import EACH_LOSS, OPTIONS, arrays, entries, wait_for_losses
+from helpers import PROJECT, call, cases, convert, losses, read_manifest, snapshot
+from runs import EACH_LOSS, OPTIONS, entries, wait_for_losses
 
 slow = pytest.mark.slow  # of tests that have no quick case
 
 # Every batch is the whole dataset, in whatever order, and nothing is random.
 PLAIN = "--device cpu --batch_size 50 --shuffle_buffer 0 --steps 6 --image_size 14".split()
 PLAIN += "--dropout 0 --augment false --learning_rate 0.0005".split()
-ENDLESS = [*OPTIONS, "--steps", 10**6, *EACH_LOSS]
+ENDLESS = [*OPTIONS, "--steps", 10**6, *EACH_LOSS, "--schedule", "constant", "--warmup", 0]
 
 # What the launched script does differently in some tests.
-KEEPS_WEIGHTS = """
+RAISES = "if RANK == 1:\n    evaluate = lambda *arguments: 1 / 0\n"
+OWN_SEED = "import sys; sys.argv += ['--seed', str(RANK)]\n"
+HIDES_CHECKPOINT = """
 import os
-evaluate_as_it_is = evaluate
 
-def evaluate(model, *rest, **named):
-    weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
-    np.savez(f"{os.environ['WEIGHTS']}-{RANK}.npz", **weights)
-    return evaluate_as_it_is(model, *rest, **named)
+if RANK:
+    opened = os.path.lexists
+    os.path.lexists = lambda path: "last.npz" not in str(path) and opened(path)
 """
-RAISES = """
-import os
-augment_as_it_is, calls = augment, []
-
-def augment(*arguments, **named):
-    calls.append(None)
-    if len(calls) == 6 and os.environ["RANK"] == os.environ["RAISES"]:
-        raise ZeroDivisionError("this rank divides by zero")
-    return augment_as_it_is(*arguments, **named)
-"""
-OWN_SEED = "import os, sys; sys.argv += ['--seed', os.environ['RANK']]\n"
 
 
 def changed(folder, lines):
@@ -61,8 +50,9 @@ def dealt(tmp_path_factory):
     return deal
 
 
-def error_lines(result):
-    return [line for line in result.err.splitlines() if "error: " in line]
+def error_line(result):
+    (line,) = (line for line in result.err.splitlines() if "error: " in line)
+    return line
 
 
 # -- the same training ------------------------------------------------------------------
@@ -72,17 +62,13 @@ EPOCH = re.compile(r"epoch \d+/6: accuracy (\d+)/50 .*?\bloss ([\d.]+),", re.M)
 
 @pytest.mark.parametrize("mode", cases([[]], [["--graph"]]), ids=str)
 def test_two_ranks_train_as_one_process_does(trainer, dealt, tmp_path, mode):
-    """The same losses, weights and evaluations, equal weights on both ranks; rank 0 alone prints.
+    """The same losses, weights and evaluations; rank 0 alone prints; one process can go on.
 
     50 images are evaluated from three parts, 34 of them by one rank and 16 by
     the other, in batches of 25.
     """
     options = ["--dataset_dir", dealt(2), "--eval_dataset_dir", dealt(3), *PLAIN, *mode]
-    script = changed(tmp_path, KEEPS_WEIGHTS)
-    one, two = (
-        trainer.run(*options, ranks=n, script=script, env={"WEIGHTS": str(tmp_path / str(n))})
-        for n in (1, 2)
-    )
+    one, two = (trainer.run(*options, "--run_dir", tmp_path / str(n), ranks=n) for n in (1, 2))
     assert len(losses(two)) == 6  # and nothing else on stdout
     np.testing.assert_allclose(losses(two), losses(one), atol=1e-4)
     assert " on 2 ranks\n" in two.err and two.err.count("device: cpu") == 1, two
@@ -92,38 +78,33 @@ def test_two_ranks_train_as_one_process_does(trainer, dealt, tmp_path, mode):
     np.testing.assert_allclose(*evaluations, rtol=1e-4, atol=1.1e-4)  # printed with four decimals
     classes = [re.findall(r"^  \d: .*", result.err, re.M) for result in (two, one)]
     assert classes[0] == classes[1] and len(classes[0]) == 10
-
-    of_ranks = [entries(tmp_path / f"2-{rank}.npz") for rank in (0, 1)]
-    of_one = entries(tmp_path / "1-0.npz")
-    assert len(of_one) == 8
-    for name, weights in of_one.items():
-        assert (of_ranks[0][name] == of_ranks[1][name]).all(), name
-        np.testing.assert_allclose(of_ranks[0][name], weights, atol=1e-4, err_msg=name)
+    if mode:  # goes on with another number of ranks
+        words = [["--run_dir", tmp_path / name, "--resume", "--steps", 9] for name in "12"]
+        more = [call("lenet_train", *each) for each in words]
+        assert "resumed after step 6, of a training on 2 ranks\n" in more[1].err, more[1]
+        np.testing.assert_allclose(*map(losses, more), atol=1e-4)
+    of_one, of_two = (entries(tmp_path / name / "last.npz") for name in "12")
+    for name in ("conv1.weight", "dense1.weight", "dense2.bias"):
+        np.testing.assert_allclose(of_two[name], of_one[name], atol=1e-4, err_msg=name)
 
 
 # -- one falls, all fall ----------------------------------------------------------------
 
 
-ENDS = {  # the rank that gets a signal, None for the launcher, and which
-    "Ctrl-C": ("all", signal.SIGINT),
-    "a rank is killed": (1, signal.SIGKILL),
-    "rank 0 is killed": (0, signal.SIGKILL),
-    "a rank crashes": (1, signal.SIGSEGV),
-    "a rank is interrupted": (1, signal.SIGINT),
-    "the launcher is terminated": (None, signal.SIGTERM),
-    "the launcher is killed": (None, signal.SIGKILL),
-}
-QUICK = [("Ctrl-C", ()), ("a rank is killed", ("--graph",)), ("the launcher is killed", ())]
-ALL = [(end, mode) for end in ENDS for mode in ((), ("--graph",))]
+QUICK = [  # the rank that gets a signal, None for the launcher; the signal
+    ("all", signal.SIGINT, ()),
+    (1, signal.SIGKILL, ("--graph",)),
+    (None, signal.SIGKILL, ()),
+]
+SLOW = [(0, signal.SIGKILL, ("--graph",)), (None, signal.SIGTERM, ("--graph",))]
 
 
-@pytest.mark.parametrize("end, mode", cases(QUICK, ALL))
-def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, end, mode):
+@pytest.mark.parametrize("rank, number, mode", cases(QUICK, SLOW))
+def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, rank, number, mode):
     """However one ends; the command that resumes stood at the start, for as many ranks."""
-    options = [*datasets, *ENDLESS, *mode, "--schedule", "constant", "--warmup", 0]
-    process = trainer.start(*options, "--run_dir", tmp_path / "run", ranks=2)
+    options = [*datasets, *ENDLESS, *mode, "--run_dir", tmp_path / "run"]
+    process = trainer.start(*options, ranks=2)
     wait_for_losses(process, 12)
-    rank, number = ENDS[end]
     if rank == "all":
         os.killpg(process.pid, number)
     else:
@@ -135,22 +116,17 @@ def test_all_ranks_end_together_and_can_go_on(trainer, datasets, tmp_path, end, 
         f"{PROJECT}/lenet_train.py --run_dir {tmp_path}/run --resume",
         line,
     )
-    if (end, mode) != QUICK[0]:
-        return
-    words = ["--run_dir", tmp_path / "run", "--resume"]
-    process = trainer.start(*words, ranks=2)
-    wait_for_losses(process, 1)
-    os.killpg(process.pid, signal.SIGTERM)
-    assert "\nresumed after step " in trainer.assert_all_end(process).err
+    if rank == "all":
+        process = trainer.start("--run_dir", tmp_path / "run", "--resume", ranks=2)
+        wait_for_losses(process, 1)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert "\nresumed after step " in trainer.assert_all_end(process).err
 
 
-@pytest.mark.parametrize("which", cases([1], [0]))
-@pytest.mark.parametrize("mode", cases([["--graph"]], [[]]), ids=str)
-def test_a_rank_that_raises_takes_all_down(trainer, dealt, tmp_path, which, mode):
-    script = changed(tmp_path, RAISES)
-    options = ["--dataset_dir", dealt(4), *ENDLESS, *mode]
-    process = trainer.start(*options, ranks=2, script=script, env={"RAISES": str(which)})
-    trainer.assert_all_end(process, "ZeroDivisionError: this rank divides by zero")
+def test_a_rank_that_raises_takes_all_down(trainer, datasets, tmp_path):
+    script, options = changed(tmp_path, RAISES), [*datasets, *ENDLESS, "--graph"]
+    process = trainer.start(*options, ranks=2, script=script)
+    trainer.assert_all_end(process, "ZeroDivisionError: division by zero")
 
 
 # -- what is refused --------------------------------------------------------------------
@@ -160,7 +136,6 @@ FEWER = "has 1 part, fewer than the world size 2: `python -m ofrecord merge "
 BATCH = "batch_size 25 is not divisible by the world size 2: give a multiple of 2"
 SHARES = {  # parts, parts of the dataset to evaluate on, batch size, message
     "parts": (5, None, 10, f"2 ranks would read 30 and 20 {UNEVEN}"),
-    "one part": (1, None, 10, f"2 ranks would read 50 and 0 {UNEVEN}"),
     "batch": (4, None, 25, BATCH),
     "parts to evaluate": (2, 1, 10, FEWER),
 }
@@ -173,7 +148,7 @@ def test_what_cannot_be_shared_is_one_line(trainer, dealt, tmp_path, case):
     options += ["--eval_dataset_dir", dealt(eval_parts)] if eval_parts else []
     result = trainer.run(*options, "--run_dir", tmp_path / "run", ranks=2)
     assert result.code != 0 and "[" not in result.out, result
-    (line,) = error_lines(result)
+    line = error_line(result)
     assert text in line and "rank 1" not in line, result
     assert not (tmp_path / "run").exists()
     if case == "parts":  # what the line names makes them
@@ -185,30 +160,22 @@ def test_what_cannot_be_shared_is_one_line(trainer, dealt, tmp_path, case):
 
 
 @slow
-def test_ranks_with_different_settings_are_refused(trainer, dealt, tmp_path):
-    script = changed(tmp_path, OWN_SEED)
-    result = trainer.run("--dataset_dir", dealt(2), *OPTIONS, ranks=2, script=script)
-    text = "all ranks must have the same seed, but it is 0 on rank 0 and 1 on rank 1"
-    assert result.code != 0 and len(error_lines(result)) == 1 and text in result.err, result
-
-
-HIDES_IT = """
-import os
-
-if RANK:
-    opened = os.path.lexists
-    os.path.lexists = lambda path: "last.npz" not in str(path) and opened(path)
-"""
-
-
-@slow
-def test_a_rank_without_the_checkpoint_is_refused(trainer, whole_of, tmp_path):
-    """As on a second machine that does not share the folder: it would start from the beginning."""
-    script = changed(tmp_path, HIDES_IT)
-    words = ["--run_dir", whole_of(2)[0], "--resume"]
-    result = trainer.run(*words, ranks=2, script=script)
-    text = "all ranks must have the same checkpoint in run_dir, but it is of step 40 on rank 0"
-    assert result.code != 0 and text in result.err, result
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (OWN_SEED, "the same seed, but it is 0 on rank 0 and 1 on rank 1"),
+        (HIDES_CHECKPOINT, "the same checkpoint in run_dir, but it is of step 2 on rank 0"),
+    ],
+    ids=["seed", "checkpoint"],
+)
+def test_ranks_that_differ_are_refused(trainer, dealt, tmp_path, change, text):
+    """In settings; or as on a second machine that does not share the folder: one would start anew."""
+    options = ["--dataset_dir", dealt(2), *OPTIONS, "--steps", 2, "--run_dir", tmp_path / "run"]
+    if change == HIDES_CHECKPOINT:
+        assert call("lenet_train", *options).code == 0
+        options = ["--run_dir", tmp_path / "run", "--resume"]
+    result = trainer.run(*options, ranks=2, script=changed(tmp_path, change))
+    assert result.code != 0 and f"all ranks must have {text}" in error_line(result), result
 
 
 def test_a_run_that_would_take_other_steps_on_two_ranks_is_not_resumed(trainer, dealt, tmp_path):
@@ -223,26 +190,6 @@ def test_a_run_that_would_take_other_steps_on_two_ranks_is_not_resumed(trainer, 
     assert snapshot(tmp_path / "run") == before
 
 
-@slow
-def test_one_process_uses_the_model_of_two(whole_of):
-    best = whole_of(2)[0] / "best.npz"
-    answer = call("lenet.predict", "--checkpoint", best, IMAGES / "00000030_3.png")
-    assert answer.code == 0 and "_3.png: " in answer.out, answer
-
-
-@slow
-def test_a_run_of_steps_goes_on_with_another_number_of_ranks(trainer, dealt, tmp_path):
-    options = ["--dataset_dir", dealt(2), *PLAIN, "--run_dir", tmp_path / "run"]
-    assert len(losses(trainer.run(*options, ranks=2))) == 6
-    more = ["--run_dir", tmp_path / "run", "--resume", "--steps", 9]
-    assert len(losses(call("lenet_train", *more))) == 3
-    whole = ["--dataset_dir", dealt(2), *PLAIN, "--steps", 9, "--run_dir", tmp_path / "whole"]
-    assert call("lenet_train", *whole).code == 0
-    found, expected = (entries(tmp_path / name / "last.npz") for name in ("run", "whole"))
-    assert found.keys() == expected.keys() == {*arrays(tmp_path / "run" / "last.npz"), "checkpoint"}
-    np.testing.assert_allclose(found["dense2.weight"], expected["dense2.weight"], atol=1e-4)
-
-
 def test_a_port_in_use_is_one_line(trainer, dealt):
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -250,30 +197,23 @@ def test_a_port_in_use_is_one_line(trainer, dealt):
         port = taken.getsockname()[1]
         result = trainer.run("--dataset_dir", dealt(2), *OPTIONS, ranks=2, port=port)
     text = f"port {port} cannot be used (Address already in use): launch with --master_port N"
-    (line,) = error_lines(result)
-    assert result.code != 0 and text in line and "Check failed" not in result.err, result
+    assert result.code != 0 and text in error_line(result) and "Check failed" not in result.err, (
+        result
+    )
 
 
 LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
-WRONG = [{"WORLD_SIZE": "abc"}, {"WORLD_SIZE": "-3"}, {"RANK": "2"}, {"RANK": ""}]
-WRONG += [{"MASTER_ADDR": ""}, {"MASTER_PORT": "abc"}, {"MASTER_PORT": "99999"}]
-WRONG += [{"RANK": "", "MASTER_ADDR": "", "MASTER_PORT": ""}]
+VARIABLES = [({"WORLD_SIZE": "abc"}, 2), ({"RANK": "2"}, 2), ({"MASTER_PORT": "99999"}, 2)]
+VARIABLES += [({"MASTER_ADDR": ""}, 2), ({"WORLD_SIZE": ""}, 0), ({"WORLD_SIZE": "1"}, 0)]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_the_launchers_variables_from_elsewhere(trainer, wrong):
-    """As cluster schedulers set them: one line, and nothing waits for ranks that never come."""
-    result = trainer.run("--steps", 1, env={**LAUNCHED, **wrong})
-    (line,) = result.err.splitlines()
-    assert result.code == 2 and "WORLD_SIZE is set, but " in line and "unset WORLD_SIZE" in line
-
-
-ONE = [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "1"}, {"RANK": "0", "MASTER_ADDR": "node7"}]
-
-
-@pytest.mark.parametrize("some", cases(ONE[:1], ONE), ids=str)
-def test_variables_that_ask_for_no_ranks(trainer, dealt, some):
-    """It is one process, and OneFlow has nothing to warn of."""
+@pytest.mark.parametrize("some, code", VARIABLES, ids=str)
+def test_the_launchers_variables_from_elsewhere(trainer, dealt, some, code):
+    """As cluster schedulers set them: one line, or one process; nothing waits for ranks that never come."""
     options = ["--dataset_dir", dealt(2), *OPTIONS, "--steps", 1]
-    result = trainer.run(*options, env=some)
-    assert len(losses(result)) == 1 and "Warning" not in result.err, result
+    result = trainer.run(*options, env={**LAUNCHED, **some})
+    assert result.code == code and len(result.out.splitlines()) == (not code), result
+    if code:
+        (line,) = result.err.splitlines()
+        assert "WORLD_SIZE is set, but " in line and "unset WORLD_SIZE" in line
+    assert "Warning" not in result.err, result

@@ -3,10 +3,9 @@
 import csv
 import os
 import re
-import shlex
 import shutil
 import sys
-import zipfile
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,8 @@ import numpy as np
 import pytest
 import runs
 import yaml
-from helpers import assert_one_error, call, cases, convert, losses, run_script, snapshot
+from helpers import assert_one_error, call, cases, convert, losses, snapshot
+from making import make
 from runs import FILES, OPTIONS, STEPS, about, arrays, resume, rows, train
 
 CONSTANT = ["--schedule", "constant", "--warmup", 0]
@@ -24,6 +24,11 @@ CONSTANT = ["--schedule", "constant", "--warmup", 0]
 
 def copied(folder, target):
     return Path(shutil.copytree(folder, target))
+
+
+def table_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # -- what a run leaves --------------------------------------------------------------------
@@ -54,40 +59,28 @@ def test_the_folder_holds_what_was_printed(whole):
     assert rates[-1] < 2e-5
 
 
-CLASS = re.compile(
-    r"  (\d): (\d+)/(\d+) \(([\d.]+)%\)(?:, most often mistaken for (\d) \((\d+)\))?"
-)
-
-
 def test_the_accuracy_of_each_class_at_the_end(whole):
-    report = whole[1].err.partition("accuracy of each class:\n")[2].splitlines()
-    found = [match.groups() for match in map(CLASS.fullmatch, report) if match]
-    totals = {int(label): int(total) for label, _, total, *_ in found}
-    assert totals == {0: 3, 1: 3, 3: 2, 4: 1, 5: 2, 7: 1, 9: 3}, report  # of the 15 digits
-    correct = sum(int(correct) for _, correct, *_ in found)
-    assert correct == round(15 * float(rows(whole[0])[1][-1]["eval_accuracy"])) < 15
-    for label, right, total, percent, mistaken, times in found:
-        assert float(percent) == pytest.approx(100 * int(right) / int(total), abs=0.01)
-        wrong = int(total) - int(right)
-        assert (mistaken is not None) == (wrong > 0) and mistaken != label
-        assert not wrong or 1 <= int(times) <= wrong
+    expected, mistakes = [], table_of(whole[0] / "mistakes.csv")
+    for label, total in zip("0134579", (3, 3, 2, 1, 2, 1, 3), strict=True):  # of the 15 digits
+        wrong = Counter(sorted(row["predicted"] for row in mistakes if row["label"] == label))
+        right = total - wrong.total()
+        expected.append(f"  {label}: {right}/{total} ({right / total:.2%})")
+        if wrong:
+            predicted, times = wrong.most_common(1)[0]
+            expected[-1] += f", most often mistaken for {predicted} ({times})"
+    report = whole[1].err.partition("accuracy of each class:\n")[2]
+    assert report.startswith("\n".join([*expected, ""])) and mistakes, report
 
 
 def test_many_classes(tmp_path):
     """The twenty of lowest accuracy, and the mistakes are pictured."""
-    names = [f"class of pictures {index}" for index in range(60)]
-    for seed, name in enumerate(names):
-        (tmp_path / "in" / name).mkdir(parents=True)
-        image = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / "in" / name / "1.png"), image)
-    source = ["--image_root", tmp_path / "in", "--class_folders"]
-    for target, parts in (("d", 1), ("e", 2)):  # the same dataset would be refused
-        assert convert(*source, "--part_num", parts, "--save_dir", tmp_path / target).code == 0
-    folders = ["--dataset_dir", tmp_path / "d", "--eval_dataset_dir", tmp_path / "e"]
+    pictures = {f"class of pictures {index}": {"1.png": index} for index in range(60)}
+    folders = ["--dataset_dir", make(tmp_path / "d", pictures, part_num=1)]
+    folders += ["--eval_dataset_dir", make(tmp_path / "e", pictures, part_num=2)]
     result = train(folders, tmp_path / "run", "--batch_size", 60, "--steps", 1)
     _, _, report = result.err.partition("accuracy of the 20 classes where it is lowest:\n")
     lines = re.findall(r"^  (.+): 0/1 \(0.00%\), most often mistaken for (.+) \(1\)$", report, re.M)
-    assert len(lines) == 20 and all(a != b and {a, b} <= set(names) for a, b in lines), result
+    assert len(lines) == 20 and all(a != b and {a, b} <= {*pictures} for a, b in lines), result
     assert (tmp_path / "run" / "predictions.png").stat().st_size > 5000
 
 
@@ -95,87 +88,59 @@ def test_pictures_show_something(whole):
     loss, predictions = (
         cv2.imread(str(whole[0] / name)).astype(int) for name in ("loss.png", "predictions.png")
     )
-
-    def reddish(image):
-        return (image[:, :, 2] - image[:, :, 0] > 60).sum()
-
-    upper, lower = np.array_split(loss, [loss.shape[0] * 58 // 100])
-    assert reddish(upper[:, :, ::-1]) > 500  # the losses, blue
-    assert reddish(lower) > 300  # the accuracies
+    redness = loss[:, :, 2] - loss[:, :, 0]
+    upper, lower = np.array_split(redness, [len(redness) * 58 // 100])
+    assert (upper < -60).sum() > 500  # the losses, blue
+    assert (lower > 60).sum() > 300  # the accuracies
     assert predictions.std() > 60  # digits, white on black on white
-    assert reddish(predictions) > 300  # mistakes are marked
+    assert (predictions[:, :, 2] - predictions[:, :, 0] > 60).sum() > 300  # mistakes are marked
 
 
 def test_losses_in_a_log(datasets, whole, tmp_path):
-    """They are printed as often as asked and all are kept; without a terminal there is no bar."""
-    result = train(datasets, tmp_path / "run", "--print_every", 15)
-    kept = np.float32([row["loss"] for row in rows(tmp_path / "run")[0]])
+    """They are printed as often as asked and all are kept; without a terminal there is no bar.
+
+    The name of a run is no formula in the title of its picture.
+    """
+    folder = tmp_path / "$run$ 100 %"
+    result = train(datasets, folder, "--print_every", 15)
+    kept = np.float32([row["loss"] for row in rows(folder)[0]])
     assert (np.float32(losses(result)) == kept[[14, 29]]).all() and len(kept) == STEPS
     assert "\r" not in result.err and "%|" not in result.err and "40 steps in" in result.err
-    runs.assert_same_run(tmp_path / "run", whole[0])
-
-
-@pytest.mark.parametrize("name", cases(["$run$ 100 %"], ["\x01\U0001f600", "-x"]))
-def test_odd_names_of_a_run(datasets, tmp_path, name):
-    """They are no formulas in the title of its picture, and its command that resumes works."""
-    command = ["lenet_train.py", *datasets, *OPTIONS, "--steps", 2, f"--run_dir={name}"]
-    result = run_script(*command, cwd=tmp_path)
-    assert result.code == 0 and "cannot draw" not in result.err and "missing" not in result.err
-    assert (tmp_path / name / "loss.png").exists()
-    if name.isprintable():
-        (line,) = re.findall(r"^to resume after a stop: python (.*)$", result.err, re.M)
-        again = helpers.run_python(*shlex.split(line), cwd=tmp_path)
-        assert "is finished: 2 steps" in again.err, (line, again)
+    assert "cannot draw" not in result.err and "missing" not in result.err
+    runs.assert_same_run(folder, whole[0])
 
 
 # -- mistakes.csv -------------------------------------------------------------------------
 
 ODD_NAMES = ['a, "quoted"', "two\nlines"]
-MISTAKES = cases(
-    ["named", "odd class names"], ["two ranks", "anonymous", "uneven parts on two ranks"]
-)
 
 
-@pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_are_named(datasets, tmp_path, case):
+@pytest.mark.parametrize("case", cases(["named", "anonymous"], ["uneven parts on two ranks"]))
+def test_mistakes_are_named(tmp_path, case):
     """mistakes.csv has file, label and prediction of each image that is counted as wrong, worst first."""
-    options, evaluated = [*datasets], datasets[3]
-    if case == "odd class names":  # of folders, of which one is also what is evaluated on
-        for index, path in enumerate(sorted(helpers.IMAGES.iterdir())):
-            (tmp_path / "in" / ODD_NAMES[index % 2]).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, tmp_path / "in" / ODD_NAMES[index % 2] / f"{index},\n.png")
-        evaluated, source = tmp_path / "d", ["--image_root", tmp_path / "in", "--class_folders"]
-        assert convert(*source, "--save_dir", evaluated).code == 0
-        options = ["--dataset_dir", evaluated]
-    elif "rank" not in case or "parts" in case:
-        labels, evaluated = datasets[3].parent / "labels.txt", tmp_path / "d"
-        source = ["--label_dir", labels, "--part_num", 3, "--save_dir", evaluated]
-        assert convert(*source, *["--anonymous"][: case == "anonymous"]).code == 0
-        options[3] = evaluated
-    words = [*options, *OPTIONS, "--steps", 4, "--run_dir", tmp_path / "run"]
+    for index, path in enumerate(sorted(helpers.IMAGES.iterdir())):
+        (tmp_path / "in" / ODD_NAMES[index % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "in" / ODD_NAMES[index % 2] / f"{index},\n.png")
+    source = ["--image_root", tmp_path / "in", "--class_folders", "--part_num"]
+    anonymous = ["--anonymous"] if case == "anonymous" else []
+    assert convert(*source, 4, "--save_dir", tmp_path / "d").code == 0
+    assert convert(*source, 3, *anonymous, "--save_dir", tmp_path / "e").code == 0
+    options = ["--dataset_dir", tmp_path / "d", "--eval_dataset_dir", tmp_path / "e", *OPTIONS]
+    words = [*options, "--steps", 4, "--run_dir", tmp_path / "run"]
     result = runs.Trainer(tmp_path).run(*words, ranks=2 if "two ranks" in case else 1)
-    with (evaluated / "images.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
     labels = {
-        row["image"] or f"{row['part']}, record {row['record']}": row["label"] for row in table
+        row["image"] or f"{row['part']}, record {row['record']}": row["label"]
+        for row in table_of(tmp_path / "e" / "images.csv")
     }
-    names = helpers.read_manifest(evaluated).get("class_names") or list("0123456789")
-    with (tmp_path / "run" / "mistakes.csv").open(newline="") as file:
-        mistakes = list(csv.DictReader(file))
-    correct = int(re.findall(rf"accuracy:? (\d+)/{len(table)}", result.err)[-1])
-    assert len({row["file"] for row in mistakes}) == len(mistakes) == len(table) - correct > 0
+    names, mistakes = ['a, "quoted"', r"two\nlines"], table_of(tmp_path / "run" / "mistakes.csv")
+    correct = int(re.findall(r"accuracy (\d+)/50", result.err)[-1])
+    assert len({row["file"] for row in mistakes}) == len(mistakes) == 50 - correct > 0
     for row in mistakes:
-        label = names[int(labels[row["file"]])].replace("\n", r"\n")
-        assert label == row["label"] != row["predicted"] in [n.replace("\n", r"\n") for n in names]
+        assert names[int(labels[row["file"]])] == row["label"] != row["predicted"] in names
     probabilities = [float(row["probability"]) for row in mistakes]
     assert probabilities == sorted(probabilities, reverse=True) and 0 < probabilities[-1] <= 1
-    leaks = f"warning: {datasets[1]} has 15 images of {evaluated}, too (such as "
-    assert result.err.count(leaks) == result.err.count("names all") == (len(options) > 2), result
-
-
-def test_no_mistakes(tutorial_run):
-    text = (tutorial_run[0] / "mistakes.csv").read_text()
-    assert text == "file,label,predicted,probability\n"
+    leaks = f"warning: {tmp_path}/d has 50 images of {tmp_path}/e, too (such as "
+    assert result.err.count(leaks) == result.err.count("names all") == 1, result
 
 
 # -- resumed from config.yaml and last.npz alone ------------------------------------------
@@ -189,15 +154,22 @@ def stopped(datasets, tmp_path_factory):
     return folder
 
 
-def test_a_finished_run_is_not_trained_further(whole, tmp_path):
-    folder = copied(whole[0], tmp_path / "copy")
-    metrics, loss = (folder / name for name in ("metrics.csv", "loss.png"))
-    before = metrics.read_text()
-    metrics.unlink()
-    loss.unlink()
+MISSING = {
+    "is finished: 40 steps, accuracy ": ["metrics.csv", "loss.png"],
+    "/run has no last.npz yet: starting from the beginning\n": ["last.npz"],
+}
+
+
+@pytest.mark.parametrize("said", MISSING)
+def test_what_is_missing_comes_back(whole, tmp_path, said):
+    """A finished run is not trained further; without a checkpoint it starts anew from its config.yaml."""
+    folder = copied(whole[0], tmp_path / "run")
+    for name in MISSING[said]:
+        (folder / name).unlink()
     result = resume(folder)
-    assert losses(result) == [] and "is finished: 40 steps, accuracy " in result.err
-    assert metrics.read_text() == before and loss.stat().st_size > 5000
+    assert result.code == 0 and said in result.err, result
+    assert result.out == (whole[1].out if "starting" in said else "")
+    runs.assert_same_run(folder, whole[0])
 
 
 def test_a_finished_run_is_trained_for_longer(datasets, stopped, tmp_path):
@@ -232,20 +204,6 @@ def test_a_run_whose_dataset_was_moved(dataset, tmp_path):
     assert_one_error(result, "trained on a different dataset", started=True)
 
 
-def test_a_run_without_a_checkpoint_yet_starts_from_the_beginning(datasets, whole, tmp_path):
-    """And what a start leaves that was killed in its first write is no obstacle."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".config.yaml.new").write_text("ste")
-    assert train(datasets, tmp_path / "run", "--steps", 1).code == 0
-    assert runs.files_of(tmp_path / "run") == FILES
-    folder = copied(whole[0], tmp_path / "copy")
-    (folder / "last.npz").unlink()
-    result = resume(folder)
-    text = f"{folder} has no last.npz yet: starting from the beginning\n"
-    assert result.code == 0 and text in result.err and result.out == whole[1].out, result
-    runs.assert_same_run(folder, whole[0])
-
-
 def test_a_picture_that_cannot_be_drawn_is_a_warning(stopped, tmp_path):
     """The training goes on, and everything else is kept."""
     folder = copied(stopped, tmp_path / "run")
@@ -268,42 +226,18 @@ def test_nothing_is_overwritten(datasets, whole, tmp_path):
     (tmp_path / "mine").mkdir()
     file = tmp_path / "mine" / "thesis.txt"
     file.write_text("x")
-    (tmp_path / "link").symlink_to("nowhere")
     for folder, *texts in (
         (tmp_path / "mine", "not empty", "thesis.txt"),
         (file, f"cannot use run_dir {file}: File exists; name another"),
         (file / "x", f"cannot use run_dir {file}/x: Not a directory"),
-        (tmp_path / "link", f"cannot use run_dir {tmp_path}/link: File exists"),
     ):
         assert_one_error(train(datasets, folder), *texts, started=True)
     assert snapshot(tmp_path) == {"mine/thesis.txt": b"x"}
 
 
-RIGHTS = {  # of the run's folder or a file in it, and what is said
-    "config.yaml": (0, "cannot read {}/config.yaml: Permission denied"),
-    ".": (0, "cannot resume the run in {}: config.yaml: Permission denied"),
-    "last.npz": (0, "cannot open the checkpoint {}/last.npz: Permission denied"),
-    "./": (0o555, "cannot write {}/config.yaml: Permission denied"),
-}
-
-
-@pytest.mark.parametrize("name", cases(["config.yaml", "last.npz"], [".", "./"]))
-def test_a_run_without_rights(stopped, tmp_path, name):
-    """No line says that there is no run, or that it should be started without --resume."""
-    folder, (mode, text) = copied(stopped, tmp_path / "run"), RIGHTS[name]
-    before, rights = snapshot(folder), (folder / name).stat().st_mode
-    (folder / name).chmod(mode)
-    words = ["lenet_train.py", "--run_dir", folder, "--resume", "--steps", 22]
-    result = run_script(*words, preexec_fn=helpers.without_rights)
-    (folder / name).chmod(rights)
-    assert_one_error(result, text.format(folder), started=True)
-    assert "without --resume" not in result.err and snapshot(folder) == before, result
-
-
 def test_nothing_to_resume(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "empty").mkdir()
-    before = sorted(tmp_path.iterdir())
     for name, reason in (
         ("none", "config.yaml: No such file or directory"),
         ("empty", "config.yaml: No such file or directory"),
@@ -311,25 +245,15 @@ def test_nothing_to_resume(tmp_path):
     ):
         text = f"cannot resume the run in {tmp_path / name}: {reason}"
         assert_one_error(resume(tmp_path / name), text)
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "loop"]
     text = "--resume takes the settings of a run: give --run_dir DIR, and no --config"
     for words in ([], ["--run_dir", "null"], ["--run_dir", "x", "--config", "x.yaml"]):
         assert_one_error(call("lenet_train", "--resume", *words), text)
 
 
-def test_a_failed_start_can_be_repeated(datasets, tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = train(datasets, tmp_path / "run", "--device", "cuda")
-    assert_one_error(result, "device cuda", "--device cpu", started=True)
-    assert train(datasets, tmp_path / "run", "--steps", 1).code == 0
-
-
 OTHER_SETTINGS = [  # of a resumed run, from the command line or its edited config.yaml
-    (["--batch_size", 16], "it was started with batch_size 8, not 16; --run_dir DIR"),
     (["--dropout", 0.1, "--seed", 4], "dropout 0.5, not 0.1; seed 0, not 4; --run_dir DIR"),
-    (["--graph"], "graph false, not true; --run_dir DIR starts another run"),
     (["--steps", 41], "only with schedule constant and warmup 0 can a run be trained for longer"),
-    (("batch_size: 8", "batch_size: 9"), "it was started with batch_size 8, not 9; --run_dir DIR"),
     (("schedule: cosine", "schedule: constant"), "schedule cosine, not constant; --run_dir DIR"),
     (("steps", "stepz"), "stepz: unknown setting; did you mean steps?"),
 ]
@@ -352,85 +276,40 @@ def test_warmup_alone_forbids_another_length(datasets, tmp_path):
     assert_one_error(result, "it was started with steps 2, not 3; its learning rate", started=True)
 
 
-@pytest.mark.parametrize("checkpoint_every", [1, 10])
-def test_a_loss_that_is_no_number_loses_nothing(datasets, tmp_path, checkpoint_every):
-    folder, more = tmp_path / "run", [*CONSTANT, "--checkpoint_every", checkpoint_every]
-    text = "the loss is nan at step "
-    result = train(datasets, folder, *more, "--learning_rate", 1e30)
+def test_a_loss_that_is_no_number_loses_nothing(datasets, tmp_path):
+    folder, text = tmp_path / "run", "the loss is nan at step "
+    result = train(datasets, folder, *CONSTANT, "--learning_rate", 1e30, "--checkpoint_every", 1)
     assert_one_error(result, text, "--learning_rate", started=True)
-    assert (folder / "last.npz").exists() == (checkpoint_every == 1)
     before = snapshot(folder)
-    assert_one_error(train(datasets, folder), "contains a run already", started=True)
     assert_one_error(resume(folder), text, started=True)
     assert snapshot(folder) == before
-    result = resume(folder, "--learning_rate", 0.001)
-    if checkpoint_every == 1:
-        text = "it was started with learning_rate 1e+30, not 0.001"
-        assert_one_error(result, text, started=True)
-    else:
-        assert len(losses(result)) == STEPS, result
 
 
 # -- damaged checkpoints ------------------------------------------------------------------
 
-
 WEIGHT, MOMENT = "dense1.weight", "training/dense1.weight/exp_avg"
 MORE, HUGE = np.zeros(8, np.float32), (b"(8,), }", b"(2000000000,), }")
-PICKLE, ZIPPED = np.array([{}], object), {"compress_type": zipfile.ZIP_DEFLATED}
-AMP = "as a graph in mixed precision"
+PICKLE, AMP = np.array([{}], object), "as a graph in mixed precision"
 NO_NUMBERS, HISTORY = "weights that are no numbers|train again", "its history is not that of 20 st"
 DAMAGED = {  # what is done to last.npz, and texts of the line about it
     "cut off": (lambda p: damage.cut(p, -(10**6)), "is damaged"),
-    "empty": (lambda p: damage.cut(p, 0), "is damaged"),
-    "a bit of a weight": (damage.flip_in(WEIGHT), "is damaged|CRC"),
     "a bit of a moment": (damage.flip_in(MOMENT), "is damaged|CRC"),
-    "a bit of its description": (damage.flip_in("checkpoint"), "is damaged|CRC"),
     "a weight missing": (damage.without(WEIGHT), f"{WEIGHT} is missing"),
     "a moment missing": (damage.without(MOMENT), "dense1.weight/exp_avg is missing"),
-    "the step missing": (damage.without("training/step"), "step is missing"),
-    "the best model's": (damage.only_best, "exp_avg is missing"),
-    "its description missing": (damage.without("checkpoint"), "is damaged"),
     "its history missing": (damage.without("history/rows"), "history"),
-    "a history of other columns": (damage.changed("history/rows", lambda a: a[:, :1]), "history"),
     "a shorter history": (damage.changed("history/rows", lambda a: a[:-5]), HISTORY),
-    "a step that is nan": (damage.figure(0, 0, np.nan), HISTORY),
-    "a step that is infinite": (damage.figure(0, 0, np.inf), HISTORY),
-    "an epoch that is infinite": (damage.figure(0, 1, np.inf), HISTORY),
-    "a loss that is missing": (damage.figure(3, 3, np.nan), HISTORY),
-    "an accuracy that is missing": (damage.figure(-1, 5, np.nan), HISTORY),
     "a weight that is nan": (damage.changed(WEIGHT, lambda a: a * np.nan), NO_NUMBERS),
-    "a weight that is infinite": (damage.changed("dense2.bias", lambda a: a + np.inf), NO_NUMBERS),
-    "another byte order": (
-        damage.changed(WEIGHT, lambda a: a.astype(">f4")),
-        f"{WEIGHT} does not match",
-    ),
+    "a type": (damage.changed(WEIGHT, lambda a: a.astype(">f4")), f"{WEIGHT} does not match"),
     "an entry too many": (damage.add_npy("more", MORE), "more does not match"),
-    "a moment too many": (damage.add_npy("training/x", MORE), "x does not match"),
     "an entry twice": (damage.add_npy(WEIGHT, MORE), f"entry {WEIGHT}"),
-    "a shape": (damage.changed(WEIGHT, np.ravel), f"{WEIGHT} does not match"),
-    "a moment's shape": (damage.changed(MOMENT, lambda a: a[1:]), "exp_avg does not match"),
-    "a type": (damage.changed(WEIGHT, np.float64), f"{WEIGHT} does not match"),
-    "a moment's type": (damage.changed(MOMENT, np.float16), "exp_avg does not match"),
     "a pickle": (damage.add_npy("more", PICKLE), "is damaged|Object arrays cannot be loaded"),
-    "a size that is not there": (
-        damage.add_npy("more", MORE, HUGE),
-        "is damaged|EOF: reading array",
-    ),
-    "compressed": (damage.add_npy("more", MORE, **ZIPPED), "is damaged|entry more"),
+    "a size that is not there": (damage.add_npy("more", MORE, HUGE), "is damaged|EOF: read"),
     "no JSON": (damage.changed("checkpoint", lambda a: a[1:]), "is damaged"),
-    "an unknown field": (damage.about_with(more=1), "is damaged|more"),
-    "a step that is no number": (damage.about_with(step="20"), "is damaged|step"),
     "another model": (damage.spec_with(scale=[255.0]), "it is of a different model"),
     "another mode": (damage.about_with(execution_mode=AMP), f"was trained {AMP}, not op by op"),
-    "more figures than channels": (
-        damage.spec_with(mean=[1.0] * 3),
-        "is damaged|a figure a channel",
-    ),
-    "fewer names than classes": (damage.spec_with(class_names=["a"]), "is damaged|10 class names"),
     "more classes than weights": (damage.spec_with(num_classes=2**20), "its weights are missing"),
     "an earlier version": (damage.about_with(layout=1), "another version|train again"),
     "a pipe": (lambda p: (p.unlink(), os.mkfifo(p)), "is not a regular file"),
-    "a folder": (lambda p: (p.unlink(), p.mkdir()), "is not a regular file"),
 }
 
 
@@ -445,9 +324,7 @@ def test_a_damaged_checkpoint_is_not_resumed(stopped, tmp_path, damage, texts):
 
 def test_an_undamaged_copy_is_resumed(stopped, tmp_path):
     copy = copied(stopped, tmp_path / "copy")
-    damage.edit_about(
-        copy / "last.npz", lambda found: None
-    )  # written anew, as the damaged ones were
+    damage.edit(copy / "last.npz", lambda found: None)  # written anew, as the damaged ones were
     assert len(losses(resume(copy, "--steps", 22))) == 2
 
 

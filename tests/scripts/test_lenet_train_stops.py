@@ -15,7 +15,6 @@ from pathlib import Path
 import helpers
 import pytest
 import runs
-from damage import flip
 from helpers import PROJECT, assert_one_error, call, cases, convert, snapshot
 from runs import EACH_LOSS, OPTIONS, assert_same_run, end, resume, train, wait_for_losses
 
@@ -28,12 +27,6 @@ def started(datasets, folder, *more, number=0, **options):
     process = helpers.start_script("lenet_train.py", *words, **options)
     wait_for_losses(process, number)
     return process
-
-
-def typed(line):
-    """The Result of a command that a message names, in which ``python`` is this one."""
-    assert line.startswith("python "), line
-    return helpers.run_python(*shlex.split(line)[1:])
 
 
 HOOKED = """
@@ -66,10 +59,10 @@ def hooked(event, name, count, action, *words):
 
 # -- Ctrl-C -------------------------------------------------------------------------------
 
-SAVED = re.compile(r"saved: (nothing yet|step (\d+) of 40); resume with: (.*)")
+SAVED = re.compile(r"saved: (nothing yet|step (\d+) of 40); resume with: python (.*)")
 
 
-def assert_interrupted(result, folder, whole=None):
+def assert_interrupted(result, folder, whole):
     """Its last line says what was saved and how to go on; that ends as a run that was never stopped."""
     *_, last = result.err.splitlines()
     assert result.code == 130 and "Traceback" not in result.err, result
@@ -77,33 +70,27 @@ def assert_interrupted(result, folder, whole=None):
     if last.endswith(": interrupted"):  # before it said how to resume
         assert "to resume after a stop" not in result.err, result
         return
-    _, step, line = SAVED.fullmatch(
-        last.removeprefix("lenet_train.py: error: interrupted: ")
-    ).groups()
-    assert f"\nto resume after a stop: {line}\n" in result.err, result  # as at the start
-    again = typed(line)
+    said = last.removeprefix("lenet_train.py: error: interrupted: ")
+    _, step, line = SAVED.fullmatch(said).groups()
+    assert f"\nto resume after a stop: python {line}\n" in result.err, result  # as at the start
+    again = helpers.run_python(*shlex.split(line))
     beginning = f"{folder} has no last.npz yet: starting from the beginning\n"
     assert (f"\nresumed after step {step}\n" if step else beginning) in again.err, again
     assert again.code == 0 and whole[1].out.endswith(again.out), again
     assert_same_run(folder, whole[0])
 
 
-@pytest.mark.parametrize("number", cases([14], [1, 9, 27, 38]))
-def test_ctrl_c_while_it_trains(datasets, whole, tmp_path, number):
-    process = started(datasets, tmp_path / "my run", *EACH_LOSS, number=number)
+def test_ctrl_c_while_it_trains(datasets, whole, tmp_path):
+    process = started(datasets, tmp_path / "my $run", *EACH_LOSS, number=14)
     process.send_signal(signal.SIGINT)
     result = end(process)
     if result.code:  # else it was faster
-        assert_interrupted(result, tmp_path / "my run", whole)
+        assert_interrupted(result, tmp_path / "my $run", whole)
 
 
 STARTS = cases(
     [("import", "oneflow._oneflow_internal"), ("open", "/.config.yaml.new")],
-    [
-        *(("import", name) for name in ("numpy", "yaml", "lenet.config", "oneflow", "lenet.ranks")),
-        *(("open", name) for name in ("/cpuinfo", "/metrics.csv", "/part-0")),
-        ("subprocess.Popen", "grep"),
-    ],
+    [("import", "numpy"), ("import", "lenet.ranks"), ("open", "/metrics.csv")],
 )
 
 
@@ -131,32 +118,6 @@ def test_ctrl_c_without_a_folder(converted):
 # -- other signals have their default action ----------------------------------------------
 
 
-@pytest.mark.parametrize("name", cases(["SIGTERM"], ["SIGHUP"]))
-def test_a_signal_ends_it_at_once(datasets, tmp_path, name):
-    constant = ["--schedule", "constant", "--warmup", 0]
-    process = started(datasets, tmp_path / "run", *ENDLESS, *constant, number=14)
-    process.send_signal(getattr(signal, name))
-    result = end(process)
-    assert result.code == -getattr(signal, name) and "Traceback" not in result.err, result
-    line = f"python {PROJECT}/lenet_train.py --run_dir {tmp_path}/run --resume"
-    assert f"\nto resume after a stop: {line}\n" in result.err, result
-    assert runs.about(tmp_path / "run" / "last.npz")["step"] >= 13
-
-
-def test_nohup(converted):
-    """What ignores SIGHUP goes on."""
-    options = ["--dataset_dir", converted, *OPTIONS, *EACH_LOSS, "--steps", 60]
-    words = ["nohup", sys.executable, PROJECT / "lenet_train.py", *options]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(
-        list(map(str, words)), env=helpers.ENVIRONMENT, encoding="utf-8", **pipes
-    )
-    wait_for_losses(process, 3)
-    process.send_signal(signal.SIGHUP)
-    result = end(process)
-    assert result.code == 0 and len(result.out.splitlines()) == 57, result
-
-
 def wait_for_more(process, path, size):
     """Wait until a file that the process writes is larger."""
     while path.stat().st_size <= size:
@@ -164,34 +125,41 @@ def wait_for_more(process, path, size):
         time.sleep(0.02)
 
 
-def test_ctrl_z_pauses_and_fg_goes_on(converted, tmp_path):
-    path = tmp_path / "losses.txt"
+def allow_core_dumps():
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+
+def test_nohup_ctrl_z_and_sigterm(converted, tmp_path):
+    """What ignores SIGHUP goes on; what Ctrl-Z has paused does when ``fg`` tells it to.
+
+    It makes no core dump, which could be gigabytes, and all parts can stay open.
+    """
+    options = ["--dataset_dir", converted, *OPTIONS, *ENDLESS]
+    words = map(str, ["nohup", sys.executable, PROJECT / "lenet_train.py", *options])
+    path, how = tmp_path / "losses.txt", {"stderr": subprocess.PIPE, "env": helpers.ENVIRONMENT}
     with path.open("w") as file:
-        process = started(["--dataset_dir", converted], "null", *ENDLESS, stdout=file)
+        process = subprocess.Popen([*words], stdout=file, preexec_fn=allow_core_dumps, **how)
     wait_for_more(process, path, 0)
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    assert re.search(r"^Max core file size +0 ", limits, re.M), limits
+    soft, hard = re.search(r"^Max open files +(\d+) +(\d+) ", limits, re.M).groups()
+    assert int(soft) >= min(int(hard), 2**16)
     # Ctrl-Z is SIGTSTP, whose action is the default one. (The kernel ignores it where the tests'
     # process group has no shell any more, so that SIGSTOP does the same here.)
     status = Path(f"/proc/{process.pid}/status").read_text()
-    masks = re.findall("Sig(?:Ign|Cgt):\\t(\\w+)", status)
-    assert len(masks) == 2 and not any(int(m, 16) >> signal.SIGTSTP - 1 & 1 for m in masks), status
+    caught = int(re.search("SigCgt:\t(\\w+)", status)[1], 16)
+    for number in (signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM):
+        assert not caught >> number - 1 & 1, number
+    process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGSTOP)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     size = path.stat().st_size
     process.send_signal(signal.SIGCONT)
     wait_for_more(process, path, size)
     process.terminate()
-    assert end(process).code == -signal.SIGTERM
-
-
-def test_closed_stdout_loses_nothing(datasets, whole, tmp_path):
-    """As with ``| head``."""
-    process = started(datasets, tmp_path / "run", *EACH_LOSS, number=12)
-    process.stdout.close()
-    err = process.stderr.read()
-    assert process.wait(timeout=60) == 141 and "stdout was closed" in err, err
-    process.stderr.close()
-    assert resume(tmp_path / "run").code == 0
-    assert_same_run(tmp_path / "run", whole[0])
+    assert process.wait(timeout=60) == -signal.SIGTERM
+    assert b"Traceback" not in process.stderr.read()
 
 
 # -- SIGKILL at any moment ----------------------------------------------------------------
@@ -202,22 +170,19 @@ MODES = {
     "two ranks": (2,),
     "two ranks, graph": (2, "--graph"),
 }
-KILLS = cases([("op by op", 1), ("two ranks, graph", 1)], [(mode, 20) for mode in MODES])
+KILLS = cases([("op by op", 2)], [(mode, 5) for mode in MODES if mode != "op by op"])
 
 
 @pytest.mark.parametrize("mode, kills", KILLS)
 def test_killed_and_resumed_bit_for_bit(datasets, whole_of, trainer, tmp_path, mode, kills):
-    """Killed at a random moment, as many runs as that takes end as one that was never stopped."""
-    (ranks, *more), rng = MODES[mode], random.Random(f"{mode} {kills}")
-    whole, _ = whole_of(ranks, *more)
-    folder, finished = tmp_path / "run", 0
+    """Killed at random moments, so often, a run ends as one that was never stopped."""
+    (ranks, *more), rng, folder = MODES[mode], random.Random(f"{mode} {kills}"), tmp_path / "run"
+    again = ["--run_dir", folder, "--resume"]
     for kill in range(kills):
-        words = ["--run_dir", folder, "--resume"]
-        if not (folder / "config.yaml").exists():
-            words = [*datasets, *OPTIONS, *more, "--run_dir", folder]
+        words = again if kill else [*datasets, *OPTIONS, *more, "--run_dir", folder]
         often = ["--checkpoint_every", rng.randint(1, 10)]
         process = trainer.start(*words, *EACH_LOSS, *often, ranks=ranks)
-        wait_for_losses(process, 14 if kill == 0 else rng.randint(0, runs.STEPS + 1))
+        wait_for_losses(process, rng.randint(0, 12) if kill else 14)
         time.sleep(rng.uniform(0, 0.1))  # at any moment
         # A rank that is killed ends the launcher, and the launcher ends all.
         victims = sorted(trainer.processes())
@@ -225,23 +190,16 @@ def test_killed_and_resumed_bit_for_bit(datasets, whole_of, trainer, tmp_path, m
         process.communicate(timeout=60)
         while trainer.processes():
             time.sleep(0.01)
-        due = kill == kills - 1 or kill % 4 == 3 and (folder / "last.npz").exists()
-        if due and (folder / "config.yaml").exists():  # else it was killed before it began
-            result = trainer.run("--run_dir", folder, "--resume", ranks=ranks)
-            assert result.code == 0, result
-            assert_same_run(folder, whole)
-            shutil.rmtree(folder)
-            finished += 1
-    assert finished >= kills // 8
+    result = trainer.run(*again, ranks=ranks)
+    assert result.code == 0, result
+    assert_same_run(folder, whole_of(ranks, *more)[0])
 
 
 SAVES = cases(
     # Evaluations follow steps 7, 13, …, 38 and 40; last.npz is saved before and after each.
     [("last.npz", 2, "resumed after step 7\n"), ("mistakes.csv", 7, "resumed after step 40\n")],
     [
-        ("last.npz", 3, "resumed after step 7\n"),
         ("best.npz", 1, "resumed after step 7\n"),
-        ("mistakes.csv", 1, "resumed after step 7\n"),
         ("metrics.csv", 1, "no last.npz yet: starting from the beginning"),
         ("config.yaml", 1, None),
     ],
@@ -265,48 +223,33 @@ def test_killed_where_it_saves(datasets, whole, tmp_path, name, count, said):
     assert_same_run(folder, whole[0])
 
 
-@pytest.mark.parametrize("move", cases([shutil.move], [shutil.copytree]))
-def test_a_run_is_where_its_folder_is(datasets, whole, tmp_path, move):
+def test_a_run_is_where_its_folder_is(datasets, whole, tmp_path):
     """It is resumed from config.yaml and last.npz alone; all else that follows from them comes back."""
-    process = started(datasets, tmp_path / "run", *EACH_LOSS, number=27)
-    process.kill()
-    process.communicate()
-    folder, before = tmp_path / "elsewhere" / "run", snapshot(tmp_path / "run")
-    move(tmp_path / "run", folder)
+    words = [*datasets, *OPTIONS, "--run_dir", tmp_path / "run"]
+    hooked("os.rename", "/last.npz", 8, KILL, *words)
+    folder = tmp_path / "elsewhere" / "run"
+    shutil.move(tmp_path / "run", folder)
     for name in set(runs.files_of(folder)) - {"config.yaml", "last.npz", "best.npz"}:
         (folder / name).unlink()
     result = resume(folder)
-    assert result.code == 0 and re.search(r"resumed after step [23]\d\n", result.err), result
+    assert result.code == 0 and "resumed after step 2" in result.err, result
     assert_same_run(folder, whole[0])
     for name in ("loss.png", "predictions.png"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes(), name
     assert f"--run_dir {folder} --resume\n" in (folder / "config.yaml").read_text()
-    assert snapshot(tmp_path / "run") == (before if (tmp_path / "run").exists() else {})
+    assert not (tmp_path / "run").exists()
 
 
 # -- the dataset goes away, or is damaged -------------------------------------------------
 
 CUT = "open({path!r}, 'r+b').truncate({size})"
 LOST = {  # at which saving, what happens then to which file or folder, and what is said of it
-    "evaluation set moved": (
-        1,
-        "evaluation",
-        "os.rename({path!r}, {path!r} + '.old')",
-        "Fail to op",
-    ),
     "evaluation set removed": (3, "evaluation", "shutil.rmtree({path!r})", "Fail to open file"),
-    "evaluation part cut off": (5, "evaluation/part-1", CUT, "Check failed"),
     "training part cut off": (2, "train/part-2", CUT, "Read EOF"),
-    "training part empty": (1, "train/part-1", CUT.replace("{size}", "0"), "Read EOF"),
-    "table removed": (1, "evaluation/images.csv", "os.remove({path!r})", "error: cannot read "),
-    "table cut off": (
-        2,
-        "evaluation/images.csv",
-        CUT,
-        "images.csv has fewer rows than the dataset",
-    ),
+    "table cut off": (2, "evaluation/images.csv", CUT, "images.csv has fewer rows than"),
+    "evaluation part cut off": (5, "evaluation/part-1", CUT, "Check failed"),
 }
-LOST_CASES = cases(["evaluation set moved", "training part cut off", "table cut off"], LOST)
+LOST_CASES = cases([*LOST][:3], LOST)
 
 
 @pytest.mark.parametrize("case", LOST_CASES)
@@ -331,35 +274,6 @@ def test_a_dataset_that_is_lost_while_it_is_trained_on(datasets, whole, tmp_path
     lost = len(result.out.splitlines()) - int(re.search(r"resumed after step (\d+)", again.err)[1])
     assert 0 <= lost < 10 if "training" in case else lost == 0, (result, again)
     assert_same_run(folder, whole[0])
-
-
-def test_an_image_damaged_unseen(dataset):
-    """Without hashes OneFlow aborts at it, says what it was doing, and leaves no core dump."""
-    part = helpers.part_files(dataset)[3]
-    content = part.read_bytes()
-    flip(part, content.find(b"\x89PNG", len(content) // 2))
-    assert_one_error(call("lenet_train", "--dataset_dir", dataset), "part-3", "SHA-256")
-    result = end(started(["--dataset_dir", dataset], "null", "--check_hashes", "false"))
-    assert result.code == -signal.SIGABRT and "Check failed" in result.err, result
-    assert "part-3, record " in call("ofrecord.__main__", "check", dataset).err
-
-
-def allow_core_dumps():
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-
-
-def test_limits_of_the_process(converted, trainer):
-    """No core dump, which could be gigabytes; all the files that the system allows: all parts stay open."""
-    options = ["--dataset_dir", converted, *OPTIONS, *ENDLESS]
-    process = trainer.start(*options, preexec_fn=allow_core_dumps)
-    wait_for_losses(process, 1)
-    limits = Path(f"/proc/{process.pid}/limits").read_text()
-    process.kill()
-    process.communicate()
-    assert re.search(r"^Max core file size +0 ", limits, re.M), limits
-    soft, hard = re.search(r"^Max open files +(\d+) +(\d+) ", limits, re.M).groups()
-    assert int(soft) >= min(int(hard), 2**16)
 
 
 def test_others_are_kept_out_while_it_trains(dataset, tmp_path):
