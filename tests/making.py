@@ -79,17 +79,6 @@ def foreign(
     return folder
 
 
-def others(folder):
-    """26 JPEG with padded part names, other names of the features and int64 labels, without a manifest."""
-    folder.mkdir()
-    for part in range(2):
-        with (folder / f"part-{part:05d}").open("wb") as file:
-            for index in range(13):
-                image = encoded(".jpg", np.full((20, 30, 3), 9 * index, np.uint8))
-                write_record(file, image, index, FEATURES, "int64")
-    return folder
-
-
 def change_table(folder, change):
     """Change the rows of images.csv, and sign the manifest anew."""
     rows = change(list(read_rows(folder)))

@@ -73,7 +73,6 @@ RED = making.encoded(".png", np.full((28, 28, 3), (0, 0, 200), np.uint8))
 JPEG = making.encoded(".jpg", np.zeros((28, 28), np.uint8))
 WRONG = {  # how a dataset is changed, and what a line has
     "other bytes": (lambda d: flip(d / "part-1", 150), ["part-1: its bytes are not those that were written"]),
-    "a byte of a length": (lambda d: flip(d / "part-2", 1), ["part-2, record 0 (", "file ends"]),
     "missing": (lambda d: (d / "part-3").unlink(), ["part-3 is missing"]),
     "not listed": (lambda d: shutil.copy(d / "part-0", d / "part-7"), ["part-7", "does not belong to this dataset"]),
     "another class": (change(damage.set_label(10)), ["dataset.json says number of label 10: 0, and the parts say 1"]),
@@ -103,13 +102,6 @@ def test_part_record_file_and_reason_are_named(dataset, case):
     assert "Traceback" not in result.err and "all valid" not in result.out
 
 
-def test_another_spelling_of_a_format_is_no_lie(tmp_path):
-    folders = [make(tmp_path / name, numbered([name], 1, len(name)), part_num=1, img_format=f".{name}") for name in ("jpg", "jpeg")]  # fmt: skip
-    assert ofrecord("merge", *folders, tmp_path / "all").code == 0
-    for name in ("jpg", "jpeg", "all"):
-        assert ofrecord("check", tmp_path / name).code == 0
-
-
 def test_a_dataset_without_names_has_numbers(tmp_path):
     folder = make(tmp_path / "d", numbered("ab", 1), part_num=1, anonymous="true")
     assert ofrecord("check", folder).code == 0
@@ -118,11 +110,13 @@ def test_a_dataset_without_names_has_numbers(tmp_path):
 
 
 def test_parts_without_a_manifest(tmp_path):
-    folder = making.others(tmp_path / "d")
+    folder = making.foreign(tmp_path / "d", features=making.FEATURES, parts="part-{:05d}")
+    with (folder / "part-00007").open("wb") as part:
+        part.write((folder / "part-00000").read_bytes())
     result = ofrecord("check", folder, *making.OTHER_NAMES)
     assert result.code == 0, result
-    assert "26 records" in result.out and "there is no dataset.json" in result.out
-    assert f"{folder}: 13 images are copies of others\n" in result.out
+    assert "56 records" in result.out and "there is no dataset.json" in result.out
+    assert f"{folder}: 7 images are copies of others\n" in result.out
     (folder / "part-00000").unlink()
     assert_one_error(ofrecord("check", folder, *making.OTHER_NAMES), "part-00000 is missing")
 
@@ -145,10 +139,8 @@ def test_copies_are_named(tmp_path):
     d, e, f = (tmp_path / name for name in seeds)
     result = ofrecord("check", d)
     assert result.out.endswith(f"all valid\n{d}: 5 images are copies of others\n"), result
-    assert len(re.findall("(?m)^the same image: ", result.err)) == 5
     one = f"{d}/part-0, record 1 (x/1.png), label x and {d}/part-1, record 2 (y/2.png), label y\n"
     assert f"warning: the same image with different labels: {one}" in result.err
-    assert result.err.count("warning: ") == 3  # three of them are there with two labels
     flip(e / "part-0", 100)
     result = ofrecord("check", d, e)
     assert result.code == 0 and f"{e}: 2 images are copies of others in {d}: " in result.out, result

@@ -5,35 +5,35 @@ import pytest
 from damage import change_record, cut, make_old, ofrecord, rewrite_manifest, set_label
 from drawn import FILES as DRAWN
 from helpers import assert_one_error, read_manifest, run_python, snapshot
-from making import FEATURES, OTHER_NAMES, encoded, foreign, make, numbered, others, write_record
+from making import FEATURES, OTHER_NAMES, encoded, foreign, make, numbered, write_record
 
 from ofrecord.dataset.images_csv import read_rows
 
+OTHER = {"parts": "part-{:05d}", "size": 25, "ext": ".jpg", "features": FEATURES, "kind": "int64"}
 INDEXED = {
-    **{"num_records": 26, "num_classes": 13, "class_names": None, "label_type": "int64"},
+    **{"num_records": 50, "num_classes": 10, "class_names": None, "label_type": "int64"},
     **{"image_feature": "encoded", "label_feature": "class/label", "image_format": ".jpg"},
-    **{"channels": 1, "num_gray": 26, "plain_jpeg": False, "width": 30, "height": 20, "layout": 3},
-    "label_counts": {str(label): 2 for label in range(13)},
+    **{"channels": 1, "num_gray": 50, "plain_jpeg": False, "width": 28, "height": 28, "layout": 3},
 }
 
 
-def test_parts_without_a_manifest(tmp_path):
+def test_parts_without_a_manifest(converted, tmp_path):
     """As people call it, with its workers; then check and show know the features from it."""
-    folder = others(tmp_path / "d")
+    folder = foreign(tmp_path / "d", **OTHER)
     assert_one_error(ofrecord("show", folder), f"ofrecord index {folder}")
     result = run_python("-m", "ofrecord", "index", folder, *OTHER_NAMES)
     assert result.code == 0 and result.err == "", result
-    line = f"{folder}: 26 gray JPEG images 30x20, 13 classes, in 2 parts, "
+    line = f"{folder}: 50 gray JPEG images 28x28, 10 classes, in 2 parts, "
     assert result.out.splitlines()[-1].startswith(line), result
-    manifest = read_manifest(folder)
+    manifest, same = read_manifest(folder), read_manifest(converted)
     assert {name: manifest[name] for name in INDEXED} == INDEXED
-    levels = [9 * index for index in range(13)]
-    assert manifest["mean"] == pytest.approx([np.mean(levels)], abs=0.5)  # of JPEG
-    assert manifest["std"] == pytest.approx([np.std(levels)], abs=0.5)
+    assert manifest["label_counts"] == same["label_counts"]
+    for name in "mean", "std":
+        assert manifest[name] == pytest.approx(same[name], abs=0.5)  # of JPEG
     rows = list(read_rows(folder))
-    assert [row[:4] for row in rows[:14:13]] == [("part-00000", 0, "", 0), ("part-00001", 0, "", 0)]
+    assert [row[:4] for row in rows[::25]] == [("part-00000", 0, "", 3), ("part-00001", 0, "", 6)]
     check = ofrecord("check", folder)
-    assert check.code == 0 and "26 records" in check.out and "no dataset.json" not in check.out
+    assert check.code == 0 and "50 records" in check.out and "no dataset.json" not in check.out
     assert line in ofrecord("show", folder).out
     before = snapshot(folder)
     assert_one_error(ofrecord("index", folder, *OTHER_NAMES), "has its dataset.json already")
@@ -41,7 +41,7 @@ def test_parts_without_a_manifest(tmp_path):
 
 
 def test_colour_and_mixed_formats(tmp_path):
-    folder = others(tmp_path / "d")
+    folder = foreign(tmp_path / "d", **OTHER)
 
     def index(*images):
         (folder / "dataset.json").unlink(missing_ok=True)
@@ -50,12 +50,12 @@ def test_colour_and_mixed_formats(tmp_path):
                 write_record(file, encoded(ext, pixels), 3, FEATURES, "int64")
         return ofrecord("index", folder, *OTHER_NAMES).out, read_manifest(folder)
 
-    out, manifest = index((".jpg", np.full((20, 30, 3), (0, 0, 200), np.uint8)))
-    assert "27 colour JPEG images 30x20" in out
-    assert manifest["channels"] == 3 and manifest["num_gray"] == 26 and manifest["plain_jpeg"]
+    out, manifest = index((".jpg", np.full((28, 28, 3), (0, 0, 200), np.uint8)))
+    assert "51 colour JPEG images 28x28" in out
+    assert manifest["channels"] == 3 and manifest["num_gray"] == 50 and manifest["plain_jpeg"]
     small = np.zeros((8, 8), np.uint8)
     out, manifest = index((".png", small), (".bmp", np.dstack([small] * 3)))
-    assert "29 colour images of different sizes" in out
+    assert "53 colour images of different sizes" in out
     assert manifest["image_format"] is None and not manifest["plain_jpeg"]
     assert ofrecord("check", folder).code == 0 and ofrecord("show", folder).code == 0
 
