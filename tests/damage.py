@@ -140,11 +140,9 @@ def changed(name, change):
 
 def figure(row, column, value):
     """Changes a figure of the history."""
-
-    def change(found):
-        found["history/rows"][row, column] = value
-
-    return lambda path: edit(path, change)
+    return changed(
+        "history/rows", lambda rows: operator.setitem(rows, (row, column), value) or rows
+    )
 
 
 def about_with(**fields):

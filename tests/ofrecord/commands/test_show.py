@@ -83,8 +83,8 @@ def test_a_damaged_dataset_points_to_check(dataset):
 
 
 def test_where_the_sheet_is_written(dataset):
-    nowhere = ofrecord("show", dataset, "--sheet", "/nowhere/s.png")
-    assert_one_error(nowhere, "contact sheet", "/nowhere/s.png", started=True)
+    result = ofrecord("show", dataset, "--sheet", "/nowhere/s.png")
+    assert_one_error(result, "contact sheet", "/nowhere/s.png", started=True)
     assert_one_error(ofrecord("show", dataset, "--sheet", dataset / "part-0"), "--sheet", ".png")
     result = call("ofrecord.__main__", "show", ".", cwd=dataset)
     assert result.code == 0 and result.out.endswith("contact sheet: ../dataset_sheet.png\n")
