@@ -36,6 +36,7 @@ def test_resharding_gives_what_converting_gives(converted, tmp_path):
     assert records(two) == records(converted)
     merged("--part_num", 5, two, five)
     assert snapshot(five) == snapshot(converted)
+    merged(*[converted] * 21, tmp_path / "many")  # more rows than are written at once
 
 
 def test_classes_are_joined_by_name(tmp_path):

@@ -64,6 +64,7 @@ def test_few_and_many_classes_and_sizes(tmp_path, classes, size, height):
     names = [f"class {index:03d}" for index in range(classes)]
     out, sheet = shown(tmp_path, names, np.full((*size, 3), (250, 0, 0), np.uint8))
     assert f"{size[1]}x{size[0]}, {classes} class" in out
+    assert len(re.findall("█$", out, re.M)) == min(classes, 50)
     assert ("and 100 smaller classes" in out) == (classes == 150) and sheet.shape[0] == height
 
 
