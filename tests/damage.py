@@ -40,6 +40,13 @@ def rewrite_manifest(dataset, **fields):
     path.write_text(json.dumps(manifest), encoding="utf-8")
 
 
+def make_old(dataset):
+    """Make a dataset one of layout 2, which had no images.csv."""
+    (dataset / "images.csv").unlink()
+    fields = {"max_value": None, "label_length": None, "split_ids": [], "mixed_split_ids": []}
+    rewrite_manifest(dataset, layout=2, **fields)
+
+
 def change_record(dataset, change):
     """Let ``change(feature)`` alter the first record, and make the manifest agree with the new bytes."""
     path = part_files(dataset)[0]
@@ -133,11 +140,9 @@ def changed(name, change):
 
 def figure(row, column, value):
     """Changes a figure of the history."""
-
-    def change(found):
-        found["history/rows"][row, column] = value
-
-    return lambda path: edit(path, change)
+    return changed(
+        "history/rows", lambda rows: operator.setitem(rows, (row, column), value) or rows
+    )
 
 
 def about_with(**fields):

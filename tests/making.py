@@ -29,14 +29,19 @@ def picture(seed, size=(8, 8), color=True):
     return encoded(".png", np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def make(folder, files, size=(8, 8), color=True, **options):
-    """Convert {class folder: {file name: seed of its picture}} to a dataset; return its folder."""
-    images = folder.parent / f"{folder.name}-images"
-    for name, pictures in files.items():
-        for file, seed in pictures.items():
-            path = images / name / file
+def write_pictures(root, files, size=(8, 8), color=True):
+    """Write {folder: {file name: seed of its picture}}, PNG whatever a file is named."""
+    for folder, pictures in files.items():
+        for name, seed in pictures.items():
+            path = root / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture(seed, size, color))
+
+
+def make(folder, files, size=(8, 8), color=True, **options):
+    """Convert such files, whose folders are the classes, to a dataset; return its folder."""
+    images = folder.parent / f"{folder.name}-images"
+    write_pictures(images, files, size, color)
     arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
     result = convert("--image_root", images, "--class_folders", "--save_dir", folder, *arguments)
     assert result.code == 0, result
@@ -46,7 +51,7 @@ def make(folder, files, size=(8, 8), color=True, **options):
 def numbered(classes, number=6, start=0):
     """{class: {"0.png": seed, …}} for ``make``: so many pictures of each class, all different."""
     seeds = iter(range(start, start + 1000))
-    return {name: {f"{name}{i}.png": next(seeds) for i in range(number)} for name in classes}
+    return {name: {f"{i}.png": next(seeds) for i in range(number)} for name in classes}
 
 
 def write_record(file, image, label, features=("images", "labels"), kind="int32"):
@@ -71,17 +76,6 @@ def foreign(
         data = change(index, encoded(ext, cv2.imread(str(IMAGES / name), flag)))
         with (folder / parts.format(index // size)).open("ab") as part:
             write_record(part, data, label, **record)
-    return folder
-
-
-def others(folder):
-    """26 JPEG with padded part names, other names of the features and int64 labels, without a manifest."""
-    folder.mkdir()
-    for part in range(2):
-        with (folder / f"part-{part:05d}").open("wb") as file:
-            for index in range(13):
-                image = encoded(".jpg", np.full((20, 30, 3), 9 * index, np.uint8))
-                write_record(file, image, index, FEATURES, "int64")
     return folder
 
 

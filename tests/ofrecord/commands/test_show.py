@@ -5,9 +5,9 @@ import re
 import cv2
 import numpy as np
 import pytest
-from damage import change_record, cut, ofrecord, rewrite_manifest, set_image
-from helpers import assert_one_error, call, convert
-from making import change_table, encoded
+from damage import change_record, ofrecord, rewrite_manifest, set_image
+from helpers import assert_one_error, call, cases, convert
+from making import encoded
 
 BLUE = np.full((90, 40, 3), (250, 0, 0), np.uint8)
 
@@ -27,9 +27,6 @@ def test_counts_and_a_sheet(converted, tmp_path):
         x, y = 100 * (number % 12) + 10, 40 + 120 * (number // 12) + 30
         tile = sheet[y : y + 80, x : x + 80]
         assert (tile < 20).mean() > 0.5 and (tile > 200).mean() > 0.02, number
-    again = tmp_path / "again.png"
-    assert ofrecord("show", converted, "--sheet", again).code == 0
-    assert again.read_bytes() == (tmp_path / "sheet.png").read_bytes()
 
 
 def shown(root, names, pixels=BLUE):
@@ -59,7 +56,7 @@ def test_names_of_classes(tmp_path):
     assert "two\\nlines\\x1b[31m" in out and "\x1b" not in out
 
 
-SHAPES = [(150, (90, 40), 40 + 120 * 12), (1, (1, 3), 160), (2, (3, 9000), 160), (1, (3000, 2000), 160)]  # fmt: skip
+SHAPES = cases([(2, (3, 9000), 160), (1, (3000, 2000), 160)], [(150, (90, 40), 40 + 120 * 12)])
 
 
 @pytest.mark.parametrize("classes, size, height", SHAPES)
@@ -67,36 +64,28 @@ def test_few_and_many_classes_and_sizes(tmp_path, classes, size, height):
     names = [f"class {index:03d}" for index in range(classes)]
     out, sheet = shown(tmp_path, names, np.full((*size, 3), (250, 0, 0), np.uint8))
     assert f"{size[1]}x{size[0]}, {classes} class" in out
+    assert len(re.findall("█$", out, re.M)) == min(classes, 50)
     assert ("and 100 smaller classes" in out) == (classes == 150) and sheet.shape[0] == height
 
 
 def test_classes_without_images_and_skipped_ones(dataset):
     counts = {**{str(n): 5 for n in range(10)}, "10": 0}
-    names = [f"class {n}" for n in range(11)]
+    fields = {"class_names": [f"class {n}" for n in range(11)], "label_counts": counts}
     skipped = [{"file": "x.png", "reason": "bad"}]
-    rewrite_manifest(
-        dataset, num_classes=11, class_names=names, label_counts=counts, skipped=skipped
-    )
+    rewrite_manifest(dataset, num_classes=11, skipped=skipped, **fields)
     result = ofrecord("show", dataset)
     assert result.code == 0 and re.search(r"^ +class 10 +0$", result.out, re.M), result
     assert "skipped: 1 image, listed in dataset.json" in result.out
 
 
 def test_a_damaged_dataset_points_to_check(dataset):
-    table = (dataset / "images.csv").read_bytes()
-    change_table(dataset, lambda rows: [row._replace(label=77) for row in rows])
-    text = "part-0, record 0: it is not the next one in images.csv"
-    assert_one_error(ofrecord("show", dataset), text, "ofrecord check")
-    (dataset / "images.csv").write_bytes(table)
     change_record(dataset, set_image(b"no image"))
     assert_one_error(ofrecord("show", dataset), "part-0, record 0: invalid image")
-    cut(dataset / "part-2", -5)
-    assert_one_error(ofrecord("show", dataset), "part-2 has 2,963 bytes and should have 2,968")
 
 
 def test_where_the_sheet_is_written(dataset):
-    nowhere = ofrecord("show", dataset, "--sheet", "/nowhere/s.png")
-    assert_one_error(nowhere, "contact sheet", "/nowhere/s.png", started=True)
+    result = ofrecord("show", dataset, "--sheet", "/nowhere/s.png")
+    assert_one_error(result, "contact sheet", "/nowhere/s.png", started=True)
     assert_one_error(ofrecord("show", dataset, "--sheet", dataset / "part-0"), "--sheet", ".png")
     result = call("ofrecord.__main__", "show", ".", cwd=dataset)
     assert result.code == 0 and result.out.endswith("contact sheet: ../dataset_sheet.png\n")
