@@ -258,7 +258,7 @@ def test_a_second_converter_on_the_same_folder_is_refused(many, old, held):
 # -- killed at random moments -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(25, marks=slow)])
 def test_killed_at_random_moments(many, start, tmp_path, rounds):
     """Again and again, often without an end in between: the bytes of both datasets are those of one run."""
     arguments = many(2000, "--img_format", ".jpg", "--val_fraction", 0.2)
