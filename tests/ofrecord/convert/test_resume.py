@@ -117,6 +117,8 @@ def test_jobs_make_the_bytes_of_one_run(own, tmp_path, whole):
     (tmp_path / "bad.txt").write_text((tmp_path / "labels.txt").read_text() + "gone.png 1\n")
     result = convert(*own, "--label_dir", tmp_path / "bad.txt")
     assert result.code == 2 and "6 finished parts will be removed when" in result.err, result
+    assert convert(*own, "--label_dir", tmp_path / "bad.txt", "--job", "1/1").code == 2
+    assert not list((tmp_path / "d" / HIDDEN).glob("new-*"))  # a job tidies up behind itself
     for more in ["--img_format", ".bmp"], ["--val_fraction", 0.2]:
         assert convert(*own, *more, "--part_num", 99).code == 2
         jobs(*own, *more, but=[2])
