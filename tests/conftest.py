@@ -5,11 +5,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers import PROJECT, Result, convert, run_python, run_script
+from helpers import PROJECT, Result, convert, run_script
 from runs import Trainer
 
 
@@ -81,24 +80,6 @@ def own_mounts(tmp_path):
         if shutil.which("unshare") and subprocess.run(command, capture_output=True).returncode == 0:
             return words
     pytest.skip("mounting a small file system is not allowed here")
-
-
-@pytest.fixture
-def on_own_disk(own_mounts, tmp_path, request):
-    """``on_own_disk(code, size)``: run Python code where the Path ``disk`` is a small file system in memory.
-
-    The code may import the modules of the tests. Returns its Result.
-    """
-
-    def run(code, size):
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", f"{tmp_path}/disk"]
-        start = f"import subprocess; from pathlib import Path; disk = Path({mount[-1]!r})\n"
-        start += f"disk.mkdir(); subprocess.run({mount}, check=True)\n"
-        folders = map(str, (request.path.parent, PROJECT / "tests", PROJECT))
-        unshare, *words = [*own_mounts, sys.executable, "-c", start + code]
-        return run_python(*words, python=unshare, env={"PYTHONPATH": ":".join(folders)})
-
-    return run
 
 
 @pytest.fixture

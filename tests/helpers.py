@@ -1,9 +1,7 @@
 """What the tests share: the commands, called in this process or as subprocesses.
 
-Nothing is mocked. What only tests a check that is written in Python is called
-in the process of the tests (``convert``, ``train``, ``call``), which takes
-hundredths of a second. What may abort the process, and everything about
-signals and streams, runs in a process of its own (``run_script``, ``start_script``).
+Nothing is mocked. A check that is written in Python is called in the process of the tests, which
+takes hundredths of a second; what may abort the process, and signals and streams, in one of its own.
 """
 
 import contextlib
@@ -96,19 +94,11 @@ def train(dataset, *arguments, cwd=PROJECT):
 # -- in a process of its own ----------------------------------------------------------
 
 
-def run_python(*arguments, cwd=PROJECT, python=sys.executable, env=None, timeout=300, **options):
+def run_python(*arguments, python=sys.executable, timeout=300, **options):
     """Run this Python, or another, with some arguments (``-c``, ``-m``, a file); return its Result."""
-    options.setdefault("preexec_fn", default_signals)
+    command = [python, *map(str, arguments)]
     process = subprocess.run(
-        [python, *map(str, arguments)],
-        cwd=cwd,
-        env={**ENVIRONMENT, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        timeout=timeout,
-        **options,
+        command, capture_output=True, timeout=timeout, **process_options(**options)
     )
     return Result(process.returncode, process.stdout, process.stderr)
 
@@ -118,19 +108,20 @@ def run_script(script, *arguments, **options):
     return run_python(PROJECT / script, *arguments, **options)
 
 
-def start_script(script, *arguments, cwd=PROJECT, env=None, **options):
+def start_script(script, *arguments, **options):
     """Start one of the project's scripts; return its Popen, with text pipes for stdout and stderr."""
-    options.setdefault("stdin", subprocess.DEVNULL)
-    options.setdefault("stdout", subprocess.PIPE)
-    options.setdefault("stderr", subprocess.PIPE)
-    return subprocess.Popen(
-        [sys.executable, str(PROJECT / script), *map(str, arguments)],
-        cwd=cwd,
-        env={**ENVIRONMENT, **(env or {})},
-        encoding="utf-8",
-        preexec_fn=default_signals,
+    command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen(command, **process_options(**options))
+
+
+def process_options(env=None, **options):
+    """What ``subprocess`` is told of all processes; ``env`` is added to their environment."""
+    return {
+        **{"cwd": PROJECT, "env": {**ENVIRONMENT, **(env or {})}, "stdin": subprocess.DEVNULL},
+        **{"encoding": "utf-8", "errors": "surrogateescape", "preexec_fn": default_signals},
         **options,
-    )
+    }
 
 
 def default_signals():
