@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from drawn import END, FILES, NOISE, RGB, SCAN, chunk, jpeg, pillow, png, segment, tiff
+from drawn import END, FILES, NOISE, RGB, SCAN, jpeg, pillow, png, segment, tiff
 from helpers import PROJECT, assert_one_error, run_python, run_script
 
 from ofrecord.images import BadImage, decode, read_header
@@ -47,19 +47,9 @@ def test_a_file_that_is_cut_off_is_refused(name):
         pixels = outcome(data[:size])
         if not isinstance(pixels, str):
             assert size > len(data) * 0.4, size  # several pictures
-            if name[:2] in ("P2", "P3"):  # the last number may be cut off: 255 becomes 25
+            if name.startswith("P2"):  # the last number may be cut off: 255 becomes 25
                 whole[-1, -1], pixels[-1, -1] = 0, 0
             assert (pixels == whole).all(), size
-
-
-def signed(data):
-    """A PNG with right checksums, as whoever means harm would write it."""
-    parts, position = [data[:8]], 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
-        parts.append(chunk(data[position + 4 : position + 8], data[position + 8 : end]))
-        position = end + 4
-    return b"".join(parts)
 
 
 @pytest.mark.parametrize("kind", ["bit", "zeros", "noise"])
@@ -67,10 +57,7 @@ def test_damage_anywhere_raises_nothing_else_and_ends_no_process(kind):
     rng = np.random.default_rng(0)
     assert read_header(FILES["animated.png"].data).uses_pillow  # OpenCV's reader ends the process
     for name, file in FILES.items():
-        damaged = [changed(file.data, rng, kind) for _ in range(3)]
-        if name.endswith(".png"):
-            damaged += [signed(changed(file.data, rng, kind)) for _ in range(7)]
-        for pixels in map(outcome, damaged):
+        for pixels in (outcome(changed(file.data, rng, kind)) for _ in range(3)):
             assert isinstance(pixels, str) or pixels.dtype == np.uint8, name
 
 
