@@ -22,10 +22,7 @@ class Dataset(NamedTuple):
 
 
 def decode_with_oneflow(datasets):
-    """What OneFlow delivers of {key: Dataset}: {key: (images, labels)}.
-
-    Images are uint8, (height, width, channels). Fails for an image of another size than its shape.
-    """
+    """What OneFlow delivers of {key: Dataset}: {key: (images, labels)}, uint8 (h, w, channels)."""
     from helpers import run_python
 
     with tempfile.TemporaryDirectory() as folder:

@@ -20,10 +20,7 @@ def predicted_labels(result):
 
 
 def write_photos(files, folder):
-    """Write a colour JPEG photo of each MNIST digit's file to ``folder``; return their paths, in order.
-
-    The digits are dark, thin or thick, on unevenly lit paper, off centre, blurred, noisy.
-    """
+    """Write a JPEG photo of each MNIST digit's file, dark on unevenly lit paper; return their paths."""
     photos, height, width = [], 600, 800
     for seed, file in enumerate(files):
         rng = np.random.default_rng(seed)

@@ -1,7 +1,6 @@
 """Class folders and label files as people and programs make them: right, or one line that says what to do."""
 
 import json
-import os
 from array import array
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,8 @@ from runtime.cli import InputError
 
 
 def read(capsys, root, **options):
-    """Read the labels of the images in a folder as the converter does; return what came of it."""
+    """Read the labels of a folder's images as the converter does, from a file or its class folders."""
+    options["class_folders"] = "label_dir" not in options
     texts = {name: str(path) for name, path in options.items() if isinstance(path, Path)}
     samples, errors = Samples([], array("i")), []
     try:
@@ -68,22 +68,18 @@ def classes(tmp_path):
     return tmp_path
 
 
-def read_folders(capsys, folder, **options):
-    return read(capsys, folder / "in", class_folders=True, **options)
-
-
 NAMES = ["\\xfe/1.png", "\udcfe/1.png", "\udcfe/\udcff.png", "cat/deep/er/9 9.png", "class 2/x.JPG", "class 10/x.png", "dog/1.png", "dog/2.png", "train/1.png", "猫 x/图.png"]  # fmt: skip
 SYSTEMS = ["__MACOSX/a/._0.png", "lost+found/#12.png", "$RECYCLE.BIN/x.png", ".git/x.png", "@eaDir/0.png", ".ipynb_checkpoints/0.png", "dog/@eaDir/3.png", "dog/.DS_Store"]  # fmt: skip
 
 
 def test_folders_are_classes_but_not_what_systems_put_there(tmp_path, capsys):
     make_files(tmp_path / "in", *reversed(NAMES), *SYSTEMS)
-    result = read_folders(capsys, tmp_path)
+    result = read(capsys, tmp_path / "in")
     assert result.classes == ["\\xfe", "cat", "class 2", "class 10", "dog", "train", "猫 x"]
     assert result.labels == [0, 0, 0, 1, 2, 3, 4, 4, 5, 6] and result.names == NAMES
     assert result.warnings == result.unused == []
     make_files(tmp_path / "in", "dog/notes.txt", *(f"cat/{index}.mov" for index in range(5)))
-    [warning] = read_folders(capsys, tmp_path).unused
+    [warning] = read(capsys, tmp_path / "in").unused
     assert warning.startswith("skipped 6 files without an image's extension")
     assert ": 5 .mov, 1 .txt (such as cat/0.mov" in warning
 
@@ -98,7 +94,7 @@ BAD_FOLDERS = {  # what the one error says, and the files
 @pytest.mark.parametrize("text", BAD_FOLDERS)
 def test_bad_class_folders(tmp_path, capsys, text):
     make_files(tmp_path / "in", *BAD_FOLDERS[text])
-    assert_error(read_folders(capsys, tmp_path), str(tmp_path / "in"), text)
+    assert_error(read(capsys, tmp_path / "in"), str(tmp_path / "in"), text)
 
 
 TWICE = {"a/link": "../b/sub", "a/x.png": "../b/3.png", "0": "b"}
@@ -107,7 +103,7 @@ TWICE = {"a/link": "../b/sub", "a/x.png": "../b/3.png", "0": "b"}
 @pytest.mark.parametrize("link", TWICE)
 def test_a_file_in_two_classes(classes, capsys, link):
     (classes / "in" / link).symlink_to(TWICE[link])
-    assert "are the same file in two classes" in read_folders(capsys, classes).errors[0]
+    assert "are the same file in two classes" in read(capsys, classes / "in").errors[0]
 
 
 SETS = {"train": "train", "train val": "train val", "test Training valid": "Training valid test", "unlabeled train test": "train test"}  # fmt: skip
@@ -116,11 +112,11 @@ SETS = {"train": "train", "train val": "train val", "test Training valid": "Trai
 @pytest.mark.parametrize("folders", SETS)
 def test_folders_of_sets_are_no_classes(tmp_path, capsys, folders):
     make_files(tmp_path / "in", *(f"{name}/{c}/1.png" for name in folders.split() for c in "ab"))
-    result, sets = read_folders(capsys, tmp_path), SETS[folders].split()
+    result, sets = read(capsys, tmp_path / "in"), SETS[folders].split()
     names = [f"--image_root {tmp_path / 'in' / name} --save_dir" for name in sets]
     assert_error(result, f"`ls -v {tmp_path / 'in' / sets[0]} > classes.txt`", *names)
     names = write(tmp_path / "my classes", "mine")
-    result = read_folders(capsys, tmp_path, classes=names)
+    result = read(capsys, tmp_path / "in", classes=names)
     assert_error(result, "not classes", f"--class_folders --classes '{names}' --image_root")
     assert "`ls " not in result.errors[0]  # which would write over it
 
@@ -128,11 +124,11 @@ def test_folders_of_sets_are_no_classes(tmp_path, capsys, folders):
 def test_a_class_file_gives_the_order(classes, capsys):
     (classes / "in/empty").mkdir()
     names = write(classes / "classes.txt", "c\nd\na\nb\nempty")
-    result = read_folders(capsys, classes, classes=names)
+    result = read(capsys, classes / "in", classes=names)
     assert result.labels == [0] * 3 + [2] * 3 + [3] * 6
     assert result.classes == ["c", "d", "a", "b", "empty"]
     assert result.warnings == ["classes without images: d, empty"]
-    result = read_folders(capsys, classes, classes=write(names, "c\na"))
+    result = read(capsys, classes / "in", classes=write(names, "c\na"))
     assert_error(result, "classes.txt (--classes) lacks 2 classes: 'b', 'empty'")
 
 
@@ -144,11 +140,11 @@ def test_links(classes, capsys):
     make_files(classes, "elsewhere/2.png")
     for link, target in LINKS.items():
         (classes / "in" / link).symlink_to(target)
-    os.link(classes / "in/a/0.png", classes / "in/c/0.png")
-    assert read_folders(capsys, classes).labels == [0] * 3 + [1] * 6 + [2] * 4 + [3]
+    (classes / "in/c/0.png").hardlink_to(classes / "in/a/0.png")
+    assert read(capsys, classes / "in").labels == [0] * 3 + [1] * 6 + [2] * 4 + [3]
 
 
-# -- label files: what is read ------------------------------------------------------------
+# -- label files --------------------------------------------------------------------------
 
 FILES = [*(f"{index}.png" for index in range(12)), "sub/x.y.png", "sub/x", "7/x.png", "two.jpg", "two.png"]  # fmt: skip
 
@@ -178,11 +174,7 @@ def column(labels, name="{}.png"):
 
 ROWS = [("0.png", "b"), ("1.png", "a c"), ("2.png", "b")]
 JSON = "\n".join(json.dumps({"file_name": name, "label": label}) for name, label in ROWS)
-TUTORIAL = '{"0.png": 1}\n\n{"1.png": 0, "2.png": 1.0}\n'
 ODD = ".txt image;image2;label;animal\n9.png;0.png;7;b\n8.png;1.png;7;a\n"
-KEYS = '.jsonl {"id": "0.png", "file_name": "9.png", "fine": 3}\n{"id": "1.png", "fine": 3.0}\n{"id": "2.png", "fine": "x"}\n{"id": "3.png", "fine": "y"}'
-SPLIT = {"labels": [0, 1, 0], "splits": ["train", "val", "test"]}
-SAME = "differ in case or spaces only"
 ADVICE = "--classes with a file of the labels that there are, one a line, makes only those"
 
 
@@ -197,13 +189,10 @@ def names(image="image", label="label"):
     return {"labels": [1, 0, 1], "classes": ["a c", "b"], "said": [said] * bool(image)}
 
 
-NUMBERS = {"labels": [1, 0, 1], "classes": None, "said": [], "splits": None}
-ELEVEN = {"labels": list(range(12)), "classes": None, "warnings": []}
 READ = {  # a file, options, what came of it
     "commas": (".csv " + table("image,label"), {}, names()),
-    "semicolons": (".csv " + table("Filename ,Class_Name", ";"), {}, names("Filename", "Class_Name")),
     "tabs": (".tsv " + table("path,category", "\t", end="\r\n"), {}, names("path", "category")),
-    "other columns": (".txt " + table("target,x,id", ";", "{1}{d}9,9{d}{0}"), {}, names("id", "target")),
+    "other columns": (".txt " + table("Class_Name ,x,ID", ";", "{1}{d}9,9{d}{0}"), {}, names("ID", "Class_Name")),
     "the best columns": (".csv " + table("id,name,filepath,label", ",", "7{d}x{d}{0}{d}{1}"), {}, names("filepath")),
     "Excel's sep=": (".csv sep=;\r\n" + table("image,label", ";", end="\r\n"), {}, names()),
     "empty rows and columns": (".csv \ufeff \n" + table("image,label,,", ",", "{0}{d}{1}{d}{d}") + ",,,\n,,\n\n ,,,\n", {}, names()),
@@ -214,17 +203,14 @@ READ = {  # a file, options, what came of it
     "metadata.jsonl": (".jsonl " + JSON, {}, names(None)),
     "lines with tabs": (".txt \ufeff\n0.png\tb\r\n1.png\ta c\r\n\r\n2.png\tb", {}, names(None)),
     "lines with spaces": (".txt 0.png   b\n1.png a\n2.png b\n", {}, {**names(None), "classes": ["a", "b"]}),
-    "the tutorial's": (".txt " + TUTORIAL, {}, NUMBERS),
+    "the tutorial's": ('.txt {"0.png": 1}\n\n{"1.png": 0, "2.png": 1.0}\n', {}, {"labels": [1, 0, 1], "classes": None, "said": [], "splits": None}),
     "named columns": (ODD, {"image_column": "Image2", "label_column": "animal"}, {"pairs": {"0.png": "b", "1.png": "a"}}),
-    "named keys": (KEYS, {"image_column": "id", "label_column": "fine"}, {"pairs": {"0.png": "3", "1.png": "3", "2.png": "x", "3.png": "y"}}),
     **{f"as {name}": (column([1], name), {}, {"pairs": {"sub/x.y.png": "1"}}) for name in ("./sub/../sub/x.y.png", "sub\\x.y.png", "sub/x.y", ".\\sub\\x.y", " sub/x.y.png ", "{top}/in/sub/x.y.png")},
     **{f"a root that is a link, as {root}": (column([1], f"{{top}}/{root}/sub/x.y.png"), {"root": "link"}, {"pairs": {"sub/x.y.png": "1"}}) for root in ("in", "link")},
     "a file of just that name": (column([1], "sub/x"), {}, {"pairs": {"sub/x": "1"}}),
-    "splits": (".csv image, Split ,label\n0.png,train,0\n1.png,Valid,1\n2.png,test,0\n", {}, SPLIT),
-    "splits in JSON": ("\n".join([".jsonl ", *(json.dumps({"file_name": f"{n}.png", "label": n % 2, "split": split}) for n, split in enumerate(["training", "validation", " TESTING "]))]), {}, SPLIT),
-    **{f"{text} of a table program": (column([text.format(n) for n in range(12)]), {}, ELEVEN) for text in ("{}", "{}.0", "{}.", "+{}", "{:02}", "{}.000", " {} ")},
-    "case and spaces": (column(["ice cream", "IceCream", "dog"]), {}, {"warnings": [f"the classes 'IceCream' and 'ice cream' {SAME}"]}),
-    "Unicode": (column(["cafe\u0301", "café", "dog"]), {}, {"warnings": [f"the classes 'cafe\u0301' and 'café' {SAME}"]}),
+    "splits": (".csv image, Split ,label\n0.png,training,0\n1.png,Valid,1\n2.png, test ,0\n", {}, {"labels": [0, 1, 0], "splits": ["train", "val", "test"]}),
+    **{f"{text} of a table program": (column([text.format(n) for n in range(12)]), {}, {"labels": list(range(12)), "classes": None, "warnings": []}) for text in ("{}", "{}.0", "{}.", "+{}", "{:02}", "{}.000", " {} ")},
+    "case, spaces, Unicode": (column(["ice cafe\u0301", "IceCafé", "dog"]), {}, {"warnings": ["the classes 'IceCafé' and 'ice cafe\u0301' differ in case or spaces only"]}),
     "one number": (column([0, 0, 0]), {}, {"warnings": ["all images are of a single class: there is nothing to learn"]}),
     **{name: (column(["cat", name, "dog"]), {}, {"warnings": [f"{name!r} is a class here: if it stands for no label, remove those lines"]}) for name in ("NA", "nan", "N/A")},
     "as advised": (column([17, 27017, 9017]), {"classes": "17\n9017\n27017\n"}, {"labels": [0, 2, 1], "warnings": []}),
@@ -246,8 +232,6 @@ def test_what_is_read(reads, case):
     assert {what: getattr(result, what) for what in wanted} == wanted, result
 
 
-# -- label files: what is refused ----------------------------------------------------------------------
-
 WRONG = {  # what the one error says: the files, each after the end of its name
     "line 3: images may be in the columns 'image' and 'path'|--image_column": [".txt \n\nimage,path,label\n0.png,a,0\n"],
     "labels may be in the columns 'class' and 'label'|--label_column": [".csv image,class,label\n0.png,a,0\n", '.jsonl {"file_name": "0.png", "class": 1, "label": 1}'],
@@ -256,7 +240,6 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "line 1: the header lacks 'label'; it has 'file_name', 'text'": ['.jsonl {"file_name": "0.png", "text": "a"}'],
     "line 3: more columns than the header has": [".csv image,label\n0.png,1\n0.png,1,2\n"],
     "line 2: must have 'file_name' and 'label', each a text or an integer": ['.jsonl {"file_name": "0.png", "label": 1}\n' + each for each in ('{"file_name": "1.png"}', '{"file_name": "1.png", "label": [1]}', "[1]")],
-    "line 2: must have 'image' and 'label'": [".csv image,label\n0.png\n"],
     "lists no images": [".txt \n \n", ".csv image,label\n"],
     "line 2: the label '' of '0.png' is empty": [".csv image,label\n0.png,\n"],
     "line 2: '' is not a valid file name": [".csv image,label\n,3\n"],
@@ -272,7 +255,6 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "line 2: not a JSON object of image names and labels in one line: {": ['.txt {"0.png": 1}\n' + each for each in ('[{"file_name": "1.png", "label": 1}]', '{"1.png": }', '{"1.png": 1}, {"2.png": 1}', "[" * 100_000)],
     "line 1: the label of '0.png' is not an integer or a class's name": ['.txt {"0.png": 3.5}', '.txt {"0.png": true}'],
     "line 1: the header lacks 'plant'; it has 'image'": [(ODD, {"image_column": "image", "label_column": "plant"})],
-    "/classes.txt (--classes) lacks 1 class: 'c'": [(column("abc"), {"classes": "a\nb"})],
     "/classes.txt, line 5: 'a' is line 1, too": [(column("abc"), {"classes": "a\nb\nc\n\na"})],
     "line 1: the label 'a|b' of '0.png' cannot be a class's name": [f'.jsonl {{"0.png": "a\\u{code}b"}}\n{{"1.png": "b"}}' for code in ("0000", "d800", "dfff")],
     "/classes.txt, line 2: '|' cannot be a class's name": [(column("abc"), {"classes": f"a\n{name}"}) for name in ("b" * 4097, '"\\ud800"', '"a\\u0000b"')],
