@@ -1,7 +1,6 @@
 """Datasets as OneFlow's reader and decoders deliver them, and not this project's own code.
 
-OneFlow aborts the process on what it does not like, so ``decode_with_oneflow`` starts this
-module as a process of its own, for many datasets at once, as starting takes longer than reading.
+``decode_with_oneflow`` starts this module as a process, as OneFlow aborts on what it dislikes.
 """
 
 import os
