@@ -57,6 +57,7 @@ def test_damage_anywhere_raises_nothing_else_and_ends_no_process(kind):
 JPEG, PROGRESSIVE = jpeg(NOISE, quality=75), jpeg(NOISE, quality=75, progressive=True)
 FOUND = {  # what is damaged, and how many of 100 (bits, runs of zeros, of noise) are found at least
     "png": (png(NOISE, 2), 100, 100, 100),
+    "png with alpha": (png(np.dstack([NOISE, NOISE[..., 0]]), 6), 100, 100, 100),
     "tiff lzw": (pillow(NOISE, "TIFF", compression="tiff_lzw"), 20, 98, 98),
     "tiff deflate": (tiff(NOISE, 2, deflate=True), 97, 98, 98),
     "tiff tiles": (tiff(NOISE, 2, deflate=True, tile=32), 97, 98, 98),
