@@ -1,12 +1,10 @@
 """Datasets as OneFlow's reader and decoders deliver them, and not this project's own code.
 
-OneFlow aborts the process on what it does not like, so ``decode_with_oneflow`` starts this
-module as a process of its own, for many datasets at once, as starting takes longer than reading.
+``decode_with_oneflow`` starts this module as a process, as OneFlow aborts on what it dislikes.
 """
 
 import os
 import pickle
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,24 +21,15 @@ class Dataset(NamedTuple):
 
 
 def decode_with_oneflow(datasets):
-    """What OneFlow delivers of {key: Dataset}: {key: (images, labels)}.
+    """What OneFlow delivers of {key: Dataset}: {key: (images, labels)}, uint8 (h, w, channels)."""
+    from helpers import run_python
 
-    Images are uint8, (height, width, channels). Fails for an image of another size than its shape.
-    """
-    import helpers
-
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.run(
-            [sys.executable, __file__],
-            input=pickle.dumps([tuple(dataset) for dataset in datasets.values()]),
-            stdout=output,
-            stderr=subprocess.PIPE,
-            env=helpers.ENVIRONMENT,
-            timeout=300,
-        )
-        assert process.returncode == 0, process.stderr.decode(errors="replace")[-2000:]
-        output.seek(0)
-        return {key: pickle.load(output) for key in datasets}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "datasets"
+        path.write_bytes(pickle.dumps([tuple(dataset) for dataset in datasets.values()]))
+        result = run_python(__file__, path)
+        assert result.code == 0, result
+        return dict(zip(datasets, pickle.loads(path.read_bytes()), strict=True))
 
 
 def read(flow, dataset):
@@ -71,5 +60,6 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from lenet.engine import flow
 
-    for fields in pickle.load(sys.stdin.buffer):
-        pickle.dump(read(flow, Dataset(*fields)), sys.stdout.buffer)
+    path = Path(sys.argv[1])
+    found = [read(flow, Dataset(*fields)) for fields in pickle.loads(path.read_bytes())]
+    path.write_bytes(pickle.dumps(found))
