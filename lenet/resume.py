@@ -80,9 +80,6 @@ def open_last(
     checkpoint = open_checkpoint(path)
     info = checkpoint.info
     problem = changed_settings(config, info.config)
-    for name, digest in digests.items():
-        if info.dataset_digests.get(name) != digest:
-            problem = f"it was trained on a different {name}; --run_dir DIR starts another run"
     now = count(plan.num_steps, "step")
     if plan.num_steps < info.step:
         problem = f"it has taken {count(info.step, 'step')}, and would end after {now}"
@@ -90,6 +87,9 @@ def open_last(
         WORLD_SIZE != info.world_size and config.length_matters and plan.num_steps != info.num_steps
     ):
         problem = f"on this number of ranks it would take {now}, not {info.num_steps:,}"
+    for name, digest in digests.items():
+        if info.dataset_digests.get(name) != digest:
+            problem = f"it was trained on a different {name}; --run_dir DIR starts another run"
     if problem:
         raise InputError(f"cannot resume {folder}: {problem}")
     return checkpoint
