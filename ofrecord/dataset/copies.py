@@ -54,20 +54,18 @@ def report_copies(tables: list[ImageTable], say: Callable[[str], object] = outpu
     for index, table in enumerate(tables):
         for owner in tables[: index + 1]:
             pairs = [pair for pair in copies if pair[0] is owner and pair[2] is table]
-            alike = [pair for pair in pairs if not labels_differ(*pair)]
-            log_pairs("the same image", alike, None if owner is table else "warning")
+            log_pairs("the same image", pairs, None if owner is table else "warning")
             are = "is a copy of another" if len(pairs) == 1 else "are copies of others"
             text = f"{table.folder}: {count(len(pairs), 'image')} {are}"
             text += "" if owner is table else f" in {owner.folder}{LEAK if pairs else ''}"
             if pairs or (owner is not table and say is output):  # a result is said, also if none
                 say(text)
-    conflicts = [pair for pair in copies if labels_differ(*pair)]
+    conflicts = [
+        (owner, other, table, row)
+        for owner, other, table, row in copies
+        if row.label != other.label and owner.class_names == table.class_names
+    ]
     log_pairs("the same image with different labels", conflicts, "warning")
-
-
-def labels_differ(owner: ImageTable, other: Row, table: ImageTable, row: Row) -> bool:
-    """Whether two copies have different labels, of the same classes."""
-    return row.label != other.label and owner.class_names == table.class_names
 
 
 def log_pairs(what: str, pairs: list[Pair], level: str | None) -> None:
