@@ -1,5 +1,6 @@
 # make train   make the dataset from the 50 digits and train LeNet on it
-# make mnist   download MNIST, make datasets of it and train LeNet to 99.45 %; continues a run that was stopped
+# make venv    only set up .venv, which the other targets do first
+# make mnist   download MNIST, make datasets of it and train LeNet to 99.46 %; continues a run that was stopped
 # make test    run the tests that are quick: at most five minutes
 # make test-all   run all tests: about twenty minutes
 # make gpu     test and time the training on a GPU
@@ -14,7 +15,7 @@
 #
 # The last three compare with other libraries (4 GB in .venv-peers) unless PEERS=no is given.
 # MNIST=DIR takes MNIST's four .gz files from a folder instead of downloading them.
-# Each of them first sets up .venv with Python 3.10, once (tools/venv.sh).
+# .venv is set up with Python 3.10, once (tools/venv.sh).
 
 PYTHON_RUN = .venv/bin/python
 TWO_RANKS = -m oneflow.distributed.launch --nproc_per_node 2

@@ -50,9 +50,10 @@ class History:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the highest accuracy, the first of equals."""
+        """The step of the highest accuracy; of equals, of which small datasets have many, of the lowest loss."""
         evaluations = self.evaluations
-        return max(evaluations, key=lambda step: (evaluations[step][1], -step), default=None)
+        ranked = ((accuracy, -loss, -step) for step, (loss, accuracy) in evaluations.items())
+        return -max(ranked)[2] if evaluations else None
 
     def to_arrays(self) -> Arrays:
         """Return ``rows``, float64 (n, 6), to be kept in a checkpoint; NaN stands for None."""

@@ -1,7 +1,5 @@
 """Pictures of a training: the loss of each step, and the model's predictions."""
 
-import math
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -39,8 +37,12 @@ def draw_losses(path: str, title: str, plan: Plan, history: History) -> None:
         upper.plot(steps, losses, "o-", color=RED, markersize=5, label="evaluation")
         _plot_accuracies(lower, steps, percents)
     upper.legend(loc="upper right")
-    epoch_steps = math.ceil(plan.num_records / plan.batch_size)
-    lower.set_xlabel(f"step (1 epoch: {count(epoch_steps, 'step')})")
+    length = plan.num_records / plan.batch_size
+    lower.set_xlabel(
+        f"step (1 epoch: {length:,.0f} steps)"
+        if length > 99
+        else f"step (1 epoch: {length:.3g} steps)"
+    )
     lower.set_xlim(0, plan.num_steps * 1.03)
     save_figure(figure, path)
 
@@ -104,6 +106,6 @@ def _tile(prediction: Prediction, pixels: np.ndarray, spec: ModelSpec) -> Tile:
     if label == predicted:
         return Tile(spec.class_name(label), pixels)
     caption = f"{spec.class_name(label)} → {spec.class_name(predicted)} ({probability:.0%})"
-    if len(caption) > MAX_CAPTION:
-        caption = f"{label} → {predicted} ({probability:.0%})"
-    return Tile(caption, pixels, RED)
+    return Tile(
+        caption if len(caption) <= MAX_CAPTION else caption.replace("→ ", "→\n"), pixels, RED
+    )

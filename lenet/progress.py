@@ -31,7 +31,7 @@ class Progress:
         self.seconds += time.perf_counter() - self._since
         self.skip_time()
         self.steps = step - self._done
-        figures = {"loss": f"{loss:.4g}", "images/s": f"{self.rate:.0f}"}
+        figures = {"mean loss": f"{loss:.4g}", "images/s": f"{self.rate:.0f}"}
         self._bar.set_postfix(figures, refresh=False)
         self._bar.update(step - self._bar.n)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ofrecord.dataset.open_dataset import Dataset
 from runtime.atomic import folder_lock
-from runtime.cli import InputError, count, first_few, log, os_errors
+from runtime.cli import InputError, count, first_few, log, os_errors, typed_path
 from runtime.settings import text_of
 
 from .checkpoint import Checkpoint, open_checkpoint
@@ -56,7 +56,8 @@ def create_folder(path: str) -> None:
         names = set(os.listdir(path)) - {f".{CONFIG}.new"}  # of a start that was killed
     if {CONFIG, LAST} & names:
         raise InputError(
-            f"{path} contains a run already: --resume continues it, --run_dir DIR starts another"
+            f"{path} contains a run already: `--run_dir {typed_path(path)} --resume`, without other "
+            "settings, continues it; --run_dir with another name starts one"
         )
     if names:
         raise InputError(
@@ -80,9 +81,6 @@ def open_last(
     checkpoint = open_checkpoint(path)
     info = checkpoint.info
     problem = changed_settings(config, info.config)
-    for name, digest in digests.items():
-        if info.dataset_digests.get(name) != digest:
-            problem = f"it was trained on a different {name}; --run_dir DIR starts another run"
     now = count(plan.num_steps, "step")
     if plan.num_steps < info.step:
         problem = f"it has taken {count(info.step, 'step')}, and would end after {now}"
@@ -90,6 +88,9 @@ def open_last(
         WORLD_SIZE != info.world_size and config.length_matters and plan.num_steps != info.num_steps
     ):
         problem = f"on this number of ranks it would take {now}, not {info.num_steps:,}"
+    for name, digest in digests.items():
+        if info.dataset_digests.get(name) != digest:
+            problem = f"it was trained on a different {name}; --run_dir DIR starts another run"
     if problem:
         raise InputError(f"cannot resume {folder}: {problem}")
     return checkpoint

@@ -145,7 +145,9 @@ class Run:
             losses = f"loss {evaluation.loss:.4f}, training loss {training:.4f}"
             self.progress.log(f"epoch {epoch}/{num_epochs}: accuracy {evaluation}, {losses}")
             if step == self.plan.num_steps:
-                self.progress.log("\n".join(evaluation.report(model.spec)))
+                best = self.plan.epoch_of(history.best_step)
+                kept = [f"{self.path}/{BEST} is the model of epoch {best}"] if self.path else []
+                self.progress.log("\n".join(evaluation.report(model.spec) + kept))
         else:
             self.progress.log(f"training accuracy: {evaluation}")
         self.progress.skip_time()

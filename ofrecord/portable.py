@@ -15,6 +15,7 @@ A part is records one after the other: a length (int64, little-endian), then a p
 int32 or int64, in a field 1 to 5, which holds ``repeated T value = 1``, packed.
 """
 
+import argparse
 import csv
 import hashlib
 import json
@@ -94,7 +95,8 @@ def _integer(digits, bits):
 def read_dataset(folder):
     """Yield (image name, encoded image, label, class name) of each record, in order.
 
-    The name is "" where it is not known, the class name None. Raises BadDataset, and OSError.
+    The name is "" where it is not known, the class name None. Raises BadDataset, also where a
+    file is missing, and OSError.
     """
     place = "dataset.json is damaged"
     try:
@@ -116,30 +118,46 @@ def read_dataset(folder):
                         raise ValueError(f"it has not one {features[0]} and one {features[1]}")
                     image, label = values
                     row, digest = next(rows, []), hashlib.sha256(image).hexdigest()[:16]
-                    if row[:2] + row[3:] != [part, str(index), str(label), digest]:
-                        raise ValueError("images.csv has another image")
+                    if row[:2] != [part, str(index)]:
+                        there = ", record ".join(row[:2]) or "nothing"
+                        raise ValueError(f"images.csv has {there} in its place")
+                    if row[3:] != [str(label), digest]:
+                        raise ValueError("its image or label is not that of images.csv")
                     yield row[2], image, label, classes.get(label)
             if next(rows, None):
                 raise BadDataset(f"{folder}: images.csv has more records than the parts")
+    except FileNotFoundError as error:
+        hint = " (read_part needs only parts)" if error.filename.endswith(".json") else ""
+        raise BadDataset(f"{error.filename} is missing{hint}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise BadDataset(f"{folder}, {place}: {error}") from None
 
 
 def write_files(folder, out=None):
-    """Print a table of names and labels; or write it and the images to a new folder."""
+    """Print a table of names and labels; or write it and the images to a new folder.
+
+    The folder is called OUT.unfinished until everything is in it.
+    """
+    next(read_dataset(folder), None)  # raises before anything is written
     if out:
-        os.stat(os.path.join(folder, "dataset.json"))  # before a folder is made for nothing
-        os.mkdir(out)
-    target = os.path.join(out, "images.csv") if out else 1  # stdout
+        out = os.path.normpath(out)
+        if os.path.lexists(out):
+            raise BadDataset(f"{out} exists: name a new folder")
+        os.mkdir(f"{out}.unfinished")
+    number, target = 0, f"{out}.unfinished/images.csv" if out else 1  # stdout
     with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(["image", "label"])
-        for number, (name, image, label, class_name) in enumerate(read_dataset(folder)):
+        for name, image, label, class_name in read_dataset(folder):
             if out:
-                name = safe_name(name or str(number), ENDINGS.get(image[:2], ".bin"))
-                while not _is_written(os.path.join(out, name), image):
+                name = safe_name(name or f"{number:08d}", ENDINGS.get(image[:2], ".bin"))
+                while not _is_written(os.path.join(f"{out}.unfinished", name), image):
                     name = f"record-{number}/{name}"
             table.writerow([name, label if class_name is None else class_name])
+            number += 1
+    if out:
+        os.rename(f"{out}.unfinished", out)
+        print(f"{out}: {number} images")
 
 
 def _is_written(path, data):
@@ -163,13 +181,19 @@ def safe_name(name, ending):
     return name if there == ending else name + ending
 
 
-if __name__ == "__main__":
+def main():
+    parser = argparse.ArgumentParser(description="List a dataset's images, or write them to OUT.")
+    parser.add_argument("folder", metavar="DIR", help="the dataset's folder")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="a new folder, for images.csv too")
+    args = parser.parse_args()
     try:
-        if len(sys.argv) not in (2, 3):
-            raise BadDataset("usage: python portable.py DIR [OUT]")
-        write_files(*sys.argv[1:])
+        write_files(args.folder, args.out)
     except BrokenPipeError:  # as of `head`, which has seen enough
         pass
-    except (BadDataset, OSError) as error:
-        print(f"portable.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (BadDataset, OSError, KeyboardInterrupt) as error:
+        print(f"portable.py: error: {str(error) or 'interrupted'}", file=sys.stderr)
+        sys.exit(2 if str(error) else 130)
+
+
+if __name__ == "__main__":
+    main()

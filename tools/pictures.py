@@ -130,9 +130,9 @@ def draw_pipeline(path: str) -> None:
         (2.38, "records", "by img2ofrecord.py", "length, image, label"),
         (4.02, "decoded", "by OneFlow's decoders", f"uint8 {tuple(pixels.shape)}"),
         (5.66, "normalized", "by CropMirrorNormalize", f"float32 {tuple(batch.shape)}"),
-        (7.2, "augmented", "by augment()", "cropped at random"),
+        (7.2, "augmented", "by augment()", "up to 30 % cropped"),
     ]
-    ranges = ["0 to 255", "in part-0", "0 to 255", f"{low:.2f} to {high:.2f}", "in training only"]
+    ranges = ["0 to 255", "in part-0", "0 to 255", f"{low:.2f} to {high:.2f}", "in training: 5 %"]
     side, top, step, shown = 1.05, 0.72, 1.4, 3
     figure, axes = new_axes(top + shown * step + 0.62)
     for (x, title, maker, note), extent in zip(columns, ranges, strict=True):

@@ -77,9 +77,15 @@ def make_table(folder: str, reports: list[PartReport]) -> bytes:
 
 
 def old_fields(folder: str) -> dict[str, Any]:
-    """Return what a manifest of this or an earlier layout says that part files do not tell."""
-    with suppress(InputError, ValueError, TypeError):
-        fields = read_fields(os.path.join(folder, MANIFEST_NAME))
+    """Return what a manifest of this or an earlier layout says that part files do not tell.
+
+    Raises InputError where it cannot be read.
+    """
+    path = os.path.join(folder, MANIFEST_NAME)
+    if not os.path.lexists(path):
+        return {}
+    with suppress(ValueError, TypeError):
+        fields = read_fields(path)
         kept = {name: fields[name] for name in KEPT if name in fields}
         return {**kept, "num_classes": len(fields.get("class_names") or ())}
-    return {}  # there is none, or it is another program's
+    return {}  # it is another program's

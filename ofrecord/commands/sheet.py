@@ -57,9 +57,11 @@ def draw_groups(path: str, groups: list[tuple[str, list[Tile]]], columns: int) -
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
             place = {"x": left + w / 2, "y": top - 0.04, "ha": "center"}
             text = axes.text(s=caption, fontsize=7, color=color, **place, **style)
-            while text.get_window_extent().width > WIDEST and caption:
-                caption = caption[:-1]
-                text.set_text(f"{caption}…")
+            lines = caption.split("\n")
+            while text.get_window_extent().width > WIDEST and max(map(len, lines)) > 1:
+                longest = lines.index(max(lines, key=len))
+                lines[longest] = lines[longest].rstrip("…")[:-1] + "…"
+                text.set_text("\n".join(lines))
             if color != "black":
                 axes.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=color))
         y += ROW * -(-len(tiles) // columns)

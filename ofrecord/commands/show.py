@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
     print_histogram(manifest)
     with os_errors("write the contact sheet", sheet):
         tiles = [Tile(caption(manifest, label), pixels) for label, pixels in samples]
-        draw_groups(sheet, [(manifest.summary, tiles)], COLUMNS)
+        some = f" ({len(tiles)} of them)" if len(tiles) < manifest.num_records else ""
+        draw_groups(sheet, [(manifest.summary + some, tiles)], COLUMNS)
     output(f"contact sheet: {sheet if args.sheet else os.path.relpath(sheet)}")
 
 

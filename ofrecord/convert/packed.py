@@ -67,7 +67,7 @@ def invalid_images(problems: list[Problem], options: ConvertOptions) -> InputErr
     """Return the error for images that cannot be stored."""
     hint = " (--skip_bad skips such)" if all(each.may_be_skipped for each in problems) else ""
     number, lines = count(len(problems), "invalid image"), describe(problems, options.image_root)
-    summary = f"{number}; nothing was changed in {options.save_dir}{hint}"
+    summary = f"{number}; no dataset was written to {options.save_dir}{hint}"
     return InputErrors(lines if len(lines) > 1 else [lines[0] + hint], summary)
 
 

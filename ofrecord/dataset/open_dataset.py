@@ -28,6 +28,7 @@ from .images_csv import Row, read_rows
 from .loading import CONVERT, load_manifest
 from .manifest import MANIFEST_NAME, PART_PATTERN, TABLE_NAME, Manifest, Part, part_sizes
 
+RESTORE = f"copy the dataset again, or {CONVERT}"
 BAR_SECONDS = 2  # hashing that takes longer has a bar
 BLOCK = 2**20  # bytes that are hashed at once
 
@@ -85,12 +86,12 @@ def open_dataset(
     for name, size in listed.items():
         path = os.path.join(folder, name)
         if name not in found:
-            raise InputError(f"{path} is missing; {CONVERT}")
+            raise InputError(f"{path} is missing; {RESTORE}")
         with os_errors("read", path):
             there = os.path.getsize(path)
         if size not in (there, None):
             reason = f"has {there:,} bytes and should have {size:,}: it was truncated or changed"
-            raise InputError(f"{path} {reason}; {CONVERT}")
+            raise InputError(f"{path} {reason}; {RESTORE}")
     if check_hashes:
         _check_hashes(folder, manifest.images_csv, dataset.parts_per_rank(world_size)[rank])
     return dataset
@@ -109,7 +110,7 @@ def _check_hashes(folder: str, table: str, parts: list[Part]) -> None:
                     found = future.result()
                 if found != wanted:
                     reason = "was changed or damaged after it was written (SHA-256 differs)"
-                    raise InputError(f"{path} {reason}; {CONVERT}")
+                    raise InputError(f"{path} {reason}; {RESTORE}")
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 

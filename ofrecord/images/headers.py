@@ -58,7 +58,7 @@ def _png_header(data: bytes) -> Header:
     reasons = {
         "16-bit": depth == 16,
         "palette": color_type == 3,
-        "alpha": transparent,
+        "transparency": transparent,
         f"{depth}-bit": depth != 8,
         "EXIF": b"eXIf" in chunks,
         "animation": True,

@@ -58,6 +58,12 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
         raise InputErrors(problems, f"{count(len(problems), 'problem')} in {path}")
     if not lines:
         raise InputError(f"the label file {path} lists no images")
+    if files.names.keys().isdisjoint(lines) and not files.did_you_mean(first := next(iter(lines))):
+        raise InputError(
+            f"{options.image_root} has none of the {count(len(lines), 'image')} of {path} (the first "
+            f"is {first}): --label_dir names another label file; --class_folders takes each folder "
+            "there for a class"
+        )
     labels = array("i", [numbers[label] for label in labels])
     samples = Samples(list(lines), labels, class_names, splits if splits[0] else None)
     return samples, [name for name in files.names if name not in lines and is_image(name)]

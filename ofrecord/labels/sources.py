@@ -41,6 +41,9 @@ def read_samples(options: SourceOptions) -> Samples:
         order = list(range(len(samples)))
         random.Random(options.seed).shuffle(order)
         samples = samples.take(order)
+    elif options.class_folders and len(set(samples.labels)) > 1:
+        mixes = "--shuffle mixes them, which a training needs"
+        log(f"the images are in the order of their classes: {mixes}", "warning")
     return samples
 
 
@@ -57,7 +60,12 @@ def doubts(samples: Samples) -> Iterator[str]:
     used, names = set(samples.labels), samples.class_names or []
     low, high = min(used), max(used)
     if len(used) == 1:
-        yield "all images are of a single class: there is nothing to learn"
+        folders = {name.split("/")[1] for name in samples.names if name.count("/") > 1}
+        too_high = "" if len(folders) < 2 else " (is --image_root one folder too high?)"
+        yield (
+            f"all images are of a single class, {samples.class_name(low)}: there is nothing to "
+            f"learn{too_high}"
+        )
     if low < 0:
         yield "there are negative labels: lenet_train.py only accepts labels from 0"
     elif not names and (low > 0 or high >= 2 * len(used)):

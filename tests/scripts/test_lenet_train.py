@@ -92,7 +92,7 @@ def test_a_bar_on_a_terminal(converted):
                 text += block
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and len(out.splitlines()) == 20, text
-    assert b"20/20" in text and b"images/s=" in text and b"loss=" in text, text
+    assert b"20/20" in text and b"images/s=" in text and b"mean loss=" in text, text
 
 
 # -- weights, augmentation, evaluation --------------------------------------------------

@@ -50,8 +50,9 @@ def test_the_folder_holds_what_was_printed(whole):
         text = f"epoch {row['epoch']}/7: accuracy {correct}/15 ("
         assert text in result.err and f", loss {float(row['eval_loss']):.4f}, " in result.err
     assert about(folder / "last.npz")["step"] == STEPS
-    best = max(evaluations, key=lambda row: float(row["eval_accuracy"]))  # the first of equals
+    best = max(evaluations, key=lambda row: (row["eval_accuracy"], -float(row["eval_loss"])))
     assert about(folder / "best.npz")["step"] == int(best["step"])
+    assert f"{folder}/best.npz is the model of epoch {best['epoch']}\n" in result.err
     rates = np.array([float(row["learning_rate"]) for row in steps])  # rises, and falls
     peak = int(rates.argmax())
     assert 3 <= peak <= 5 and 0.0018 < rates[peak] <= 0.002 and rates[0] == pytest.approx(0.0001)

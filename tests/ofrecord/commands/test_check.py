@@ -162,7 +162,7 @@ def test_what_is_no_whole_dataset(dataset, tmp_path, action):
 
 UNREADABLE = [
     *(("", mode, [*ACTIONS, "convert"]) for mode in (0o000, 0o111, 0o444)),
-    ("dataset.json", 0o000, ["check", "show", "merge", "export", "convert"]),
+    ("dataset.json", 0o000, [*ACTIONS, "convert"]),
     ("images.csv", 0o000, ACTIONS),
     ("part-2", 0o000, ["show", "merge", "export"]),
 ]

@@ -107,7 +107,7 @@ def classes(tmp_path):
 
 def test_two_fractions(classes):
     """The split follows from the names and the seed alone; its id from the images, too."""
-    options = ["--val_fraction", 0.2, "--test_fraction", 0.1]
+    options = ["--val_fraction", 0.2, "--test_fraction", 0.1, "--shuffle"]
     assert warnings(convert_in(classes, *options)) == []
     sets = names_in(classes)
     assert {split: len(names) for split, names in sets.items()} == dict(train=84, val=24, test=12)
@@ -116,7 +116,7 @@ def test_two_fractions(classes):
     ids = {read_manifest(classes / name)["split_id"] for name in SETS.values()}
     assert len(ids) == 1 and None not in ids
     write_images(classes / "in", ["a/00.png"], first=999)  # other images of the same names
-    convert_in(classes, *options, "--seed", 0, "--shuffle", "--img_format", ".jpg")
+    convert_in(classes, *options, "--seed", 0, "--img_format", ".jpg")
     assert names_in(classes) == sets and read_manifest(classes / "d")["split_id"] not in ids
     convert_in(classes, *options, "--seed", 1)
     assert names_in(classes) != sets
@@ -195,7 +195,9 @@ def test_skipped_images(own, tmp_path):
     (tmp_path / "in" / names[12]).symlink_to(names[12])
     result = convert(*own)
     assert result.code == 2 and result.err.count(": error: ") == 7, result
-    assert "6 invalid images; nothing was changed in" in result.err and "--skip_bad" in result.err
+    assert (
+        "6 invalid images; no dataset was written to" in result.err and "--skip_bad" in result.err
+    )
     assert convert(*own, "--skip_bad", "--job", "1/2").code == 0  # parts 0, 2 and 4
     without = convert(*own)  # parts with skipped images do not count
     assert without.code == 2 and "4 of 6 parts are there already" in without.err, without
@@ -215,7 +217,7 @@ def test_skipped_images(own, tmp_path):
 def test_classes_that_are_left_empty_and_datasets_without_an_image(classes):
     for path in (classes / "in/b").iterdir():
         path.write_bytes(b"no image")
-    said = warnings(convert_in(classes, "--skip_bad"))
+    said = warnings(convert_in(classes, "--skip_bad", "--shuffle"))
     assert "--skip_bad left no image of class b" in said
     assert len(said) == 22  # twenty images, how many, the class
     for path in (classes / "in/a").iterdir():

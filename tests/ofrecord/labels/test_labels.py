@@ -59,6 +59,10 @@ def assert_error(result, *texts):
 
 # -- class folders ------------------------------------------------------------------------
 
+ORDERED = (
+    "the images are in the order of their classes: --shuffle mixes them, which a training needs"
+)
+
 
 @pytest.fixture
 def classes(tmp_path):
@@ -77,7 +81,7 @@ def test_folders_are_classes_but_not_what_systems_put_there(tmp_path, capsys):
     result = read(capsys, tmp_path / "in")
     assert result.classes == ["\\xfe", "cat", "class 2", "class 10", "dog", "train", "猫 x"]
     assert result.labels == [0, 0, 0, 1, 2, 3, 4, 4, 5, 6] and result.names == NAMES
-    assert result.warnings == result.unused == []
+    assert result.warnings == [ORDERED] and result.unused == []
     make_files(tmp_path / "in", "dog/notes.txt", *(f"cat/{index}.mov" for index in range(5)))
     [warning] = read(capsys, tmp_path / "in").unused
     assert warning.startswith("skipped 6 files without an image's extension")
@@ -112,13 +116,19 @@ def test_folders_of_sets_are_no_classes(tmp_path, capsys, folders):
     assert "`ls " not in result.errors[0]  # which would write over it
 
 
+def test_an_image_root_one_folder_too_high(classes, capsys):
+    single = "all images are of a single class, in: there is nothing to learn"
+    too_high = read(capsys, classes).warnings
+    assert too_high == [f"{single} (is --image_root one folder too high?)"]
+
+
 def test_a_class_file_gives_the_order(classes, capsys):
     (classes / "in/empty").mkdir()
     names = write(classes / "classes.txt", "c\nd\na\nb\nempty")
     result = read(capsys, classes / "in", classes=names)
     assert result.labels == [0] * 3 + [2] * 3 + [3] * 6
     assert result.classes == ["c", "d", "a", "b", "empty"]
-    assert result.warnings == ["classes without images: d, empty"]
+    assert result.warnings == ["classes without images: d, empty", ORDERED]
     result = read(capsys, classes / "in", classes=write(names, "c\na"))
     assert_error(result, "classes.txt (--classes) lacks 2 classes: 'b', 'empty'")
 
@@ -207,7 +217,7 @@ READ = {  # a file, options, what came of it
     "splits": (".csv image, Split ,label\n0.png,training,0\n1.png,Valid,1\n2.png, test ,0\n", {}, {"labels": [0, 1, 0], "splits": ["train", "val", "test"]}),
     **{f"{text} of a table program": (column([text.format(n) for n in range(12)]), {}, {"labels": list(range(12)), "classes": None, "warnings": []}) for text in ("{}", "{}.0", "{}.", "+{}", "{:02}", "{}.000", " {} ")},
     "case, spaces, Unicode": (column(["ice cafe\u0301", "IceCafé", "dog"]), {}, {"warnings": ["the classes 'IceCafé' and 'ice cafe\u0301' differ in case or spaces only"]}),
-    "one number": (column([0, 0, 0]), {}, {"warnings": ["all images are of a single class: there is nothing to learn"]}),
+    "one number": (column([0, 0, 0]), {}, {"warnings": ["all images are of a single class, 0: there is nothing to learn"]}),
     **{name: (column(["cat", name, "dog"]), {}, {"warnings": [f"{name!r} is a class here: if it stands for no label, remove those lines"]}) for name in ("NA", "nan", "N/A")},
     "as advised": (column([17, 27017, 9017]), {"classes": "17\n9017\n27017\n"}, {"labels": [0, 2, 1], "warnings": []}),
     "one gap": (column([*range(10), 999]), {}, {"warnings": [f"labels go from 0 to 999, which makes 1,000 classes, 989 of them without images: {ADVICE}"]}),
@@ -237,6 +247,7 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "line 3: more columns than the header has": [".csv image,label\n0.png,1\n0.png,1,2\n"],
     "line 2: must have 'file_name' and 'label', each a text or an integer": ['.jsonl {"file_name": "0.png", "label": 1}\n' + each for each in ('{"file_name": "1.png"}', '{"label": 1}', '{"file_name": "1.png", "label": [1]}', "[1]")],
     "lists no images": [".txt \n \n", ".csv image,label\n"],
+    "in has none of the 2 images of |--class_folders": [".csv image,label\nother.png,1\nanother.png,0\n"],
     "line 2: the label '' of '0.png' is empty": [".csv image,label\n0.png,\n"],
     "line 2: '' is not a valid file name": [".csv image,label\n,3\n"],
     "line 2: the label '3000000000' of '0.png' does not fit in int32": [".csv image,label\n0.png,3000000000\n"],
