@@ -1,8 +1,8 @@
 # make train   make the dataset from the 50 digits and train LeNet on it
 # make venv    only set up .venv, which the other targets do first
 # make mnist   download MNIST, make datasets of it and train LeNet to 99.46 %; continues a run that was stopped
-# make test    run the tests that are quick: at most five minutes
-# make test-all   run all tests: about twenty minutes
+# make test    run the tests that are quick: two minutes
+# make test-all   run all tests: a quarter of an hour
 # make gpu     test and time the training on a GPU
 # make picture   draw the pictures of README and docs again, those of MNIST excepted
 # make lint    check the code's style with ruff

@@ -138,21 +138,9 @@ def changed(name, change):
     return lambda path: edit(path, lambda found: found.update({name: change(found[name])}))
 
 
-def figure(row, column, value):
-    """Changes a figure of the history."""
-    return changed(
-        "history/rows", lambda rows: operator.setitem(rows, (row, column), value) or rows
-    )
-
-
 def about_with(**fields):
     return lambda path: edit_about(path, lambda found: found.update(fields))
 
 
 def spec_with(**fields):
     return lambda path: edit_about(path, lambda found: found["spec"].update(fields))
-
-
-def only_best(path):
-    path.unlink()
-    path.with_name("best.npz").rename(path)

@@ -3,7 +3,6 @@
 import gc
 import itertools
 import os
-import shutil
 import traceback
 
 STEPS = ("mkdir", "replace", "remove", "unlink", "rmdir", "fsync")  # functions of os
@@ -63,12 +62,3 @@ def hook_steps(last, after, stop):
     for name in STEPS:
         setattr(os, name, hook(getattr(os, name)))
     return stopped
-
-
-def write_files(folder, files):
-    """Write {name: text} into a folder that holds nothing else then."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)

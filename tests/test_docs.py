@@ -317,48 +317,15 @@ def test_all_blocks(page, clone):
     chosen = [block for block in blocks(page) if block not in without]
     if not chosen:
         pytest.skip(needs_mnist.kwargs["reason"])
-    new = make_photos(clone) if page == "README.md" else []
     runner = Page(clone)
+    if page == "README.md":  # the reader's photos
+        runner.run(blocks("docs/own-images.md")[:1])
+        shutil.move(clone / "photos" / "circle" / "000.jpg", clone / "new.jpg")
     runner.run(chosen)
-    if new:
-        assert_classifies_photos(runner, new)
-
-
-def make_photos(folder):
-    """Write the reader's photos: patches of real pictures, a palace, a flower and a person.
-
-    Returns [(file, class)] of six that are in no class's folder, the first of them new.jpg.
-    """
-    from matplotlib.cbook import get_sample_data
-    from sklearn.datasets import load_sample_images
-
-    pictures = dict(zip(("palace", "flower"), load_sample_images().images, strict=True))
-    hopper = cv2.imread(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    pictures["person"] = cv2.cvtColor(hopper, cv2.COLOR_BGR2RGB)
-    new = []
-    for name, picture in sorted(pictures.items()):
-        (folder / "photos" / name).mkdir(parents=True)
-        for y in range(0, picture.shape[0] - 63, 64):  # none shares a pixel with another
-            for x in range(0, picture.shape[1] - 63, 64):
-                if (x + y) % 128 == 0:  # half of them will do
-                    patch = cv2.cvtColor(picture[y : y + 64, x : x + 64], cv2.COLOR_RGB2BGR)
-                    assert cv2.imwrite(str(folder / "photos" / name / f"{y}_{x}.jpg"), patch)
-        for path in sorted((folder / "photos" / name).iterdir())[3:9:5]:
-            new.append((f"{name}_{path.name}" if new else "new.jpg", name))
-            shutil.move(path, folder / new[-1][0])
-    return new
-
-
-def assert_classifies_photos(runner, new):
-    """The README's training on them is better than a guess, on the validation set and on ``new``."""
-    metrics = (runner.folder / "runs" / "own_images" / "metrics.csv").read_text().splitlines()
-    accuracies = [row["eval_accuracy"] for row in csv.DictReader(metrics) if row["eval_accuracy"]]
-    best = "runs/own_images/best.npz"
-    command = [sys.executable, "-m", "lenet.predict", "--checkpoint", best]
-    printed = runner.start([*command, *(file for file, _ in new)]).stdout
-    correct = sum(f"{file}: {name} (" in printed for file, name in new)
-    print(f"validation accuracy {accuracies[-1]}, {correct} of {len(new)} new ones")
-    assert float(accuracies[-1]) > 0.7 and correct >= 4, printed
+    if page == "README.md":
+        metrics = (clone / "runs" / "own_images" / "metrics.csv").read_text().splitlines()
+        accuracies = [row["eval_accuracy"] for row in csv.DictReader(metrics)]
+        assert float(accuracies[-1]) > 0.8
 
 
 # -- what is not run ------------------------------------------------------------------

@@ -27,20 +27,6 @@ def class_folders(root, count, size=lambda rng: (40, 48), channels=3):
     return ["--image_root", root, "--class_folders", "--shuffle", "--part_num", 3]
 
 
-REFUSED = {
-    "--val_fraction 0": "--val_fraction: it should be greater than 0",
-    "--limit 0": "--limit: it should be greater than or equal to 1",
-    "--label_column x": "--label_dir, --image_column and --label_column are not for --class_folders",
-}
-
-
-def test_bad_options(tmp_path):
-    source = class_folders(tmp_path / "in", 3)
-    for options, text in REFUSED.items():
-        assert_one_error(convert(*source, *options.split(), cwd=tmp_path), text)
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
 def test_own_images_yaml(tmp_path):
     """As the README says: convert, train with configs/own_images.yaml, predict."""
     source = class_folders(tmp_path / "in", 15, lambda rng: rng.integers(10, 40, 2), 1)

@@ -29,7 +29,7 @@ def test_losses_are_those_of_the_oldest_kernels(converted):
     )
     assert ours.err.startswith("Haswell\n") and oldest.err.startswith("Prescott\n"), ours
     assert len(losses(ours)) == 10
-    np.testing.assert_allclose(losses(ours), losses(oldest), rtol=1e-4)
+    np.testing.assert_allclose(losses(ours), losses(oldest), rtol=1e-5)
 
 
 def test_what_ends_the_import_of_oneflow_is_shown(tmp_path):
