@@ -148,6 +148,8 @@ def dataset_problems(
         return problems
     for name in sorted(set(found).difference(listed)):
         problems.append(f"{os.path.join(folder, name)} does not belong to this dataset")
+    if missing or any(report.problems for report in reports):
+        return problems  # the counts of what is left would differ because of that
     fields["channels"] = max(fields["channels"], manifest.channels)  # gray may be stored as colour
     is_plain = {kind for each in reports for kind in each.kinds} == {("JPEG", False)}
     fields["plain_jpeg"] = manifest.plain_jpeg and is_plain

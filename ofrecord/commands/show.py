@@ -59,12 +59,12 @@ def read_samples(dataset: Dataset) -> list[tuple[int, np.ndarray]]:
     """
     counts = {int(label): n for label, n in dataset.manifest.label_counts.items() if n}
     most = min(TILES_OF_CLASS, max(1, TILES // len(counts)))  # of a class
-    intervals = {label: -(-counts[label] // most) for label in sorted(counts)[:TILES]}
-    samples, seen = [], Counter()
+    shown, samples, seen = set(sorted(counts)[:TILES]), [], Counter()
     with decoder_messages:
         for path, _, _, row, image in read_records(dataset):
             seen[row.label] += 1
-            if row.label in intervals and seen[row.label] % intervals[row.label] == 0:
+            number, total = seen[row.label], counts.get(row.label)
+            if row.label in shown and number * most // total > (number - 1) * most // total:
                 try:
                     pixels = decode(image, read_header(image))
                 except BadImage as error:

@@ -45,6 +45,7 @@ def test_a_good_and_a_damaged_dataset(dataset):
     place = f"{dataset}/part-4, record 9 ({TUTORIAL[49][0]}): "
     assert any(line.startswith(place) for line in lines), result
     assert all(lines) and lines[-1].endswith(f"problems in {dataset}")
+    assert "the parts say" not in result.err  # what only follows from the damage
 
 
 def lie_about_parts(dataset):
