@@ -2,7 +2,7 @@
 # make venv    only set up .venv, which the other targets do first
 # make mnist   download MNIST, make datasets of it and train LeNet to 99.46 %; continues a run that was stopped
 # make test    run the tests that are quick: two minutes
-# make test-all   run all tests: a quarter of an hour
+# make test-all   run all tests: ten minutes
 # make gpu     test and time the training on a GPU
 # make picture   draw the pictures of README and docs again, those of MNIST excepted
 # make lint    check the code's style with ruff
