@@ -50,7 +50,7 @@ class History:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the highest accuracy; of equals, of which small datasets have many, of the lowest loss."""
+        """The step of the highest accuracy; of equals, as small datasets have, of the lowest loss."""
         evaluations = self.evaluations
         ranked = ((accuracy, -loss, -step) for step, (loss, accuracy) in evaluations.items())
         return -max(ranked)[2] if evaluations else None

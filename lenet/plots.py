@@ -14,7 +14,7 @@ from .spec import ModelSpec
 ACROSS = 10  # predictions in a row
 MAX_POINTS = 4000  # more cannot be distinguished in the picture
 MAX_FIGURES = 10  # accuracies that are written beside their points
-MAX_CAPTION = 16  # characters above a picture
+MAX_CAPTION = 16  # characters in a line above a picture
 BLUE, RED = "tab:blue", "#c02020"
 
 
@@ -38,11 +38,8 @@ def draw_losses(path: str, title: str, plan: Plan, history: History) -> None:
         _plot_accuracies(lower, steps, percents)
     upper.legend(loc="upper right")
     length = plan.num_records / plan.batch_size
-    lower.set_xlabel(
-        f"step (1 epoch: {length:,.0f} steps)"
-        if length > 99
-        else f"step (1 epoch: {length:.3g} steps)"
-    )
+    digits = ",.0f" if length > 99 else ".3g"
+    lower.set_xlabel(f"step (1 epoch: {length:{digits}} steps)")
     lower.set_xlim(0, plan.num_steps * 1.03)
     save_figure(figure, path)
 
@@ -106,6 +103,6 @@ def _tile(prediction: Prediction, pixels: np.ndarray, spec: ModelSpec) -> Tile:
     if label == predicted:
         return Tile(spec.class_name(label), pixels)
     caption = f"{spec.class_name(label)} → {spec.class_name(predicted)} ({probability:.0%})"
-    return Tile(
-        caption if len(caption) <= MAX_CAPTION else caption.replace("→ ", "→\n"), pixels, RED
-    )
+    if len(caption) > MAX_CAPTION:
+        caption = caption.replace("→ ", "→\n")
+    return Tile(caption, pixels, RED)

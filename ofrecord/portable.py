@@ -30,7 +30,7 @@ ENDINGS.update({b"II": ".tif", b"MM": ".tif", b"P5": ".pnm", b"P6": ".pnm"})
 
 
 class BadDataset(Exception):
-    """A dataset is damaged. The message says which part and record, and what is wrong."""
+    """A dataset is damaged or lacks a file. The message says which part and record, and what is wrong."""
 
 
 def read_part(path):
@@ -95,8 +95,7 @@ def _integer(digits, bits):
 def read_dataset(folder):
     """Yield (image name, encoded image, label, class name) of each record, in order.
 
-    The name is "" where it is not known, the class name None. Raises BadDataset, also where a
-    file is missing, and OSError.
+    The name is "" where it is not known, the class name None. Raises BadDataset, and OSError.
     """
     place = "dataset.json is damaged"
     try:
@@ -143,20 +142,21 @@ def write_files(folder, out=None):
         out = os.path.normpath(out)
         if os.path.lexists(out):
             raise BadDataset(f"{out} exists: name a new folder")
-        os.mkdir(f"{out}.unfinished")
-    number, target = 0, f"{out}.unfinished/images.csv" if out else 1  # stdout
+        unfinished = f"{out}.unfinished"
+        os.mkdir(unfinished)
+    number, target = 0, os.path.join(unfinished, "images.csv") if out else 1  # stdout
     with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(["image", "label"])
         for name, image, label, class_name in read_dataset(folder):
             if out:
                 name = safe_name(name or f"{number:08d}", ENDINGS.get(image[:2], ".bin"))
-                while not _is_written(os.path.join(f"{out}.unfinished", name), image):
+                while not _is_written(os.path.join(unfinished, name), image):
                     name = f"record-{number}/{name}"
             table.writerow([name, label if class_name is None else class_name])
             number += 1
     if out:
-        os.rename(f"{out}.unfinished", out)
+        os.rename(unfinished, out)
         print(f"{out}: {number} images")
 
 
@@ -191,8 +191,9 @@ def main():
     except BrokenPipeError:  # as of `head`, which has seen enough
         pass
     except (BadDataset, OSError, KeyboardInterrupt) as error:
-        print(f"portable.py: error: {str(error) or 'interrupted'}", file=sys.stderr)
-        sys.exit(2 if str(error) else 130)
+        stopped = isinstance(error, KeyboardInterrupt)
+        print(f"portable.py: error: {'interrupted' if stopped else error}", file=sys.stderr)
+        sys.exit(130 if stopped else 2)
 
 
 if __name__ == "__main__":

@@ -169,5 +169,5 @@ def oneflow_folder() -> str:
     """
     spec = find_spec("oneflow")
     if spec is None:
-        raise ImportError("oneflow is not installed: . .venv/bin/activate in the project's folder")
+        raise ImportError(f"oneflow is not installed: {REMEDY}")
     return spec.submodule_search_locations[0]

@@ -58,15 +58,21 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
         raise InputErrors(problems, f"{count(len(problems), 'problem')} in {path}")
     if not lines:
         raise InputError(f"the label file {path} lists no images")
-    if files.names.keys().isdisjoint(lines) and not files.did_you_mean(first := next(iter(lines))):
-        raise InputError(
-            f"{options.image_root} has none of the {count(len(lines), 'image')} of {path} (the first "
-            f"is {first}): --label_dir names another label file; --class_folders takes each folder "
-            "there for a class"
-        )
+    names = list(lines)
+    check_some_exist(files, names, options)
     labels = array("i", [numbers[label] for label in labels])
-    samples = Samples(list(lines), labels, class_names, splits if splits[0] else None)
+    samples = Samples(names, labels, class_names, splits if splits[0] else None)
     return samples, [name for name in files.names if name not in lines and is_image(name)]
+
+
+def check_some_exist(files: ImageFiles, names: list[str], options: SourceOptions) -> None:
+    """Raise InputError where the label file is of other images: none is there, or nearly."""
+    if files.names.keys().isdisjoint(names) and not files.did_you_mean(names[0]):
+        raise InputError(
+            f"{options.image_root} has none of the {count(len(names), 'image')} of "
+            f"{options.label_dir} (the first is {names[0]}): --label_dir names another label file; "
+            "--class_folders takes each folder there for a class"
+        )
 
 
 def rows_by_line(options: SourceOptions) -> Iterator[tuple[int, Rows]]:
