@@ -31,7 +31,23 @@ class ImageTable(NamedTuple):
         return f"{name}, label {self.class_names[row.label] if is_named else row.label}"
 
 
-Pair = tuple[ImageTable, Row, ImageTable, Row]
+class Copies:
+    """Pairs of images that are the same: how many there are, and the first ones."""
+
+    def __init__(self, what: str):
+        self.number = 0
+        self._what, self._first = what, []
+
+    def add(self, owner: ImageTable, other: Row, table: ImageTable, row: Row) -> None:
+        self.number += 1
+        if self.number <= SHOWN:  # there may be millions
+            self._first.append((owner, other, table, row))
+
+    def log(self, level: str | None) -> None:
+        for owner, other, table, row in self._first:
+            log(f"{self._what}: {owner.describe(other)} and {table.describe(row)}", level)
+        if self.number > SHOWN:
+            log(f"… and {self.number - SHOWN:,} more: {self._what}", level)
 
 
 def report_copies(tables: list[ImageTable], say: Callable[[str], object] = output) -> None:
@@ -43,34 +59,31 @@ def report_copies(tables: list[ImageTable], say: Callable[[str], object] = outpu
     for table in tables:
         for row in table.rows():
             (repeated if row.sha256 in seen else seen).add(row.sha256)
-    first: dict[str, tuple[ImageTable, Row]] = {}  # by digest
-    copies: list[Pair] = []
-    for table in tables if repeated else ():
+    pairs = {
+        (first, second): Copies("the same image")
+        for second in range(len(tables))
+        for first in range(second + 1)
+    }
+    conflicts = Copies("the same image with different labels")
+    firsts: dict[str, tuple[int, Row]] = {}  # by digest
+    for index, table in enumerate(tables if repeated else ()):
         for row in table.rows():
-            if row.sha256 in repeated:
-                owner, other = first.setdefault(row.sha256, (table, row))
-                if other is not row:
-                    copies.append((owner, other, table, row))
-    for index, table in enumerate(tables):
-        for owner in tables[: index + 1]:
-            pairs = [pair for pair in copies if pair[0] is owner and pair[2] is table]
-            log_pairs("the same image", pairs, None if owner is table else "warning")
-            are = "is a copy of another" if len(pairs) == 1 else "are copies of others"
-            text = f"{table.folder}: {count(len(pairs), 'image')} {are}"
-            text += "" if owner is table else f" in {owner.folder}{LEAK if pairs else ''}"
-            if pairs or (owner is not table and say is output):  # a result is said, also if none
-                say(text)
-    conflicts = [
-        (owner, other, table, row)
-        for owner, other, table, row in copies
-        if row.label != other.label and owner.class_names == table.class_names
-    ]
-    log_pairs("the same image with different labels", conflicts, "warning")
-
-
-def log_pairs(what: str, pairs: list[Pair], level: str | None) -> None:
-    """Log the first of some pairs of images that are the same, and how many more there are."""
-    for owner, other, table, row in pairs[:SHOWN]:
-        log(f"{what}: {owner.describe(other)} and {table.describe(row)}", level)
-    if len(pairs) > SHOWN:
-        log(f"… and {len(pairs) - SHOWN:,} more: {what}", level)
+            if row.sha256 not in repeated:
+                continue
+            first, other = firsts.setdefault(row.sha256, (index, row))
+            if other is row:
+                continue
+            owner = tables[first]
+            pairs[first, index].add(owner, other, table, row)
+            if row.label != other.label and owner.class_names == table.class_names:
+                conflicts.add(owner, other, table, row)
+    for (first, second), copies in pairs.items():
+        owner, folder = tables[first].folder, tables[second].folder
+        copies.log(None if first == second else "warning")
+        are = "is a copy of another" if copies.number == 1 else "are copies of others"
+        text = f"{folder}: {count(copies.number, 'image')} {are}"
+        if first != second:
+            text += f" in {owner}{LEAK if copies.number else ''}"
+        if copies.number or (first != second and say is output):  # a result is said, also if none
+            say(text)
+    conflicts.log("warning")
