@@ -10,7 +10,7 @@ from runtime.atomic import folder_lock
 from runtime.cli import InputError, count, first_few, log, os_errors, typed_path
 from runtime.settings import text_of
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint
 from .config import CONFIG, DATASETS, LENGTH, MAY_CHANGE_ON_RESUME, TrainConfig
 from .plan import Plan
 from .ranks import WORLD_SIZE, check_all_ranks_agree
@@ -79,21 +79,25 @@ def open_last(
         log(f"{folder} has no {LAST} yet: starting from the beginning")
         return None
     checkpoint = open_checkpoint(path)
-    info = checkpoint.info
-    problem = changed_settings(config, info.config)
-    now = count(plan.num_steps, "step")
-    if plan.num_steps < info.step:
-        problem = f"it has taken {count(info.step, 'step')}, and would end after {now}"
-    elif (
-        WORLD_SIZE != info.world_size and config.length_matters and plan.num_steps != info.num_steps
-    ):
-        problem = f"on this number of ranks it would take {now}, not {info.num_steps:,}"
-    for name, digest in digests.items():
-        if info.dataset_digests.get(name) != digest:
-            problem = f"it was trained on a different {name}; --run_dir DIR starts another run"
-    if problem:
+    if problem := misfit(checkpoint.info, config, plan, digests):
         raise InputError(f"cannot resume {folder}: {problem}")
     return checkpoint
+
+
+def misfit(
+    info: CheckpointInfo, config: TrainConfig, plan: Plan, digests: dict[str, str | None]
+) -> str:
+    """Return why a checkpoint is of another training; "" where it is of this one."""
+    for name, digest in digests.items():
+        if info.dataset_digests.get(name) != digest:
+            return f"it was trained on a different {name}; --run_dir DIR starts another run"
+    now = count(plan.num_steps, "step")
+    if plan.num_steps < info.step:
+        return f"it has taken {count(info.step, 'step')}, and would end after {now}"
+    other_length = config.length_matters and plan.num_steps != info.num_steps
+    if other_length and WORLD_SIZE != info.world_size:
+        return f"on this number of ranks it would take {now}, not {info.num_steps:,}"
+    return changed_settings(config, info.config)
 
 
 def changed_settings(config: TrainConfig, before: dict[str, Any]) -> str:

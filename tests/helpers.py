@@ -6,6 +6,7 @@ takes hundredths of a second; what may abort the process, and signals and stream
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import io
@@ -13,8 +14,10 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,6 +116,21 @@ def start_script(script, *arguments, **options):
     command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen(command, **process_options(**options))
+
+
+def run_on_terminal(script, *arguments):
+    """Run one of the project's scripts with a terminal for stderr; return its Result."""
+    ours, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
+    process = start_script(script, *arguments, stderr=terminal)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
+        while more := os.read(ours, 2**16):
+            seen += more
+    os.close(ours)
+    out, _ = process.communicate(timeout=60)
+    return Result(process.returncode, out, seen.decode())
 
 
 def process_options(env=None, **options):

@@ -2,9 +2,7 @@
 
 import ast
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,23 +137,6 @@ def test_planted_imports_are_found(tmp_path):
 # -- what Python 3.6 can read -----------------------------------------------------------------
 
 
-def find_python_3_6() -> str | None:
-    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    return next(map(str, versions.glob("3.6*/bin/python")), shutil.which("python3.6"))
-
-
 @pytest.mark.parametrize("file", STARTED + IMPORTED_FIRST)
 def test_started_files_have_the_grammar_of_3_6(file):
     ast.parse((PROJECT / file).read_text(encoding="utf-8"), file, feature_version=(3, 6))
-
-
-@pytest.mark.skipif(not find_python_3_6(), reason="no Python 3.6, in pyenv or on PATH")
-@pytest.mark.parametrize("file", STARTED)
-def test_python_3_6_reads_what_is_started_and_says_what_it_needs(file):
-    is_module = file.startswith(("ofrecord/", "lenet/"))  # started with python -m
-    command = ["-m", file.removesuffix(".py").replace("/", ".")] if is_module else [file]
-    result = subprocess.run(
-        [find_python_3_6(), *command], cwd=PROJECT, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 2 and result.stdout == "", result
-    assert result.stderr.count("\n") == 1 and "error: this is Python 3.6 (" in result.stderr

@@ -2,10 +2,10 @@
 
 import csv
 import struct
-import sys
 
 import pytest
-from helpers import losses, train
+from helpers import losses, run_script, train
+from runs import files_of
 
 NO_RUN = ["--steps", 2, "--image_size", 12]
 
@@ -79,23 +79,16 @@ class EventsWriter:
 """
 
 
-def test_what_fails_is_one_warning(converted, tmp_path, monkeypatch):
+def test_what_fails_is_one_warning(converted, tmp_path):
     """With a module in the place of tensorboardX that cannot write any more after three events."""
-    package = tmp_path / "lib" / "tensorboardX"
+    package, run = tmp_path / "lib" / "tensorboardX", tmp_path / "run"
     (package / "proto").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "event_file_writer.py").write_text(BROKEN)
     (package / "proto" / "event_pb2.py").write_text("def Event(**fields): pass")
-    monkeypatch.syspath_prepend(tmp_path / "lib")
-    others = {name: sys.modules.pop(name) for name in [*sys.modules] if "tensorboardX" in name}
-    try:
-        result = train(converted, *NO_RUN, "--run_dir", tmp_path / "run")
-    finally:
-        for name in [name for name in sys.modules if "tensorboardX" in name]:
-            del sys.modules[name]
-        sys.modules.update(others)
+    options = ["--device", "cpu", "--dataset_dir", converted, *NO_RUN, "--run_dir", run]
+    result = run_script("lenet_train.py", *options, env={"PYTHONPATH": str(tmp_path / "lib")})
     assert len(losses(result)) == 2, result
     warning = "warning: cannot write events for TensorBoard: broken\n"
     assert result.err.count("TensorBoard") == result.err.count(warning) == 1, result
-    files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"best.npz", "last.npz", "loss.png", "predictions.png"} < files
+    assert {"best.npz", "last.npz", "loss.png", "predictions.png"} < set(files_of(run))

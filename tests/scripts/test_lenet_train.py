@@ -1,15 +1,10 @@
 """The trainer: what it prints, the network and the reader, what it refuses."""
 
-import contextlib
 import csv
-import fcntl
 import io
-import os
 import re
 import shutil
-import struct
 import sys
-import termios
 from pathlib import Path
 
 import helpers
@@ -80,19 +75,10 @@ def test_images_of_different_sizes_need_a_size(tmp_path):
 
 def test_a_bar_on_a_terminal(converted):
     """With the speed and the recent loss; losses go elsewhere."""
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     options = ["--device", "cpu", "--dataset_dir", converted, *SMALL, "--steps", 20]
-    process = helpers.start_script("lenet_train.py", *options, stderr=theirs)
-    os.close(theirs)
-    with open(ours, "rb") as terminal:
-        text = b""
-        with contextlib.suppress(OSError):  # its other end is closed
-            while block := terminal.read1():
-                text += block
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and len(out.splitlines()) == 20, text
-    assert b"20/20" in text and b"images/s=" in text and b"mean loss=" in text, text
+    result = helpers.run_on_terminal("lenet_train.py", *options)
+    assert len(losses(result)) == 20
+    assert all(text in result.err for text in ("20/20", "images/s=", "mean loss=")), result
 
 
 # -- weights, augmentation, evaluation --------------------------------------------------

@@ -1,11 +1,6 @@
 """The converter's options about how images are stored, and what it shows meanwhile."""
 
-import contextlib
-import fcntl
 import os
-import pty
-import struct
-import termios
 
 import cv2
 import numpy as np
@@ -19,9 +14,9 @@ from helpers import (  # fmt: skip
     part_files,
     read_manifest,
     records,
+    run_on_terminal,
     run_script,
     snapshot,
-    start_script,
 )
 
 
@@ -132,20 +127,9 @@ def test_lines_for_small_datasets_and_a_bar_for_large_ones(many, tmp_path):
         result = convert(*many(number), "--save_dir", tmp_path / "d")
         assert result.code == 0 and "%|" not in result.err, result  # no bar: there is no terminal
         assert result.out.count("feature saved") == lines
-    ours, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-    arguments = many(1001, "--save_dir", tmp_path / "d")
-    process = start_script("img2ofrecord.py", *arguments, stderr=terminal)
-    os.close(terminal)
-    seen = b""
-    with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
-        while more := os.read(ours, 2**16):
-            seen += more
-    os.close(ours)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, seen
-    assert b"1001/1001" in seen and b"image/s" in seen
-    assert "feature saved" not in out and "successfully" in out
+    result = run_on_terminal("img2ofrecord.py", *many(1001, "--save_dir", tmp_path / "d"))
+    assert result.code == 0 and "1001/1001" in result.err and "image/s" in result.err, result
+    assert "feature saved" not in result.out and "successfully" in result.out, result
 
 
 def test_the_same_bytes_on_any_number_of_workers_and_in_any_folder(tmp_path):

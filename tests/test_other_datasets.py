@@ -1,52 +1,21 @@
-"""Datasets of one's own and of other converters, trained on; and a fuzz test."""
+"""Datasets of JPEG files and of other converters, trained on; and a fuzz test."""
 
 import json
 import random
-import re
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 from damage import ofrecord, rewrite_manifest
-from helpers import PROJECT, assert_one_error, call, cases, convert, losses, run_python, train
-from making import FEATURES, GRAY_JPEG, OTHER_NAMES, TUTORIAL, encoded, foreign
-
-NAMES = ["猫", "狗 大", "鸟"]
-
-
-def class_folders(root, count, size=lambda rng: (40, 48), channels=3):
-    """Make pictures that can be told apart, so many of each class; return options to convert them."""
-    rng = np.random.default_rng(0)
-    for index, name in enumerate(NAMES):
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            image = rng.integers(0, 60, (*size(rng), channels))
-            image[..., index % channels] += 80 * index
-            cv2.imwrite(str(root / name / f"{number}.png"), image.astype(np.uint8))
-    return ["--image_root", root, "--class_folders", "--shuffle", "--part_num", 3]
-
-
-def test_own_images_yaml(tmp_path):
-    """As the README says: convert, train with configs/own_images.yaml, predict."""
-    source = class_folders(tmp_path / "in", 15, lambda rng: rng.integers(10, 40, 2), 1)
-    assert convert(*source, "--val_fraction", 0.2, cwd=tmp_path).code == 0
-    options = ["--config", PROJECT / "configs" / "own_images.yaml", "--device", "cpu"]
-    options += ["--epochs", 4, "--batch_size", 8, "--image_size", 32]
-    result = call("lenet_train", *options, cwd=tmp_path)
-    assert result.code == 0, result
-    assert "gray images (sizes vary) in 3 parts, 3 classes" in result.err, result
-    right, count = map(int, re.findall(r"accuracy (\d+)/(\d+)", result.err)[-1])
-    assert count == 9 and right > 3  # better than a guess
-    best = tmp_path / "runs" / "own_images" / "best.npz"
-    result = call("lenet.predict", "--checkpoint", best, tmp_path / "in/猫/0.png")
-    assert result.code == 0 and result.out.split(": ")[1].rsplit(" (")[0] in NAMES, result
+from helpers import assert_one_error, cases, losses, read_manifest, run_python, train
+from making import FEATURES, GRAY_JPEG, OTHER_NAMES, TUTORIAL, encoded, foreign, make, numbered
 
 
 def test_the_fused_decoder_reads_the_same_pixels(tmp_path):
-    source, jpegs = class_folders(tmp_path / "in", 4), tmp_path / "jpegs"
-    assert convert(*source, "--save_dir", jpegs, "--img_format", ".jpg").code == 0
-    assert json.loads((jpegs / "dataset.json").read_text())["plain_jpeg"]
+    options = {"size": (40, 48), "part_num": 3, "img_format": ".jpg"}
+    jpegs = make(tmp_path / "jpegs", numbered("abc", 4), **options)
+    assert read_manifest(jpegs)["plain_jpeg"]
     copy = shutil.copytree(jpegs, tmp_path / "copy")
     rewrite_manifest(copy, plain_jpeg=False)
     arguments = ["--batch_size", 6, "--steps", 2, "--learning_rate", 1e-4]
