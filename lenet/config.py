@@ -1,9 +1,9 @@
 """The training's settings: names, defaults, ranges and help; from files and options."""
 
 import os
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from runtime.atomic import replace_file
 from runtime.cli import ArgumentParser, InputError, os_errors, output
@@ -14,6 +14,7 @@ from runtime.settings import (
     given_options,
     parse_settings,
     read_yaml,
+    setting,
     to_yaml,
 )
 
@@ -36,11 +37,6 @@ MAY_CHANGE_ON_RESUME = {
     "checkpoint_every",
 }
 LENGTH = {"steps", "epochs"}  # may change too, unless the learning rate follows from it
-
-
-def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field of TrainConfig."""
-    return Field(default, description=help, **limits)
 
 
 class TrainConfig(StrictModel):
@@ -106,12 +102,15 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _go_together(self):
+        problems = []
         if self.amp and not self.graph:
-            raise ValueError("amp: OneFlow has mixed precision in graphs only: give --graph too")
+            problems.append("amp: OneFlow has mixed precision in graphs only: give --graph too")
         if self.amp and self.device == "cpu":
-            raise ValueError("amp: mixed precision requires a GPU, and device is cpu")
+            problems.append("amp: mixed precision requires a GPU, and device is cpu")
         if not (self.steps or self.epochs):
-            raise ValueError("steps, epochs: give one of them, so that the training ends")
+            problems.append("steps, epochs: give one of them, so that the training ends")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @property
@@ -123,7 +122,8 @@ class TrainConfig(StrictModel):
 def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
     """Return the TrainConfig of ``--config FILE`` and the options, and whether to ``--resume``.
 
-    A run that is resumed has its own file. Raises InputErrors with everything that is wrong.
+    A run that is resumed has its own file. Raises InputErrors with all wrong values, or
+    else with all that does not go together.
     """
     parser = ArgumentParser(description="Train LeNet on an OFRecord dataset with OneFlow.")
     parser.add_argument(

@@ -26,23 +26,13 @@ def open_datasets(config: TrainConfig) -> Iterator[tuple[Dataset, Dataset | None
             for folder in folders
         )
         check_batches(config, train_set, eval_set)
+        log(f"dataset: {train_set.manifest.summary}")
         if eval_set:
             check_same_kind(config, train_set, eval_set)
-        describe("dataset", train_set)
-        if eval_set:
-            describe("evaluation dataset", eval_set)
-        if eval_set and RANK == 0:
-            warn_of_leaks(train_set, eval_set)
+            log(f"evaluation dataset: {eval_set.manifest.summary}")
+            if RANK == 0:
+                warn_of_leaks(train_set, eval_set)
         yield train_set, eval_set
-
-
-def describe(name: str, dataset: Dataset) -> None:
-    """Log what is in a dataset."""
-    manifest = dataset.manifest
-    size = f"{manifest.width}x{manifest.height}" if manifest.width else "sizes vary"
-    images = count(manifest.num_records, f"{manifest.color_name} image")
-    parts, classes = count(len(manifest.parts), "part"), f"{manifest.num_classes:,} classes"
-    log(f"{name}: {images} ({size}) in {parts}, {classes}")
 
 
 def warn_of_leaks(train_set: Dataset, eval_set: Dataset) -> None:

@@ -17,13 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtime.cli import EXIT_BAD_INPUT, log
-from runtime.environment import (
-    ONEFLOW,
-    REMEDY,
-    TOO_LITTLE_MEMORY,
-    installed_version,
-    launched_ranks,
-)
+from runtime.environment import ONEFLOW, installed_version, launched_ranks
 from runtime.workers import end_with_parent
 
 MAX_FILES = 2**16
@@ -84,20 +78,15 @@ def join_ranks() -> None:
             try:
                 return listening.bind(("", port))
             except OSError as error:
-                exit_with(
-                    f"port {port} cannot be used ({error.strerror}): "
-                    "launch with --master_port N, before the script"
-                )
-    for _ in range(600):
+                reason = f"port {port} cannot be used ({error.strerror})"
+                log(f"{reason}: launch with --master_port N, before the script", "error")
+                os._exit(EXIT_BAD_INPUT)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         try:
             return socket.create_connection((address, port), timeout=10).close()
         except OSError:
             time.sleep(0.1)
-
-
-def exit_with(problem: str) -> None:
-    log(problem, "error")
-    os._exit(EXIT_BAD_INPUT)
 
 
 @contextmanager
@@ -121,7 +110,7 @@ def quiet_import() -> Iterator[None]:
 
 
 def import_oneflow():
-    """Import ``oneflow`` and return it, or exit with one line where it cannot start."""
+    """Import ``oneflow`` and return it."""
     set_limits()
     join_ranks()
     for name, value in switches().items():
@@ -132,16 +121,14 @@ def import_oneflow():
     try:
         with quiet_import():
             import oneflow
-    except ImportError as error:
-        problem = str(error).splitlines()[0]
-        no_memory = "allocate memory" in problem or "map segment" in problem
-        hint = TOO_LITTLE_MEMORY if no_memory else REMEDY
-        exit_with(f"OneFlow cannot start ({problem}): {hint}")
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     version = installed_version("oneflow")
     if version and version != ONEFLOW:
-        log(f"OneFlow {version} was never tried with this project: see docs/gpu.md", "warning")
+        log(
+            f"OneFlow {version} is not the build that this project is tried on: see docs/gpu.md",
+            "warning",
+        )
     return oneflow
 
 

@@ -1,13 +1,12 @@
 """Event files, from which TensorBoard draws a run's curves; where tensorboardX is installed."""
 
 import os
-import shlex
 import struct
 import time
 from importlib.util import find_spec
 from typing import Any
 
-from runtime.cli import log
+from runtime.cli import log, typed_path
 
 
 class EventFile:
@@ -28,7 +27,7 @@ class EventFile:
             # TensorBoard drops what earlier files have from this step on.
             self._add(last + 1, session_log={"status": "START"})
         if self._names:
-            log(f"to watch the training: tensorboard --logdir {shlex.quote(folder)}")
+            log(f"to watch the training: tensorboard --logdir {typed_path(folder)}")
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """Add a step's figures, by name."""

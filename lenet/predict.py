@@ -29,9 +29,18 @@ from ofrecord.images import (
 from ofrecord.labels.files import is_image, kinds_of, list_files
 from ofrecord.labels.names import natural_key
 from runtime.atomic import read_small_file
-from runtime.cli import ArgumentParser, InputErrors, count, log, one_line, output, run_main
+from runtime.cli import (
+    ArgumentParser,
+    InputError,
+    InputErrors,
+    count,
+    log,
+    one_line,
+    output,
+    run_main,
+)
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import open_checkpoint
 from .digit import is_mnist_like, is_prepared, prepare_digit
 from .engine import flow
 from .learner import load_weights
@@ -42,7 +51,11 @@ BATCH = 100  # images at a time
 
 def main() -> None:
     args = parse_args()
-    model = load_model(open_checkpoint(args.checkpoint))
+    checkpoint = open_checkpoint(args.checkpoint)
+    model = LeNet(checkpoint.info.spec)
+    load_weights(model, checkpoint)
+    if args.digit == "yes" and model.spec.channels == 3:
+        raise InputError(f"--digit yes is for models of gray images; {args.checkpoint} is not one")
     as_digit = is_mnist_like(model.spec) if args.digit == "auto" else args.digit == "yes"
     paths, top = find_images(args.files), min(args.top, model.spec.num_classes)
     if args.csv:
@@ -79,8 +92,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--csv", action="store_true", help=table)
     digit = (
         "prepare a photo, scan or drawing of one digit, dark on light or light on dark, so that it "
-        "looks like MNIST's digits; auto: if the model is for MNIST-like images, except images that "
-        "look like that already (default: auto)"
+        "looks like MNIST's digits, unless it does already; auto: if the model is for MNIST-like "
+        "images (default: auto)"
     )
     parser.add_argument("--digit", choices=("auto", "yes", "no"), default="auto", help=digit)
     files = "image files, and folders for all images in them and below"
@@ -89,13 +102,6 @@ def parse_args() -> argparse.Namespace:
     if args.top < 1:
         parser.error("--top must be at least 1")
     return args
-
-
-def load_model(checkpoint: Checkpoint) -> LeNet:
-    """Return the trained LeNet. Raises InputError for the weights of another network."""
-    model = LeNet(checkpoint.info.spec)
-    load_weights(model, checkpoint)
-    return model.eval()
 
 
 def find_images(paths: list[str]) -> list[str]:
@@ -134,7 +140,7 @@ def read_image(file: str, spec: ModelSpec, as_digit: bool) -> np.ndarray:
     # auto: the converter lays a gray image on a gray background even among colour images.
     color = "gray" if spec.channels == 1 else "auto"
     pixels = decode(data, read_header(data), ImageOptions(color, background=spec.background))
-    if as_digit and spec.channels == 1 and not is_prepared(pixels):
+    if as_digit and not is_prepared(pixels):
         pixels = prepare_digit(pixels)
         log(
             f"{file}: prepared as an image of one digit: cropped, centred and scaled like "

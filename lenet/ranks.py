@@ -4,8 +4,8 @@ There is one, or as many as OneFlow's launcher started::
 
     python -m oneflow.distributed.launch --nproc_per_node 2 lenet_train.py
 
-Every function here must be called on all ranks, in the same order: each waits
-for the other ranks.
+Every function here but launcher() must be called on all ranks, in the same
+order: each waits for the other ranks.
 """
 
 import os

@@ -21,6 +21,7 @@ from .cli import ArgumentParser, InputError, InputErrors, count, one_line, os_er
 Count = Annotated[int, Field(ge=0, le=2**50)]
 LONGEST_NAME = 4096  # characters
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00]*$")]
+
 MAX_YAML_BYTES = 2**20
 NULLS = "null", "~", ""  # None in YAML files and on command lines
 
@@ -29,6 +30,11 @@ class StrictModel(BaseModel):
     """A model that takes no value of another type, no unknown name, no NaN and no infinity."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+def setting(default: Any, help: str, metavar: str | None = None, **limits: Any) -> Any:
+    """A field of a model of settings; ``metavar`` stands for its value in --help."""
+    return Field(default, description=help, json_schema_extra={"metavar": metavar}, **limits)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,15 +79,14 @@ def given_options(
     """Return the options that a command line gives, unknown ones too.
 
     ``parser`` gets an option ``--name`` for each field of ``model``, and may have others
-    of its own. Raises InputError for an option without its value.
+    of its own. Raises InputError for an option without its value, or an empty one.
     """
     for name, field in model.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        metavar = (field.json_schema_extra or {}).get("metavar", name.upper())
         parser.add_argument(
             f"--{name}",
             default=SUPPRESS,
-            metavar="|".join(choices) or metavar,
+            metavar="|".join(choices) or field.json_schema_extra["metavar"],
             help=f"{field.description} (default: {text_of(field.default)})".replace("%", "%%"),
             **({"nargs": "?", "const": "true"} if field.annotation is bool else {}),
         )
@@ -89,13 +94,15 @@ def given_options(
     more = {word.partition("=")[0].lstrip("-"): "" for word in unknown if word.startswith("-")}
     if unknown and not more:
         parser.error(f"unexpected argument {unknown[0]!r}")
+    for name in (name for name, text in vars(given).items() if text == ""):
+        parser.error(f"--{name} is empty, such as a variable that is not set (null: none)")
     return "--", {**vars(given), **more}
 
 
 def parse_settings(model: type[Model], layers: list[Layer]) -> Model:
     """Return the model of several layers of settings, of which the later ones win.
 
-    Raises InputErrors with every problem.
+    Raises InputErrors with all wrong values, or else with all that does not go together.
     """
     problems, values, origins = [], {}, {}
     for origin, settings in layers:

@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import field_validator
 
 from runtime.cli import ArgumentParser, count, output
-from runtime.settings import Name, given_options, parse_settings
+from runtime.settings import Name, given_options, parse_settings, setting
 from runtime.workers import num_cpus
 
 from ..dataset.manifest import DEFAULT_BACKGROUND, FORMATS, MAX_FITTED
 from ..images import ImageOptions
-from ..labels.options import SourceOptions, option
+from ..labels.options import SourceOptions
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
 
 
@@ -22,45 +22,45 @@ class ConvertOptions(SourceOptions):
     The tutorial's are image_root, part_num, label_dir, img_format and save_dir.
     """
 
-    part_num: int = option(5, "number of part files", "N", ge=1, le=10**6)
-    img_format: Literal[tuple(FORMATS)] = option(".png", "image format in the records")
-    save_dir: Name = option(
+    part_num: int = setting(5, "number of part files", "N", ge=1, le=10**6)
+    img_format: Literal[tuple(FORMATS)] = setting(".png", "image format in the records")
+    save_dir: Name = setting(
         "./dataset/",
         "the folder to write; a dataset already there is replaced. A validation and a test set "
         "get the same name with _val and _test",
         "DIR",
     )
-    size: str | None = option(None, "resize the images to this many pixels, such as 28x28", "WxH")
-    fit: Literal["crop", "pad", "stretch"] = option(
+    size: str | None = setting(None, "resize the images to this many pixels, such as 28x28", "WxH")
+    fit: Literal["crop", "pad", "stretch"] = setting(
         "crop",
         "how --size treats images of another aspect ratio: crop cuts off two sides, pad adds bars "
         "in the --background color, stretch distorts",
     )
-    color: Literal["auto", "gray", "color"] = option(
+    color: Literal["auto", "gray", "color"] = setting(
         "auto", "channels to store: auto (gray stays gray), gray (1) or color (3)"
     )
-    background: str = option(
+    background: str = setting(
         DEFAULT_BACKGROUND,
         "color behind transparent images, and of the bars of --fit pad: a name or #rrggbb",
         "COLOR",
     )
-    quality: int = option(95, "JPEG quality of re-encoded images", "Q", ge=1, le=100)
-    skip_bad: bool = option(
+    quality: int = setting(95, "JPEG quality of re-encoded images", "Q", ge=1, le=100)
+    skip_bad: bool = setting(
         False, "skip images that are missing or invalid, and list them in dataset.json"
     )
-    anonymous: bool = option(False, "leave the images' names out of images.csv and dataset.json")
-    job: str | None = option(
+    anonymous: bool = setting(False, "leave the images' names out of images.csv and dataset.json")
+    job: str | None = setting(
         None,
         "make every N-th part only, from the K-th, on one of several machines that share the "
         "folder; afterwards the same command without --job makes the dataset of all",
         "K/N",
     )
-    part_name_suffix_length: int = option(
+    part_name_suffix_length: int = setting(
         1, "minimum digits in part names, zero-padded: 5 for part-00000", "N", ge=1, le=9
     )
-    workers: int = option(num_cpus(), "processes that read and encode images", "N", ge=1, le=1024)
-    image_feature: Name = option(IMAGE_FEATURE, "the name of the records' image feature", "NAME")
-    label_feature: Name = option(LABEL_FEATURE, "the name of the records' label feature", "NAME")
+    workers: int = setting(num_cpus(), "processes that read and encode images", "N", ge=1, le=1024)
+    image_feature: Name = setting(IMAGE_FEATURE, "the name of the records' image feature", "NAME")
+    label_feature: Name = setting(LABEL_FEATURE, "the name of the records' label feature", "NAME")
 
     @field_validator("job")
     @classmethod
@@ -128,7 +128,7 @@ class ConvertOptions(SourceOptions):
 
 
 def parse_options() -> ConvertOptions:
-    """Return the options of the command line. Raises InputErrors with every problem."""
+    """Return the options of the command line. Raises InputErrors as parse_settings does."""
     parser = ArgumentParser(description="Pack image files and labels into an OFRecord dataset.")
     return parse_settings(ConvertOptions, [given_options(parser, ConvertOptions)])
 

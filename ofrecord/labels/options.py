@@ -1,43 +1,38 @@
 """The converter's options about images, labels and splits."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from runtime.atomic import why_no_folder
-from runtime.settings import Name, StrictModel
+from runtime.settings import Name, StrictModel, setting
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-def option(default: Any, help: str, metavar: str | None = None, **limits: Any) -> Any:
-    """A field of the converter's options."""
-    return Field(default, description=help, json_schema_extra={"metavar": metavar}, **limits)
 
 
 class SourceOptions(StrictModel):
     """Which images to convert, with which labels, for which datasets."""
 
-    image_root: Name = option("./data/images/train_set/", "the folder of the image files", "DIR")
-    label_dir: Name = option(
+    image_root: Name = setting("./data/images/train_set/", "the folder of the image files", "DIR")
+    label_dir: Name = setting(
         "./data/images/train_label/label.txt",
         'the label file: a JSON object {"image name": label} a line; a table with a header, whose '
         "column `split` (train, val, test) makes datasets; metadata.jsonl; or name and label a line",
         "FILE",
     )
-    class_folders: bool = option(False, "no label file: each folder in the image root is a class")
-    image_column: Name | None = option(None, "of image names, in a table; null: guessed", "NAME")
-    label_column: Name | None = option(None, "of labels, in a table; null: guessed", "NAME")
-    classes: Name | None = option(
+    class_folders: bool = setting(False, "no label file: each folder in the image root is a class")
+    image_column: Name | None = setting(None, "of image names, in a table; null: guessed", "NAME")
+    label_column: Name | None = setting(None, "of labels, in a table; null: guessed", "NAME")
+    classes: Name | None = setting(
         None, "a file with a class name a line: the classes, in this order; null: sorted", "FILE"
     )
-    limit: int | None = option(None, "take N images at random, of all classes", "N", ge=1)
-    shuffle: bool = option(False, "random order, which sorted labels need to be trained on")
-    val_fraction: Fraction | None = option(
+    limit: int | None = setting(None, "take N images at random, of all classes", "N", ge=1)
+    shuffle: bool = setting(False, "random order, which sorted labels need to be trained on")
+    val_fraction: Fraction | None = setting(
         None, "hold out this fraction of each class, at random, as a second dataset", "FRACTION"
     )
-    test_fraction: Fraction | None = option(None, "the same, as a dataset for testing", "FRACTION")
-    seed: int = option(0, "of what is chosen at random, and of --shuffle", "N", ge=0, lt=2**63)
+    test_fraction: Fraction | None = setting(None, "the same, as a dataset for testing", "FRACTION")
+    seed: int = setting(0, "of what is chosen at random, and of --shuffle", "N", ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _go_together(self):

@@ -53,7 +53,7 @@ def test_the_yaml_file_has_every_setting():
 
 def test_configuration_from_file_and_command_line(converted, write):
     mine = write("steps: 3\nbatch_size: 10\nimage_size: 12\nrun_dir: runs\n")
-    result = train(converted, "--config", mine, "--steps", 2, "--run_dir", "")
+    result = train(converted, "--config", mine, "--steps", 2, "--run_dir", "null")
     assert len(losses(result)) == 2
     assert "2 steps of 10 images" in result.err
     text = printed("--config", mine, "--steps", 2)
@@ -90,7 +90,7 @@ def test_values(write, name, text, value):
     of_file = printed("--config", write(f"{name}: {text}\n"))
     settings = yaml.safe_load(of_file)
     assert settings[name] == value and type(settings[name]) is type(value)
-    assert printed(f"--{name}", text.strip("'")) == of_file
+    assert printed(f"--{name}", text if text != "''" else "null") == of_file
 
 
 def test_a_switch_may_stand_alone():
@@ -160,6 +160,7 @@ BAD_OPTIONS = {
     "--batch-size 3": "--batch-size: unknown setting; did you mean batch_size?",
     "--steps": "argument --steps: expected one argument (--help lists the options)",
     "3": "unexpected argument '3' (--help lists the options)",
+    "--run_dir=": "--run_dir is empty, such as a variable that is not set (null: none) (--help lists the options)",
     "--config no.yaml": "cannot read no.yaml: No such file or directory",
     "--config /dev/zero": "cannot read /dev/zero: it is not a regular file",
 }

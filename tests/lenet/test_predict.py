@@ -272,6 +272,8 @@ def test_class_names_and_colour(tmp_path):
     assert cv2.imwrite(str(tmp_path / "red.jpg"), red)
     result = predict(best, tmp_path / "red.jpg")
     assert result.code == 0 and predicted_labels(result) == ["红"], result
+    result = predict(best, "--digit", "yes", tmp_path / "red.jpg")
+    assert_one_error(result, "--digit yes is for models of gray images")
 
     assert export(best, tmp_path / "x.onnx").code == 0
     onnx = pytest.importorskip("onnx")

@@ -29,7 +29,7 @@ def test_the_tutorials_training(tutorial_run):
     assert found[-1] == pytest.approx(0.00461, rel=0.1)
     lines = [line for line in result.err.splitlines() if "tensorboard" not in line]
     assert lines[:-1] == [
-        "dataset: 50 gray images (28x28) in 5 parts, 10 classes",
+        "dataset: 50 gray PNG images 28x28, 10 classes, in 5 parts, 14,997 bytes",
         "device: cpu",
         "model: LeNet, 1,663,370 parameters",
         "training: 100 steps of 25 images, 50 epochs, op by op on 1 rank",
@@ -66,7 +66,7 @@ def test_images_of_different_sizes_need_a_size(tmp_path):
     options = [tmp_path / "d", "--batch_size", 6, "--steps", 1, "--image_size"]
     assert_one_error(train(*options, "null"), "vary in size", "--image_size", started=True)
     result = train(*options, 24)
-    text = "6 colour images (sizes vary) in 2 parts, 2 classes"
+    text = "6 colour PNG images of different sizes, 2 classes, in 2 parts"
     assert result.code == 0 and text in result.err, result
     # As large as the converter makes them; and the model knows how they were fitted.
     assert convert(*source, "--size", "9999x9", "--fit", "pad").code == 0
