@@ -1,6 +1,4 @@
-"""Reads OFRecord datasets with Python's standard library alone; may be copied anywhere.
-
-Python 3.8 and newer, on any system::
+"""Reads OFRecord datasets with the standard library of Python 3.8 or newer; may be copied anywhere::
 
     from portable import read_dataset
 
@@ -18,6 +16,7 @@ int32 or int64, in a field 1 to 5, which holds ``repeated T value = 1``, packed.
 import argparse
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -97,34 +96,38 @@ def read_dataset(folder):
 
     The name is "" where it is not known, the class name None. Raises BadDataset, and OSError.
     """
-    place = "dataset.json is damaged"
+    place = "dataset.json"
     try:
-        with open(os.path.join(folder, "dataset.json"), encoding="utf-8") as file:
+        with open(os.path.join(folder, place), encoding="utf-8") as file:
             manifest = json.load(file)
+        sealed = manifest.pop("sha256")
+        text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+        if hashlib.sha256(text.encode()).hexdigest() != sealed:
+            raise ValueError("changed or damaged after it was written")
         digits, num_parts = len(manifest["parts"][0]["file"]) - 5, len(manifest["parts"])
         classes = dict(enumerate(manifest["class_names"] or []))
-        features = manifest.get("image_feature", "images"), manifest.get("label_feature", "labels")
-        path, place = os.path.join(folder, "images.csv"), "images.csv"
-        with open(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
-            rows = csv.reader(file)
-            next(rows, None)  # the names of the columns
-            for number in range(num_parts):
-                part = "part-" + str(number).zfill(digits)
-                for index, record in enumerate(read_part(os.path.join(folder, part))):
-                    place = f"{part}, record {index}"
-                    values = [value for name in features for value in record.get(name, ())]
-                    if list(map(type, values)) != [bytes, int]:
-                        raise ValueError(f"it has not one {features[0]} and one {features[1]}")
-                    image, label = values
-                    row, digest = next(rows, []), hashlib.sha256(image).hexdigest()[:16]
-                    if row[:2] != [part, str(index)]:
-                        there = ", record ".join(row[:2]) or "nothing"
-                        raise ValueError(f"images.csv has {there} in its place")
-                    if row[3:] != [str(label), digest]:
-                        raise ValueError("its image or label is not that of images.csv")
-                    yield row[2], image, label, classes.get(label)
-            if next(rows, None):
-                raise BadDataset(f"{folder}: images.csv has more records than the parts")
+        features = manifest["image_feature"], manifest["label_feature"]
+        place = "images.csv"
+        with open(os.path.join(folder, place), "rb") as file:
+            table = file.read()
+        if hashlib.sha256(table).hexdigest() != manifest["images_csv"]:
+            raise ValueError("changed or damaged after it was written")
+        rows = csv.reader(io.StringIO(table.decode("utf-8", "backslashreplace"), newline=""))
+        next(rows)  # the names of the columns
+        for number in range(num_parts):
+            part = "part-" + str(number).zfill(digits)
+            for index, record in enumerate(read_part(os.path.join(folder, part))):
+                place = f"{part}, record {index}"
+                values = [value for name in features for value in record.get(name, ())]
+                if list(map(type, values)) != [bytes, int]:
+                    raise ValueError(f"it has not one {features[0]} and one {features[1]}")
+                image, label = values
+                row, digest = next(rows, []), hashlib.sha256(image).hexdigest()[:16]
+                if row[:2] + row[3:] != [part, str(index), str(label), digest]:
+                    raise ValueError(f"images.csv has in its place: {', '.join(row) or 'nothing'}")
+                yield row[2], image, label, classes.get(label)
+        if next(rows, None):
+            raise BadDataset(f"{folder}: images.csv has more records than the parts")
     except FileNotFoundError as error:
         hint = " (read_part needs only parts)" if error.filename.endswith(".json") else ""
         raise BadDataset(f"{error.filename} is missing{hint}") from None
@@ -139,25 +142,23 @@ def write_files(folder, out=None):
     """
     next(read_dataset(folder), None)  # raises before anything is written
     if out:
-        out = os.path.normpath(out)
-        if os.path.lexists(out):
-            raise BadDataset(f"{out} exists: name a new folder")
-        unfinished = f"{out}.unfinished"
+        unfinished = f"{os.path.normpath(out)}.unfinished"
+        for path in filter(os.path.lexists, (out, unfinished)):
+            raise BadDataset(f"{path} exists: remove it, or name a new folder")
         os.mkdir(unfinished)
-    number, target = 0, os.path.join(unfinished, "images.csv") if out else 1  # stdout
+    target = os.path.join(unfinished, "images.csv") if out else 1  # stdout
     with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(["image", "label"])
-        for name, image, label, class_name in read_dataset(folder):
+        for number, (name, image, label, class_name) in enumerate(read_dataset(folder)):
             if out:
                 name = safe_name(name or f"{number:08d}", ENDINGS.get(image[:2], ".bin"))
                 while not _is_written(os.path.join(unfinished, name), image):
                     name = f"record-{number}/{name}"
             table.writerow([name, label if class_name is None else class_name])
-            number += 1
     if out:
         os.rename(unfinished, out)
-        print(f"{out}: {number} images")
+        print(f"{out}: {number + 1} images")
 
 
 def _is_written(path, data):
@@ -185,9 +186,8 @@ def main():
     parser = argparse.ArgumentParser(description="List a dataset's images, or write them to OUT.")
     parser.add_argument("folder", metavar="DIR", help="the dataset's folder")
     parser.add_argument("out", metavar="OUT", nargs="?", help="a new folder, for images.csv too")
-    args = parser.parse_args()
     try:
-        write_files(args.folder, args.out)
+        write_files(**vars(parser.parse_args()))
     except BrokenPipeError:  # as of `head`, which has seen enough
         pass
     except (BadDataset, OSError, KeyboardInterrupt) as error:

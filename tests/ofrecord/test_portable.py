@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 import pytest
-from damage import frame
-from helpers import PROJECT, assert_one_error, run_python
+from damage import flip, frame, rewrite_manifest
+from helpers import PROJECT, assert_one_error, read_manifest, run_python
 from making import change_table, make
 
 from ofrecord.portable import BadDataset, read_dataset, read_part, write_files
@@ -58,7 +58,10 @@ def test_it_runs_alone_and_under_other_pythons(tmp_path, converted, python):
     assert result.code == 0 and result.out == f"{out}: 50 images\n" and not result.err, result
     for name, image, label, _ in read_dataset(converted):
         assert (out / name).read_bytes() == image and f"_{label}" in name
-    for folder, new, text in (converted, out, "exists"), (tmp_path, tmp_path / "new", "missing"):
+    left = tmp_path / "left.unfinished"
+    left.mkdir()  # by a run that was stopped
+    refused = (converted, out, "out exists: "), (converted, tmp_path / "left", f"{left} exists: ")
+    for folder, new, text in *refused, (tmp_path, tmp_path / "new", "missing"):
         assert_one_error(run_python("-I", copy, folder, new, python=python), text)
     assert not (tmp_path / "new").exists()
 
@@ -90,31 +93,42 @@ def test_mutations_of_a_part_raise_nothing_else(tmp_path, converted):
     assert number / 2 < refused < 0.95 * number
 
 
-DAMAGE = {  # the one line, or None: its file, and what it becomes
-    "part-1, record 9: not an OFRecord": ("part-1", lambda data: data[:-1]),
-    "part-2, record 9: its image or label is not that of images.csv": ("part-2", lambda data: data[::-1].replace(b"TADI", b"XADI", 1)[::-1]),
-    "part-1, record 1: images.csv has nothing in its place": ("images.csv", lambda data: data[:data.find(b"part-1,1")]),
-    "part-2, record 0: images.csv has part-1, record 0 in its place": ("part-1", lambda data: b""),
-    ": images.csv has more records than the parts": ("part-4", lambda data: b""),
-    "dataset.json is damaged: maximum recursion": ("dataset.json", lambda data: b"[" * 10**5),
-    "it has not one x and one labels": ("dataset.json", lambda data: data.replace(b'feature": "images"', b'feature": "x"')),
-    None: ("dataset.json", lambda data: data.replace(b"part-0", b"../../")),  # the parts' names come from counting
+def lose(part, records=lambda data: b""):
+    """Damages a part, all of it unless ``records`` says what is left."""
+    return lambda d: (d / part).write_bytes(records((d / part).read_bytes()))
+
+
+def other_rows(number):
+    return lambda d: change_table(d, lambda rows: rows[:number])
+
+
+CHANGED = "changed or damaged after it was written"
+DAMAGE = {  # the one line, and how a dataset is damaged
+    "part-1, record 9: not an OFRecord": lose("part-1", lambda data: data[:-1]),
+    "part-2, record 9: images.csv has in its place: part-2,": lose("part-2", lambda data: data[::-1].replace(b"TADI", b"XADI", 1)[::-1]),
+    "part-1, record 1: images.csv has in its place: nothing": other_rows(11),
+    "part-2, record 0: images.csv has in its place: part-1, 0, ": lose("part-1"),
+    ": images.csv has more records than the parts": lose("part-4"),
+    f"images.csv: {CHANGED}": lambda d: flip(d / "images.csv", 60),
+    f"dataset.json: {CHANGED}": lambda d: (d / "dataset.json").write_text((d / "dataset.json").read_text().replace("50", "51", 1)),
+    "dataset.json: maximum recursion": lambda d: (d / "dataset.json").write_bytes(b"[" * 10**5),
+    "it has not one x and one labels": lambda d: rewrite_manifest(d, image_feature="x"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", DAMAGE)
-def test_damage_is_one_line_that_names_it(tmp_path, converted, text):
-    name, change = DAMAGE[text]
-    copy = shutil.copytree(converted, tmp_path / "copy")
-    (copy / name).write_bytes(change((copy / name).read_bytes()))
-    result = run_python("-I", PORTABLE, copy)
-    if text is None:
-        assert result.code == 0 and result.out.count("\n") == 51, result
-    else:
-        assert_one_error(result, text)
-        with pytest.raises(BadDataset):
-            write_files(copy, tmp_path / "new")
-        assert not (tmp_path / "new").exists()  # perhaps half of it, as new.unfinished
+def test_damage_is_one_line_that_names_it(tmp_path, dataset, text):
+    DAMAGE[text](dataset)
+    assert_one_error(run_python("-I", PORTABLE, dataset), text)
+    with pytest.raises(BadDataset):
+        write_files(dataset, tmp_path / "new")
+    assert not (tmp_path / "new").exists()  # perhaps half of it, as new.unfinished
+
+
+def test_the_names_of_parts_come_from_counting(dataset):
+    parts = [{**part, "file": f"../../{part['file']}"} for part in read_manifest(dataset)["parts"]]
+    rewrite_manifest(dataset, parts=[{**parts[0], "file": "part-0"}, *parts[1:]])
+    assert len(list(read_dataset(dataset))) == 50
 
 
 NASTY = {  # an image's name: where its file is
