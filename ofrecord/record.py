@@ -124,5 +124,7 @@ def read_record(
     if len(images) != 1 or not images[0]:
         raise BadRecord(index, f"feature {image_feature!r} is not a bytes list with one image")
     if len(labels) != 1:
-        raise BadRecord(index, f"feature {label_feature!r} is not an int32 list with one label")
+        raise BadRecord(
+            index, f"feature {label_feature!r} is not an int32 or int64 list with one label"
+        )
     return images[0], labels[0], LABEL_TYPES[kind]

@@ -38,10 +38,10 @@ def write_pictures(root, files, size=(8, 8), color=True):
             path.write_bytes(picture(seed, size, color))
 
 
-def make(folder, files, size=(8, 8), color=True, **options):
+def make(folder, files, shape=(8, 8), color=True, **options):
     """Convert such files, whose folders are the classes, to a dataset; return its folder."""
     images = folder.parent / f"{folder.name}-images"
-    write_pictures(images, files, size, color)
+    write_pictures(images, files, shape, color)
     arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
     result = convert("--image_root", images, "--class_folders", "--save_dir", folder, *arguments)
     assert result.code == 0, result

@@ -13,7 +13,7 @@ from making import FEATURES, GRAY_JPEG, OTHER_NAMES, TUTORIAL, encoded, foreign,
 
 
 def test_the_fused_decoder_reads_the_same_pixels(tmp_path):
-    options = {"size": (40, 48), "part_num": 3, "img_format": ".jpg"}
+    options = {"shape": (40, 48), "part_num": 3, "img_format": ".jpg"}
     jpegs = make(tmp_path / "jpegs", numbered("abc", 4), **options)
     assert read_manifest(jpegs)["plain_jpeg"]
     copy = shutil.copytree(jpegs, tmp_path / "copy")

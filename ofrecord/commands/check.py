@@ -6,7 +6,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from runtime.cli import InputError, InputErrors, count, os_errors, output
+from runtime.cli import InputErrors, count, output
 
 from ..dataset.copies import ImageTable, report_copies
 from ..dataset.images_csv import Row, read_rows
@@ -20,7 +20,7 @@ from ..dataset.manifest import (
     Part,
     part_name,
 )
-from ..dataset.open_dataset import dataset_in_use, open_dataset, sha256_of
+from ..dataset.open_dataset import compare_hashes, dataset_in_use, open_dataset
 from ..record import IMAGE_FEATURE, LABEL_FEATURE
 from .scan import PartReport, found_fields, scan_parts
 
@@ -64,16 +64,8 @@ def open_table(folder: str) -> ImageTable:
     Raises InputError for what is no whole dataset, but for other bytes in the parts.
     """
     manifest = open_dataset(folder, check_hashes=False).manifest
-    check_table(folder, manifest)
+    compare_hashes(folder, manifest.images_csv, [])
     return ImageTable(folder, partial(read_rows, folder), manifest.class_names)
-
-
-def check_table(folder: str, manifest: Manifest) -> None:
-    """Raise InputError unless images.csv is what was written."""
-    path = os.path.join(folder, TABLE_NAME)
-    with os_errors("read", path):
-        if sha256_of(path) != manifest.images_csv:
-            raise InputError(f"{path}: {OTHER_BYTES}")
 
 
 def check(
@@ -86,7 +78,7 @@ def check(
     rows, parts = [], {}
     if manifest:
         rows, parts = list(read_rows(folder)), {part.file: part for part in manifest.parts}
-        check_table(folder, manifest)
+        compare_hashes(folder, manifest.images_csv, [])
     listed, reports, problems = {row[:2]: row for row in rows}, [], []
     for report in scan_parts(folder, features):
         reports.append(report)

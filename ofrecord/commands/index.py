@@ -5,16 +5,16 @@ import hashlib
 import io
 import os
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 from runtime.atomic import folder_lock, replace_file
-from runtime.cli import InputError, log, os_errors, output
+from runtime.cli import InputError, first_few, log, os_errors, output
 
 from ..dataset.folder import BUSY
 from ..dataset.images_csv import read_rows, write_rows
 from ..dataset.loading import manifest_of, read_fields
 from ..dataset.manifest import MANIFEST_NAME, TABLE_NAME
+from ..dataset.open_dataset import RESTORE
 from .check import add_feature_arguments, check, open_table
 from .scan import PartReport, found_fields
 
@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
             reports = check(folder, (args.image_feature, args.label_feature))
         else:
             raise InputError(f"{folder} has its {MANIFEST_NAME} already")
-        table, fields, kept = make_table(folder, reports), found_fields(reports), old_fields(folder)
+        table, fields = make_table(folder, reports), found_fields(reports)
+        kept = old_fields(folder, fields["parts"])
         fields |= {
             "class_names": None,
             **kept,
@@ -52,6 +53,9 @@ def run(args: argparse.Namespace) -> None:
             "images_csv": hashlib.sha256(table).hexdigest(),
         }
         manifest = manifest_of(fields, f"{folder} cannot be a dataset")
+        if manifest.class_names:
+            names = first_few(manifest.class_names)
+            log(f"class names of the {MANIFEST_NAME} that was there: {names}")
         for name, data in ((TABLE_NAME, table), (MANIFEST_NAME, manifest.to_json().encode())):
             with replace_file(os.path.join(folder, name)) as file:
                 file.write(data)
@@ -76,16 +80,22 @@ def make_table(folder: str, reports: list[PartReport]) -> bytes:
     return file.getvalue()
 
 
-def old_fields(folder: str) -> dict[str, Any]:
+def old_fields(folder: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a manifest of this or an earlier layout says that part files do not tell.
 
-    Raises InputError where it cannot be read.
+    It may have been changed by hand. Raises InputError where it is none, cannot be read, or is of
+    other ``parts``: the only sign that some were lost.
     """
     path = os.path.join(folder, MANIFEST_NAME)
     if not os.path.lexists(path):
         return {}
-    with suppress(ValueError, TypeError):
-        fields = read_fields(path)
-        kept = {name: fields[name] for name in KEPT if name in fields}
-        return {**kept, "num_classes": len(fields.get("class_names") or ())}
-    return {}  # it is another program's
+    try:
+        fields = read_fields(path, changed=True)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; move it away") from None
+    if fields.get("parts") != parts:
+        reason = "is of other parts, or of other bytes in them"
+        raise InputError(f"{path} {reason}: {RESTORE}; to index what is there, move it away")
+    kept = {name: fields[name] for name in KEPT if name in fields}
+    names = kept.get("class_names")
+    return {**kept, "num_classes": len(names) if isinstance(names, list) else 0}

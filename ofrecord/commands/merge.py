@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from runtime.atomic import open_regular_file
-from runtime.cli import InputError, first_few, log, one_line, os_errors, output
+from runtime.cli import InputError, count, first_few, log, one_line, os_errors, output
 
 from ..dataset.folder import open_folders
 from ..dataset.images_csv import read_rows
@@ -143,6 +143,9 @@ def write(target: str, names: list[str], records: list[Record], fields: dict) ->
     copied, rows, parts = copy_records(records, fields["label_feature"]), [], []
     bar = tqdm(total=len(records), unit="record", disable=None)
     with open_folders([target]) as [folder], bar:
+        if kept := folder.kept_parts():
+            reason = f"has {count(len(kept), 'finished part')} of a conversion that was stopped"
+            raise InputError(f"{target} {reason}: finish it, or name a new folder")
         for name, size in zip(names, part_sizes(len(records), len(names)), strict=True):
             with folder.new_file(name) as file:
                 for index, data in enumerate(islice(copied, size)):

@@ -132,7 +132,7 @@ class FinishedDataset:
         if statistics.num_measured < statistics.num_images:
             images = count(statistics.num_measured, "image")
             log(f"mean and standard deviation are those of {images}, decoded at full size")
-        problems = describe(self._problems, self._options.image_root)[:SHOWN_PROBLEMS]
+        problems = describe(self._problems[:SHOWN_PROBLEMS], self._options.image_root)
         lines = [f"skipped: {line}" for line in problems]
         if problems:
             images = count(self._num_images, "image")

@@ -93,11 +93,11 @@ def open_dataset(
             reason = f"has {there:,} bytes and should have {size:,}: it was truncated or changed"
             raise InputError(f"{path} {reason}; {RESTORE}")
     if check_hashes:
-        _check_hashes(folder, manifest.images_csv, dataset.parts_per_rank(world_size)[rank])
+        compare_hashes(folder, manifest.images_csv, dataset.parts_per_rank(world_size)[rank])
     return dataset
 
 
-def _check_hashes(folder: str, table: str, parts: list[Part]) -> None:
+def compare_hashes(folder: str, table: str, parts: list[Part]) -> None:
     """Raise InputError where the table of images or a part has other bytes than were written."""
     sums = {TABLE_NAME: table, **{part.file: part.sha256 for part in parts}}
     with ThreadPoolExecutor(num_cpus()) as threads:  # hashing lets go of Python's lock

@@ -89,11 +89,13 @@ class DatasetFolder:
 
         They are named ``part-3.KEY``, and have a ``part-3.KEY.json`` beside them.
         """
-        sizes = {}
-        with suppress(OSError), os.scandir(self.staging) as entries:
-            sizes = {each.name: each.stat().st_size for each in entries}
-        names = [name for name in sizes if re.fullmatch(r"part-[0-9]{1,9}\.[0-9a-f]{64}", name)]
-        return {name: sizes[name] for name in sorted(names) if f"{name}.json" in sizes}
+        names = set()
+        with suppress(OSError):
+            names.update(os.listdir(self.staging))
+        # Other files are not looked at: another job may have renamed them meanwhile.
+        parts = filter(re.compile(r"part-[0-9]{1,9}\.[0-9a-f]{64}").fullmatch, sorted(names))
+        kept = [name for name in parts if f"{name}.json" in names]
+        return {name: os.path.getsize(os.path.join(self.staging, name)) for name in kept}
 
     def remove_rest(self) -> None:
         """Remove what no run can continue with, as far as possible, and the empty hidden folder."""

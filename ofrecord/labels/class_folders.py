@@ -4,7 +4,7 @@ import os
 import sys
 from array import array
 
-from runtime.cli import InputError, InputErrors, count, os_errors, typed_path
+from runtime.cli import InputError, InputErrors, count, first_few, log, os_errors, typed_path
 
 from ..dataset.images_csv import printable
 from .files import fold, is_hidden, is_image, list_files
@@ -31,7 +31,11 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
     stray = set(filter(is_image, found)).difference(folders)
     problems = [f"{os.path.join(root, name)} is not in a class folder" for name in sorted(stray)]
     numbers = number_classes(map(printable, folders), options.classes)
-    names, labels, others = [], array("i"), []
+    if not_own := list(filter(is_hidden, numbers)):
+        raise InputError(
+            f"{options.classes} (--classes) names what is no class: {first_few(not_own)}"
+        )
+    names, labels, others, links = [], array("i"), [], []
     owners: dict[str, str] = {}  # the first name of each file, by its real path
     for folder in sorted(folders, key=lambda folder: numbers[printable(folder)]):
         num_images = len(names)
@@ -41,12 +45,20 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
             elif (first := owners.setdefault(path, name)) == name:
                 names.append(name)
                 labels.append(numbers[printable(folder)])
-            elif not first.startswith(folder + "/"):
+            elif first.startswith(folder + "/"):
+                links.append(name)
+            else:
                 problems.append(f"{name} and {first} in {root} are the same file in two classes")
         if len(names) == num_images and not options.classes:
             problems.append(f"the class folder {os.path.join(root, folder)} has no images")
     if problems:
         raise InputErrors(problems, f"{count(len(problems), 'problem')} in {root}")
+    if links:
+        images = count(len(links), "name")
+        log(
+            f"left out {images} of images that their class has by another (such as {links[0]})",
+            "warning",
+        )
     if not names:
         raise InputError(f"the class folders in {root} have no images")
     return Samples(names, labels, list(numbers)), others
@@ -58,7 +70,7 @@ def how_to_convert_sets(options: SourceOptions, sets: list[str]) -> str:
     paths = {name: typed_path(os.path.join(options.image_root, name)) for name in sets}
     file = options.classes or "classes.txt"
     command = f"python {typed_path(sys.argv[0])} --class_folders --classes {typed_path(file)}"
-    make_file = f"`ls -v {paths[sets[0]]} > {typed_path(file)}`"
+    make_file = f"`ls -dv {paths[sets[0]]}/*/ | xargs -d '\\n' -n 1 basename > {typed_path(file)}`"
     commands = [] if os.path.lexists(file) else [make_file]  # nobody's file is written over
     commands += [
         f"`{command} --image_root {path} --save_dir dataset_{SPLITS[fold(name)]}`"

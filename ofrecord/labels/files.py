@@ -61,7 +61,8 @@ def list_files(root: str, folder: str = "") -> Iterator[tuple[str, str]]:
     """Yield the name, relative to ``root``, and the real path of each file below ``folder``.
 
     Hidden files and folders are left out; links to folders are followed, but each folder is
-    listed once. Raises InputError for one that cannot be listed.
+    listed once: by its own name, if that comes first. Raises InputError for one that cannot be
+    listed.
     """
     seen, folders = set(), [folder]
     while folders:
@@ -71,15 +72,17 @@ def list_files(root: str, folder: str = "") -> Iterator[tuple[str, str]]:
         if real in seen:
             continue
         seen.add(real)
+        inner = []  # folders in it: whether a link, name
         with os_errors("list", path), os.scandir(path) as entries:
             for entry in entries:
                 if is_hidden(entry.name):
                     continue
                 name, is_link = folder + entry.name, entry.is_symlink()
                 if os.path.isdir(entry.path) if is_link else entry.is_dir():
-                    folders.append(name + "/")
+                    inner.append((is_link, name + "/"))
                 else:
                     yield name, os.path.realpath(entry.path) if is_link else f"{real}/{entry.name}"
+        folders += (name for _, name in sorted(inner, reverse=True))  # the last is the next
 
 
 class ImageFiles:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import sys
 from array import array
@@ -62,17 +63,30 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
     check_some_exist(files, names, options)
     labels = array("i", [numbers[label] for label in labels])
     samples = Samples(names, labels, class_names, splits if splits[0] else None)
-    return samples, [name for name in files.names if name not in lines and is_image(name)]
+    return samples, without_label(files, lines, options.image_root)
 
 
 def check_some_exist(files: ImageFiles, names: list[str], options: SourceOptions) -> None:
     """Raise InputError where the label file is of other images: none is there, or nearly."""
-    if files.names.keys().isdisjoint(names) and not files.did_you_mean(names[0]):
+    first = os.path.join(options.image_root, names[0])
+    known = not files.names.keys().isdisjoint(names) or os.path.lexists(first)
+    if not known and not files.did_you_mean(names[0]):
         raise InputError(
             f"{options.image_root} has none of the {count(len(names), 'image')} of "
             f"{options.label_dir} (the first is {names[0]}): --label_dir names another label file; "
             "--class_folders takes each folder there for a class"
         )
+
+
+def without_label(files: ImageFiles, labelled: Iterable[str], root: str) -> list[str]:
+    """Return the images that have no label, by the name of a link to their folder neither."""
+    names = [name for name in files.names if name not in labelled and is_image(name)]
+    linked = {
+        os.path.realpath(os.path.join(root, name)) for name in labelled if name not in files.names
+    }
+    if linked:
+        names = [each for each in names if os.path.realpath(os.path.join(root, each)) not in linked]
+    return names
 
 
 def rows_by_line(options: SourceOptions) -> Iterator[tuple[int, Rows]]:

@@ -48,11 +48,16 @@ def read_samples(options: SourceOptions) -> Samples:
 
 
 def take_few(samples: Samples, limit: int, seed: int) -> Samples:
-    """Return some of the Samples, at random, in their order: one of each class first."""
+    """Return some of the Samples, at random, in their order: one of each class first.
+
+    Then one of each class in each dataset that a column ``split`` names.
+    """
     order = random.Random(seed).sample(range(len(samples)), len(samples))
-    kinds = samples.labels, samples.splits or samples.labels
-    first = {tuple(each[index] for each in kinds): index for index in order}
-    return samples.take(sorted(list(dict.fromkeys([*first.values(), *order]))[:limit]))
+    labels, splits = samples.labels, samples.splits or samples.labels
+    of_class = {labels[index]: index for index in order}
+    of_split = {(labels[index], splits[index]): index for index in order}
+    chosen = dict.fromkeys([*of_class.values(), *of_split.values(), *order])
+    return samples.take(sorted(list(chosen)[:limit]))
 
 
 def doubts(samples: Samples) -> Iterator[str]:

@@ -85,6 +85,9 @@ def record_rows(columns: dict[str, str], record: dict[str | None, Any]) -> Rows:
     if not isinstance(image, str) or not isinstance(label, str):
         names = " and ".join(map(repr, columns.values()))
         raise ValueError(f"must have {names}, each a text or an integer")
+    for cell in (image, label):
+        if re.match(r'\s+"', cell):
+            raise ValueError(f"a space before the quotes in {cell[:60]!r}: remove it")
     split = fold(str(record.get(columns["split"]))) if "split" in columns else None
     if split is not None and split not in SPLITS:
         raise ValueError(f"the split {split[:60]!r} of {image!r} is not train, val or test")

@@ -66,7 +66,7 @@ WRONG = {  # how a dataset is changed, and what a line has
     "colour": (lambda d: change_record(d, set_image(encoded(".png", BLUE))), ["dataset.json says channels 1, and the parts say 3"]),
     "two labels": (lambda d: change_record(d, lambda f: f["labels"].int32_list.value.append(1)), [RECORD, "one label"]),
     "no table": (lambda d: (d / "images.csv").unlink(), ["images.csv: No such file"]),
-    "a byte of the table": (lambda d: flip(d / "images.csv", 60), ["images.csv", "not those that were written"]),
+    "a byte of the table": (lambda d: flip(d / "images.csv", 60), ["images.csv was changed or damaged"]),
     "an open quote": (lambda d: (d / "images.csv").open("a").write('"'), ["images.csv, line 52: "]),
     "a row more": (lambda d: change_table(d, lambda rows: [*rows, rows[-1]._replace(record=10)]), [ORDER]),
     "rows changed places": (lambda d: change_table(d, lambda rows: rows[1::-1] + rows[2:]), [ORDER]),

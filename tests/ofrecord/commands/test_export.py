@@ -52,6 +52,7 @@ OPTIONS = [
     {"shuffle": "true", "part_num": 3},
     {"img_format": ".jpg", "part_name_suffix_length": 5},
     {"img_format": ".tiff"},
+    {"size": "12x20", "fit": "pad", "background": "#204060"},
     {"image_feature": "encoded", "label_feature": "class/label", "color": False},
 ]
 
@@ -65,7 +66,8 @@ def test_the_same_parts_are_made_of_them(tmp_path, options):
     again = convert_again(exported("one d", "-x/", cwd=tmp_path), tmp_path)
     parts = {path.name: path.read_bytes() for path in part_files(folder)}
     assert {path.name: path.read_bytes() for path in part_files(again)} == parts
-    assert read_manifest(again)["class_names"] == read_manifest(folder)["class_names"]
+    for name in ("class_names", "fit", "background"):  # which predictions follow
+        assert read_manifest(again)[name] == read_manifest(folder)[name]
     ending = options.get("img_format", "")
     names = [(row.image + ending).removeprefix("images.csv/") for row in read_rows(folder)]
     found = [re.sub("^part-[0-9]+/[0-9]{5}/images.csv/", "", name) for name, _ in table(tmp_path / "-x")]  # fmt: skip

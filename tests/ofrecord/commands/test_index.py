@@ -89,7 +89,7 @@ CASES = {  # what a line has; how parts are made, or changed
     "images.csv, line 1: its columns are not part,|; move it away": lambda d: (d / "images.csv").write_text("image,label\n"),
     "there are no part files": lambda d: [path.unlink() for path in d.iterdir()],
     "but part-0.tfrecord": lambda d: [path.rename(f"{path}.tfrecord") for path in d.iterdir()],
-    "part-7, record 1: feature 'labels' is not an int32 list with one label": lambda d: add(d, "float"),
+    "part-7, record 1: feature 'labels' is not an int32 or int64 list with one label": lambda d: add(d, "float"),
     "some labels are int32 and int64": lambda d: add(d, "int64"),
     FIFTH + "feature 'images' is not a bytes list with one image": put(b""),
     FIFTH + "invalid image: it is none of PNG": put(b"no image"),
@@ -132,20 +132,43 @@ def test_class_names_of_layout_2_are_kept(tmp_path):
     assert read_manifest(folder)["class_names"] == ["cat", "dog", "eel"]
 
 
-OTHERS = ["{", "[1, 2]", '{"class_names": ["x"], "sha256": "0"}', {"class_names": 5}]
-WRONG = [{"skipped": 5}, {"split_id": {}}, {"class_names": ["a"]}]
+def test_class_names_that_were_edited_are_kept(tmp_path):
+    folder = make(tmp_path / "d", numbered(["cat", "dog"], 2), part_num=1)
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace('"dog"', '"cow"'))
+    command = "write a new manifest: python -m ofrecord index"
+    assert_one_error(ofrecord("show", folder), "changed or damaged", command)
+    result = ofrecord("index", folder)
+    assert "class names of the dataset.json that was there: cat, cow\n" in result.err, result
+    assert result.code == 0 and read_manifest(folder)["class_names"] == ["cat", "cow"]
 
 
-@pytest.mark.parametrize("wrong", [*OTHERS, *WRONG], ids=str)
-def test_another_programs_dataset_json(dataset, wrong):
-    """A text that is none of ours is replaced; fields that cannot be are named."""
-    if isinstance(wrong, str):
-        (dataset / "dataset.json").write_text(wrong)
-    else:
-        rewrite_manifest(dataset, layout=2, **wrong)
-    result = ofrecord("index", dataset)
-    if wrong in OTHERS:
-        assert result.code == 0 and read_manifest(dataset)["class_names"] is None, result
-    else:
-        name = next(iter(wrong)).replace("class_names", "it does not hold that class names")
-        assert_one_error(result, "cannot be a dataset", name, started=True)
+def test_lost_records_are_not_forgotten(dataset):
+    """The manifest is the one sign of them; without it, what is there is indexed."""
+    (dataset / "part-4").unlink()
+    before = snapshot(dataset)
+    text = "is of other parts, or of other bytes in them: copy the dataset again"
+    assert_one_error(ofrecord("index", dataset), text, "move it away", started=True)
+    assert snapshot(dataset) == before
+    (dataset / "dataset.json").unlink()
+    assert ofrecord("index", dataset).code == 0
+
+
+WRONG = [{"skipped": 5}, {"split_id": {}}, {"class_names": ["a"]}, {"class_names": 5}]
+
+
+@pytest.mark.parametrize("fields", WRONG, ids=str)
+def test_a_manifest_that_cannot_be(dataset, fields):
+    rewrite_manifest(dataset, layout=2, **fields)
+    name = "it does not hold that class names" if fields == WRONG[2] else next(iter(fields))
+    assert_one_error(ofrecord("index", dataset), "cannot be a dataset", name, started=True)
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", '{"class_names": ["x"], "sha256": "0"}'])
+def test_another_programs_dataset_json(dataset, text):
+    """Its file is not replaced, and the message that leads to ``index`` says so."""
+    (dataset / "dataset.json").write_text(text)
+    before = snapshot(dataset)
+    assert_one_error(ofrecord("show", dataset), "or move it away and write a new manifest: ")
+    assert_one_error(ofrecord("index", dataset), "; move it away", started=True)
+    assert snapshot(dataset) == before

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from damage import cut, flip, ofrecord, rewrite_manifest
-from helpers import assert_one_error, part_files, read_manifest, records, snapshot, visible
+from helpers import assert_one_error, convert, part_files, read_manifest, records, snapshot, visible
 from making import make, numbered
 from steps import KILLED, stop_at_each_step
 
@@ -158,6 +158,14 @@ def test_bad_folders(dataset, tmp_path, action):
     flip(part_files(dataset)[3], 100)
     assert snapshot(dataset) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "full"]
+
+
+def test_parts_of_a_conversion_are_kept(converted, tmp_path):
+    assert convert("--save_dir", tmp_path / "d", "--job", "1/2").code == 0
+    before = snapshot(tmp_path)
+    text = "has 3 finished parts of a conversion that was stopped: finish it"
+    assert_one_error(ofrecord("merge", converted, tmp_path / "d"), text)
+    assert snapshot(tmp_path) == before
 
 
 def test_records_are_counted(dataset, tmp_path):

@@ -67,6 +67,7 @@ def test_quality_and_features(tmp_path):
 BAD = {  # options that cannot be meant, of the tutorial's images and three folders
     "--size 28": "--size: it should be WxH, such as 28x28, of at most 9,999 pixels a side",
     "--quality 80": "--quality is for JPEG",
+    "--val_fraction=": "--val_fraction is empty, such as a variable that is not set",
     "--background nocolor": "--background: ",
     "--background #ff000080": "it should be an opaque color",
     "--fit pad": "--fit says how images get the --size",

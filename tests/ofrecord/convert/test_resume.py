@@ -99,6 +99,13 @@ def test_parts_that_do_not_fit_are_named_and_replaced(
     assert snapshot(tmp_path / "d") == whole(*own, *more)
 
 
+def test_a_file_that_another_job_renames_meanwhile(own, tmp_path):
+    """It is listed, and is not there any more when it is looked at: as this link."""
+    jobs(*own, but=[2])
+    (tmp_path / "d" / HIDDEN / f"new-{'0' * 16}").symlink_to("nothing")
+    check_continued(convert(*own, "--job", "1/2"), 3, of=3)
+
+
 # -- several jobs ---------------------------------------------------------------------
 
 

@@ -109,7 +109,7 @@ def test_folders_of_sets_are_no_classes(tmp_path, capsys, folders):
     make_files(tmp_path / "in", *(f"{name}/{c}/1.png" for name in folders.split() for c in "ab"))
     result, sets = read(capsys, tmp_path / "in"), SETS[folders].split()
     names = [f"--image_root {tmp_path / 'in' / name} --save_dir" for name in sets]
-    assert_error(result, f"`ls -v {tmp_path / 'in' / sets[0]} > classes.txt`", *names)
+    assert_error(result, f"`ls -dv {tmp_path / 'in' / sets[0]}/*/ | ", *names)
     names = write(tmp_path / "my classes", "mine")
     result = read(capsys, tmp_path / "in", classes=names)
     assert_error(result, "not classes", f"--class_folders --classes '{names}' --image_root")
@@ -131,6 +131,8 @@ def test_a_class_file_gives_the_order(classes, capsys):
     assert result.warnings == ["classes without images: d, empty", ORDERED]
     result = read(capsys, classes / "in", classes=write(names, "c\na"))
     assert_error(result, "classes.txt (--classes) lacks 2 classes: 'b', 'empty'")
+    result = read(capsys, classes / "in", classes=write(names, "c\na\nb\nempty\n@eaDir"))
+    assert_error(result, "classes.txt (--classes) names what is no class: @eaDir")
 
 
 LINKS = {"b/again": "sub", "b/loop": ".", "b/self": "self", "c/x.png": "9.png", "d": "../elsewhere", "self": "self"}  # fmt: skip
@@ -142,7 +144,10 @@ def test_links(classes, capsys):
     for link, target in LINKS.items():
         (classes / "in" / link).symlink_to(target)
     (classes / "in/c/0.png").hardlink_to(classes / "in/a/0.png")
-    assert read(capsys, classes / "in").labels == [0] * 3 + [1] * 6 + [2] * 4 + [3]
+    result = read(capsys, classes / "in")
+    assert result.labels == [0] * 3 + [1] * 6 + [2] * 4 + [3]
+    left_out = "left out 1 name of images that their class has by another (such as c/x.png)"
+    assert result.warnings == [left_out, ORDERED]
     for link, target in {"a/link": "../b/sub", "a/x.png": "../b/3.png", "0": "c"}.items():
         (classes / "in" / link).symlink_to(target)
     problems = " ".join(read(capsys, classes / "in").errors)
@@ -254,6 +259,7 @@ WRONG = {  # what the one error says: the files, each after the end of its name
     "line 2: 'two' may be two.jpg, two.png: give the ending": [column([1], "two")],
     "line 2: the split 'dev' of '1.png' is not train, val or test": [".csv image,label,split\n1.png,1,Dev\n"],
     "line 3: duplicate image '0.png', first in line 2": [".csv image,label\n0.png,1\n./0.png,1\n"],
+    "line 3: a space before the quotes in ' \"cat\"': remove it": ['.csv image,label\n0.png,dog\n1.png, "cat"\n'],
     "line 2: invalid CSV": ['.csv image,label\n"0.png,1\n'],
     "is not UTF-8 text: save it as UTF-8 (Excel: CSV UTF-8)": [".csv image,label\n\xff.png,1\n".encode("latin-1"), b".csv " + "image,label\n".encode("utf-16")],
     "not an image name and a label": [".txt 0.png 1\n\n1.png\n", ".txt 0.png,1\n", ".txt 0.png, 1\n"],
@@ -302,6 +308,17 @@ def test_a_name_that_is_nearly_a_files(tmp_path, capsys, listed):
     assert error.rpartition("image root")[2] in ("", f"; did you mean {NEAR[listed]}?")
 
 
+@pytest.mark.parametrize("link, folder", [("a", "b"), ("b", "a")])
+def test_a_label_files_names_may_go_through_links(tmp_path, capsys, link, folder):
+    """In whatever order the system lists the folders."""
+    make_files(tmp_path / "in", f"{folder}/1.png", f"{folder}/2.png")
+    (tmp_path / "in" / link).symlink_to(folder)
+    for name in (link, folder):
+        labels = write(tmp_path / "l.csv", f"image,label\n{name}/1.png,0\n{name}/2.png,1\n")
+        result = read(capsys, tmp_path / "in", label_dir=labels)
+        assert result.names == [f"{name}/1.png", f"{name}/2.png"] and result.unused == [], result
+
+
 def test_images_without_a_label(reads, tmp_path):
     make_files(tmp_path / "in", "sub/c.JPG", ".hidden/x.png", "__MACOSX/._0.png", "@eaDir/0.png")
     [warning] = reads(column(range(11))).unused
@@ -319,6 +336,9 @@ def test_a_few_of_all_classes(reads):
     result = reads(f".csv image,label,split\n{rows}", limit=4)
     found = zip(result.splits, result.labels, strict=True)
     assert set(found) == {("train", 0), ("train", 1), ("test", 0), ("test", 1)}
+    rows = "".join(f"{n}.png,{n // 3},{('train', 'val', 'test')[n % 3]}\n" for n in range(12))
+    result = reads(f".csv image,label,split\n{rows}", limit=4)
+    assert set(result.labels) == {0, 1, 2, 3}  # classes come before datasets
 
 
 def test_shuffle_is_seeded_and_keeps_labels_with_images(reads):
