@@ -37,6 +37,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from runtime.atomic import folder_lock
 from runtime.cli import ArgumentParser, InputError, log, os_errors, output, run_main
 
 # Two public copies: Google's (CVDF) and PyTorch's.
@@ -66,7 +67,14 @@ def main() -> None:
     args = parse_args()
     if is_complete(args.output):
         return output(f"{args.output}: 60,000 training and 10,000 test images, already complete")
-    staging = os.path.join(os.path.dirname(os.path.abspath(args.output)), ".get_mnist")
+    parent = os.path.dirname(os.path.abspath(args.output))
+    with folder_lock(parent, "another get_mnist.py is writing to"):
+        get(args, os.path.join(parent, ".get_mnist"))
+    output(f"{args.output}: 60,000 training and 10,000 test images")
+
+
+def get(args: argparse.Namespace, staging: str) -> None:
+    """Write MNIST to the folder ``staging``, and rename that. Raises InputError."""
     try:
         shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
         files = {name: get_file(name, args) for name in MD5}
@@ -80,7 +88,6 @@ def main() -> None:
             os.rename(staging, args.output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    output(f"{args.output}: 60,000 training and 10,000 test images")
 
 
 def parse_args() -> argparse.Namespace:
@@ -120,9 +127,10 @@ def is_complete(folder: str) -> bool:
         except OSError:
             images = labels = 0
         if not images == labels == num_images:
-            raise InputError(
-                f"{folder} exists and is not a complete MNIST: remove it and run this script again"
-            )
+            names = {f"{split}_{kind}" for split, _, _ in SPLITS for kind in ("set", "label")}
+            ours = os.path.isdir(folder) and set(os.listdir(folder)) <= names
+            advice = "remove it and run this script again" if ours else "--output names another"
+            raise InputError(f"{folder} exists and is not a complete MNIST: {advice}")
     return True
 
 

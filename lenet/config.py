@@ -67,7 +67,10 @@ class TrainConfig(StrictModel):
         "constant", "learning rate: constant, or cosine, which falls to 0 along half a wave"
     )
     warmup: float = setting(
-        0.0, "fraction of all steps in which the learning rate first rises", ge=0, lt=1
+        0.0,
+        "fraction of all steps in which the learning rate first rises, to where schedule is then",
+        ge=0,
+        lt=1,
     )
     init: Literal["tutorial", "he"] = setting(
         "tutorial",
@@ -120,14 +123,17 @@ class TrainConfig(StrictModel):
 
 
 def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
-    """Return the TrainConfig of ``--config FILE`` and the options, and whether to ``--resume``.
+    """Return the TrainConfig of ``--config FILE``, all of them, and the options, and whether to ``--resume``.
 
     A run that is resumed has its own file. Raises InputErrors with all wrong values, or
     else with all that does not go together.
     """
     parser = ArgumentParser(description="Train LeNet on an OFRecord dataset with OneFlow.")
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file whose settings replace defaults"
+        "--config",
+        metavar="FILE",
+        action="append",
+        help="YAML file whose settings replace defaults; of several the later ones win",
     )
     parser.add_argument(
         "--resume",
@@ -141,11 +147,11 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     )
     given = given_options(parser, TrainConfig, arguments)
     options = given[1]
-    file, resume, print_config = map(options.pop, ("config", "resume", "print_config"))
+    files, resume, print_config = map(options.pop, ("config", "resume", "print_config"))
     if resume:
-        file = config_of_run(file, options.get("run_dir"))
-    layers = [(f"{file}: ", read_yaml(file)), given] if file is not None else [given]
-    config = parse_settings(TrainConfig, layers)
+        files = [config_of_run(files, options.get("run_dir"))]
+    layers = [(f"{file}: ", read_yaml(file)) for file in files or ()]
+    config = parse_settings(TrainConfig, [*layers, given])
     if print_config:
         output(to_yaml(config, TITLE).rstrip())
         raise SystemExit(0)
@@ -156,9 +162,9 @@ def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]
     return config, resume
 
 
-def config_of_run(file: str | None, run_dir: str | None) -> str:
+def config_of_run(files: list[str] | None, run_dir: str | None) -> str:
     """Return the path of the settings of the run to resume. Raises InputError without a run."""
-    if file is not None or run_dir in (None, *NULLS):
+    if files or run_dir in (None, *NULLS):
         raise InputError(
             "--resume takes the settings of a run: give --run_dir DIR, and no --config"
         )

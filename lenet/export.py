@@ -20,6 +20,7 @@ from runtime.cli import ArgumentParser, InputError, os_errors, output, run_main
 
 from .checkpoint import Checkpoint, check_layout, open_checkpoint
 
+MOST = 2**31 - 2**20  # bytes of weights: protobuf's limit, less what else is in a file
 OPSET, IR_VERSION = 13, 8  # old enough for any onnxruntime since 1.10
 
 CONVOLUTION = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}
@@ -56,6 +57,10 @@ def main() -> None:
     except ImportError as error:
         raise InputError("onnx is not installed: pip install onnx -c constraints.txt") from error
     checkpoint = open_checkpoint(args.checkpoint)
+    size = sum(weights.nbytes for weights in checkpoint.weights.values())
+    if size > MOST:
+        reason = f"its weights take {size:,} bytes, and an ONNX file holds 2 GB at most"
+        raise InputError(f"{args.checkpoint}: {reason}: train with a smaller --image_size")
     spec, model = checkpoint.info.spec, make_onnx(checkpoint)
     onnx.checker.check_model(model)
     with os_errors("write", args.output), replace_file(args.output) as file:

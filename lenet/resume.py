@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, CheckpointInfo, open_checkpoint
 from .config import CONFIG, DATASETS, LENGTH, MAY_CHANGE_ON_RESUME, TrainConfig
 from .plan import Plan
 from .ranks import WORLD_SIZE, check_all_ranks_agree
-from .run import LAST, Run
+from .run import BEST, LAST, Run
 
 
 @contextmanager
@@ -76,6 +76,10 @@ def open_last(
     """
     path = os.path.join(folder, LAST)
     if not os.path.lexists(path):
+        best = os.path.join(folder, BEST)
+        if os.path.lexists(best):  # never written before LAST
+            reason = f"{path} is missing, and {best} would be overwritten: put it back"
+            raise InputError(f"{reason}, or give --run_dir DIR to start another run")
         log(f"{folder} has no {LAST} yet: starting from the beginning")
         return None
     checkpoint = open_checkpoint(path)

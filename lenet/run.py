@@ -42,7 +42,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, train_set: Dataset, eval_set: Dataset | None):
         self.config = config
-        self.path = config.run_dir and os.path.normpath(config.run_dir)
+        self.path = config.run_dir and (config.run_dir.rstrip("/") or "/")
         self.writes = self.path is not None and RANK == 0
         self.digests = {
             "dataset": train_set.manifest.digest,
@@ -145,8 +145,9 @@ class Run:
             losses = f"loss {evaluation.loss:.4f}, training loss {training:.4f}"
             self.progress.log(f"epoch {epoch}/{num_epochs}: accuracy {evaluation}, {losses}")
             if step == self.plan.num_steps:
-                best = self.plan.epoch_of(history.best_step)
-                kept = [f"{self.path}/{BEST} is the model of epoch {best}"] if self.path else []
+                path, best = f"{self.path}/{BEST}", self.plan.epoch_of(history.best_step)
+                state = "is" if os.path.exists(path) else "is missing; it was"
+                kept = [f"{path} {state} the model of epoch {best}"] if self.path else []
                 self.progress.log("\n".join(evaluation.report(model.spec) + kept))
         else:
             self.progress.log(f"training accuracy: {evaluation}")

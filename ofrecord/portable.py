@@ -100,18 +100,16 @@ def read_dataset(folder):
     try:
         with open(os.path.join(folder, place), encoding="utf-8") as file:
             manifest = json.load(file)
-        sealed = manifest.pop("sha256")
+        sealed, place = manifest.pop("sha256"), "images.csv"
         text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-        if hashlib.sha256(text.encode()).hexdigest() != sealed:
-            raise ValueError("changed or damaged after it was written")
         digits, num_parts = len(manifest["parts"][0]["file"]) - 5, len(manifest["parts"])
         classes = dict(enumerate(manifest["class_names"] or []))
         features = manifest["image_feature"], manifest["label_feature"]
-        place = "images.csv"
         with open(os.path.join(folder, place), "rb") as file:
             table = file.read()
-        if hashlib.sha256(table).hexdigest() != manifest["images_csv"]:
-            raise ValueError("changed or damaged after it was written")
+        sums = [hashlib.sha256(data).hexdigest() for data in (text.encode(), table)]
+        if sums != [sealed, manifest["images_csv"]]:
+            raise ValueError("it, or dataset.json, was changed or damaged after it was written")
         rows = csv.reader(io.StringIO(table.decode("utf-8", "backslashreplace"), newline=""))
         next(rows)  # the names of the columns
         for number in range(num_parts):

@@ -17,6 +17,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
+SHOWN = "\u00a0\u200c\u200d\u202f\u3000"  # spaces; joiners of Persian, Indic and emoji
 SHOWN_PROBLEMS = 20
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -76,12 +77,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def one_line(text: object) -> str:
-    """Return ``str(text)`` with line breaks and unprintable characters escaped."""
-    text = str(text)
-    if text.isprintable():  # as nearly all are
-        return text
+    """Return ``str(text)`` with line breaks and unprintable characters, but SHOWN, escaped."""
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+        c if c.isprintable() or c in SHOWN else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
     )
 
 

@@ -34,6 +34,8 @@ from helpers import (
 )
 from photos import predicted_labels, write_photos
 
+from runtime.atomic import folder_lock
+
 DIGITS = sorted(IMAGES.glob("*.png"))
 SPLITS = {"train": ("train", DIGITS[:40], 60000), "test": ("t10k", DIGITS[40:], 10000)}
 OUTPUT = ["test_label", "test_set", "train_label", "train_set"]
@@ -126,9 +128,12 @@ def test_what_is_there_is_kept(source, tmp_path):
     assert (snapshot(tmp_path), label_file.stat()) == before
     next((tmp_path / "m" / "test_set").iterdir()).unlink()
     before = snapshot(tmp_path)
-    for name in ("m", "mine"):
+    for name, advice in ("m", "remove it and"), ("mine", "--output names another"):
         result = get_mnist(tmp_path / name, "--source", source)
-        assert_one_error(result, f"{name} exists and is not a complete MNIST")
+        assert_one_error(result, f"{name} exists and is not a complete MNIST: {advice}")
+    with folder_lock(tmp_path, ""):
+        result = get_mnist(tmp_path / "new", "--source", source)
+        assert_one_error(result, f"another get_mnist.py is writing to {tmp_path}: wait")
     assert snapshot(tmp_path) == before
 
 

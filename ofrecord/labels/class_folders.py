@@ -20,16 +20,7 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
     classes, and for class folders without images; InputError for folders that are datasets.
     """
     root = options.image_root
-    with os_errors("list", root):
-        found = sorted(name for name in os.listdir(root) if not is_hidden(name))
-    folders = [name for name in found if os.path.isdir(os.path.join(root, name))]
-    if not folders:
-        raise InputError(f"no class folders in {root}: each class needs a folder of its own there")
-    sets = [name for name in folders if fold(name) in SPLITS]
-    if sets and (sets == folders or len({SPLITS[fold(name)] for name in sets}) > 1):
-        raise InputError(how_to_convert_sets(options, sets))
-    stray = set(filter(is_image, found)).difference(folders)
-    problems = [f"{os.path.join(root, name)} is not in a class folder" for name in sorted(stray)]
+    folders, problems = list_classes(options)
     numbers = number_classes(map(printable, folders), options.classes)
     if not_own := list(filter(is_hidden, numbers)):
         raise InputError(
@@ -62,6 +53,25 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
     if not names:
         raise InputError(f"the class folders in {root} have no images")
     return Samples(names, labels, list(numbers)), others
+
+
+def list_classes(options: SourceOptions) -> tuple[list[str], list[str]]:
+    """Return the names of the class folders, and a line for each image beside them.
+
+    Raises InputError where there is no folder, and where they are datasets.
+    """
+    root = options.image_root
+    with os_errors("list", root):
+        found = sorted(name for name in os.listdir(root) if not is_hidden(name))
+    folders = [name for name in found if os.path.isdir(os.path.join(root, name))]
+    if not folders:
+        raise InputError(f"no class folders in {root}: each class needs a folder of its own there")
+    sets = [name for name in folders if fold(name) in SPLITS]
+    if sets and (sets == folders or len({SPLITS[fold(name)] for name in sets}) > 1):
+        raise InputError(how_to_convert_sets(options, sets))
+    stray = set(filter(is_image, found)).difference(folders)
+    problems = [f"{os.path.join(root, name)} is not in a class folder" for name in sorted(stray)]
+    return folders, problems
 
 
 def how_to_convert_sets(options: SourceOptions, sets: list[str]) -> str:

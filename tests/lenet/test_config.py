@@ -60,6 +60,11 @@ def test_configuration_from_file_and_command_line(converted, write):
     settings = yaml.safe_load(text)
     assert (settings["batch_size"], settings["steps"], settings["run_dir"]) == (10, 2, "runs")
     assert settings["epochs"] is None and settings["learning_rate"] == 0.001
+    assert printed("--config", PROJECT / "configs/mnist.yaml", "--config", mine) == printed(
+        "--config",
+        PROJECT / "configs/mnist.yaml",
+        *"--steps 3 --batch_size 10 --image_size 12 --run_dir runs".split(),
+    )
     assert printed("--config", write(text)) == text
 
 

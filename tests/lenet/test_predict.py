@@ -214,11 +214,13 @@ def test_wrong_arguments(trained, tmp_path):
 
 
 def test_class_names_of_a_stranger_are_printed_in_one_line(trained, tmp_path):
-    """A name may hold what would clear the terminal or look like another line."""
+    """A name may hold what would clear the terminal or look like another line; joiners are shown."""
     strange = shutil.copy(trained, tmp_path / "strange.npz")
-    spec_with(class_names=[f"{n}\n\x1b[2Jx.png: {n} (99%)" for n in range(10)])(strange)
+    spec_with(class_names=[f"{n}\n\x1b[2J\u202f\u200cx.png: {n} (99%)" for n in range(10)])(strange)
     result = predict(strange, FIVE)
-    assert result.code == 0 and r"5\n\x1b[2Jx.png" in result.out.rstrip("\n"), result
+    assert result.code == 0 and r"5\n\x1b[2J" + "\u202f\u200cx.png" in result.out.rstrip("\n"), (
+        result
+    )
     assert result.out.count("\n") == 1 and "\x1b" not in result.out, result
 
 
@@ -280,6 +282,12 @@ def test_class_names_and_colour(tmp_path):
     metadata = onnx.load(tmp_path / "x.onnx").metadata_props
     assert json.loads(metadata[0].value) == sorted(names)
     assert_same_outputs(best, tmp_path / "x.onnx", sorted((tmp_path / "in").rglob("*.jpg")))
+
+
+def test_a_model_that_no_onnx_file_can_hold(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("lenet.export.MOST", 10**6)
+    text = f"{trained}: its weights take 6,653,480 bytes, and an ONNX file holds 2 GB at most"
+    assert_one_error(export(trained, tmp_path / "x.onnx"), text)
 
 
 def test_onnx_is_optional(trained, tmp_path, monkeypatch):

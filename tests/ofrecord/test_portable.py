@@ -102,15 +102,15 @@ def other_rows(number):
     return lambda d: change_table(d, lambda rows: rows[:number])
 
 
-CHANGED = "changed or damaged after it was written"
+CHANGED = "images.csv: it, or dataset.json, was changed or damaged after it was written"
 DAMAGE = {  # the one line, and how a dataset is damaged
     "part-1, record 9: not an OFRecord": lose("part-1", lambda data: data[:-1]),
     "part-2, record 9: images.csv has in its place: part-2,": lose("part-2", lambda data: data[::-1].replace(b"TADI", b"XADI", 1)[::-1]),
     "part-1, record 1: images.csv has in its place: nothing": other_rows(11),
     "part-2, record 0: images.csv has in its place: part-1, 0, ": lose("part-1"),
     ": images.csv has more records than the parts": lose("part-4"),
-    f"images.csv: {CHANGED}": lambda d: flip(d / "images.csv", 60),
-    f"dataset.json: {CHANGED}": lambda d: (d / "dataset.json").write_text((d / "dataset.json").read_text().replace("50", "51", 1)),
+    CHANGED: lambda d: flip(d / "images.csv", 60),
+    CHANGED[12:]: lambda d: (d / "dataset.json").write_text((d / "dataset.json").read_text().replace("50", "51", 1)),
     "dataset.json: maximum recursion": lambda d: (d / "dataset.json").write_bytes(b"[" * 10**5),
     "it has not one x and one labels": lambda d: rewrite_manifest(d, image_feature="x"),
 }  # fmt: skip

@@ -157,7 +157,7 @@ def stopped(datasets, tmp_path_factory):
 
 MISSING = {
     "is finished: 40 steps, accuracy ": ["metrics.csv", "loss.png"],
-    "/run has no last.npz yet: starting from the beginning\n": ["last.npz"],
+    "/run has no last.npz yet: starting from the beginning\n": ["last.npz", "best.npz"],
 }
 
 
@@ -171,6 +171,36 @@ def test_what_is_missing_comes_back(whole, tmp_path, said):
     assert result.code == 0 and said in result.err, result
     assert result.out == (whole[1].out if "starting" in said else "")
     runs.assert_same_run(folder, whole[0])
+
+
+def test_the_best_model_is_not_lost_with_the_last(whole, stopped, tmp_path):
+    """Neither is written over, nor said to be there."""
+    folder = copied(whole[0], tmp_path / "run")
+    (folder / "last.npz").unlink()
+    before = snapshot(folder)
+    text = f"last.npz is missing, and {folder}/best.npz would be overwritten: put it back"
+    assert_one_error(resume(folder), text, started=True)
+    assert snapshot(folder) == before
+    folder = copied(stopped, tmp_path / "stopped")
+    (folder / "best.npz").unlink()
+    # After step 7, in epoch 1, all were right: no evaluation that follows is better.
+    all_right = [7, 1, np.nan, np.nan, 0.1, 1]
+    damage.edit(folder / "last.npz", lambda found: found["history/rows"].__setitem__(7, all_right))
+    result = resume(folder, "--steps", 21)
+    assert f"{folder}/best.npz is missing; it was the model of epoch 1\n" in result.err, result
+
+
+def test_a_path_through_a_link(datasets, tmp_path):
+    """LINK/.. is not the folder in which the link is: config.yaml and last.npz are in one."""
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/sub")
+    folder = tmp_path / "link" / ".." / "run"
+    for number in 1, 2:
+        more = ["--resume"] if number == 2 else [*datasets, *OPTIONS, *CONSTANT]
+        words = [*more, "--steps", number, "--run_dir", f"{folder}/"]
+        result = call("lenet_train", *words)
+        assert len(losses(result)) == 1, result
+    assert about(tmp_path / "real" / "run" / "last.npz")["step"] == 2
 
 
 def test_a_finished_run_is_trained_for_longer(datasets, stopped, tmp_path):
