@@ -73,7 +73,8 @@ def is_marked(folder: str) -> bool:
 def read_fields(path: str, changed: bool = False) -> dict[str, Any]:
     """Return the fields of a manifest of this or the old layout, whose checksum is right.
 
-    One that was ``changed``, as by hand, may have another checksum. Raises InputError where the file cannot be read, and ValueError for what is none.
+    One that was ``changed``, as by hand, may have another checksum. Raises InputError where the
+    file cannot be read, and ValueError for what is no manifest.
     """
     with os_errors("read", path):
         text = read_small_file(path)

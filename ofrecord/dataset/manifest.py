@@ -71,9 +71,7 @@ class Manifest(StrictModel):
 
     layout: Literal[3] = LAYOUT
     num_records: Annotated[int, Field(ge=1, le=2**40)]
-    num_classes: Annotated[
-        int, Field(ge=0, le=2**31)
-    ]  # the number of names, or else the largest label + 1
+    num_classes: Annotated[int, Field(ge=0, le=2**31)]  # of names, or the largest label + 1
     class_names: list[Name] | None  # None where classes are unnamed
     label_counts: dict[Annotated[str, Field(pattern="^(0|-?[1-9][0-9]{0,9})$")], Count]
     image_format: Literal[tuple(FORMATS)] | None  # as a file extension; None: mixed
