@@ -68,8 +68,11 @@ def main() -> None:
     if is_complete(args.output):
         return output(f"{args.output}: 60,000 training and 10,000 test images, already complete")
     parent = os.path.dirname(os.path.abspath(args.output))
+    with os_errors("write", args.output):
+        os.makedirs(parent, exist_ok=True)
     with folder_lock(parent, "another get_mnist.py is writing to"):
-        get(args, os.path.join(parent, ".get_mnist"))
+        if not is_complete(args.output):  # it may be by now
+            get(args, os.path.join(parent, ".get_mnist"))
     output(f"{args.output}: 60,000 training and 10,000 test images")
 
 

@@ -123,7 +123,7 @@ class TrainConfig(StrictModel):
 
 
 def parse_config(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
-    """Return the TrainConfig of ``--config FILE``, all of them, and the options, and whether to ``--resume``.
+    """Return the TrainConfig of all ``--config FILE`` and options, and whether to ``--resume``.
 
     A run that is resumed has its own file. Raises InputErrors with all wrong values, or
     else with all that does not go together.

@@ -78,8 +78,9 @@ def check_batches(config: TrainConfig, train_set: Dataset, eval_set: Dataset | N
 
 def reshard(dataset: Dataset) -> str:
     """Return how to copy a dataset into parts of equal sizes for the ranks."""
-    num_parts = -(-len(dataset.manifest.parts) // WORLD_SIZE) * WORLD_SIZE
-    if num_parts > dataset.manifest.num_records:
+    parts, records = len(dataset.manifest.parts), dataset.manifest.num_records
+    num_parts = min(-(-parts // WORLD_SIZE), records // WORLD_SIZE) * WORLD_SIZE
+    if not num_parts:
         return "it has too few images: start fewer ranks"
     command = module_command("ofrecord", "merge", dataset.folder, "NEW_DIR")
     return f"`{command} --part_num {num_parts}` makes them"

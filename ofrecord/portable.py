@@ -1,4 +1,4 @@
-"""Reads OFRecord datasets with the standard library of Python 3.8 or newer; may be copied anywhere::
+"""Reads OFRecord datasets with the standard library of Python 3.8 and newer, wherever it is copied::
 
     from portable import read_dataset
 
@@ -100,18 +100,18 @@ def read_dataset(folder):
     try:
         with open(os.path.join(folder, place), encoding="utf-8") as file:
             manifest = json.load(file)
-        sealed, place = manifest.pop("sha256"), "images.csv"
+        sums = [manifest.pop("sha256"), manifest["images_csv"]]
         text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
         digits, num_parts = len(manifest["parts"][0]["file"]) - 5, len(manifest["parts"])
         classes = dict(enumerate(manifest["class_names"] or []))
         features = manifest["image_feature"], manifest["label_feature"]
+        place = "images.csv"
         with open(os.path.join(folder, place), "rb") as file:
             table = file.read()
-        sums = [hashlib.sha256(data).hexdigest() for data in (text.encode(), table)]
-        if sums != [sealed, manifest["images_csv"]]:
+        if sums != [hashlib.sha256(data).hexdigest() for data in (text.encode(), table)]:
             raise ValueError("it, or dataset.json, was changed or damaged after it was written")
         rows = csv.reader(io.StringIO(table.decode("utf-8", "backslashreplace"), newline=""))
-        next(rows)  # the names of the columns
+        next(rows, None)  # the names of the columns
         for number in range(num_parts):
             part = "part-" + str(number).zfill(digits)
             for index, record in enumerate(read_part(os.path.join(folder, part))):
@@ -140,11 +140,12 @@ def write_files(folder, out=None):
     """
     next(read_dataset(folder), None)  # raises before anything is written
     if out:
-        unfinished = f"{os.path.normpath(out)}.unfinished"
-        for path in filter(os.path.lexists, (out, unfinished)):
+        new = os.path.realpath(out)
+        unfinished = f"{new}.unfinished"
+        for path in filter(os.path.lexists, (new, unfinished)):
             raise BadDataset(f"{path} exists: remove it, or name a new folder")
         os.mkdir(unfinished)
-    target = os.path.join(unfinished, "images.csv") if out else 1  # stdout
+    number, target = -1, os.path.join(unfinished, "images.csv") if out else 1  # stdout
     with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         table.writerow(["image", "label"])
@@ -155,7 +156,7 @@ def write_files(folder, out=None):
                     name = f"record-{number}/{name}"
             table.writerow([name, label if class_name is None else class_name])
     if out:
-        os.rename(unfinished, out)
+        os.rename(unfinished, new)
         print(f"{out}: {number + 1} images")
 
 

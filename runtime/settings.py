@@ -94,8 +94,9 @@ def given_options(
     more = {word.partition("=")[0].lstrip("-"): "" for word in unknown if word.startswith("-")}
     if unknown and not more:
         parser.error(f"unexpected argument {unknown[0]!r}")
-    for name in (name for name, text in vars(given).items() if text == ""):
-        parser.error(f"--{name} is empty, such as a variable that is not set (null: none)")
+    for name, text in vars(given).items():
+        if text == "" or text == [""]:
+            parser.error(f"--{name} is empty, such as a variable that is not set")
     return "--", {**vars(given), **more}
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from runtime.atomic import folder_lock, replace_file
-from runtime.cli import InputError, first_few, log, os_errors, output
+from runtime.cli import InputError, count, log, os_errors, output
 
 from ..dataset.folder import BUSY
 from ..dataset.images_csv import read_rows, write_rows
@@ -20,7 +20,7 @@ from .scan import PartReport, found_fields
 
 HELP = "Write the manifest of part files that another converter wrote"
 # What is kept of a manifest that is there: part files do not tell it.
-KEPT = "class_names background fit split_id skipped".split()
+KEPT = "class_names background channels fit split_id skipped".split()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{folder} has its {MANIFEST_NAME} already")
         table, fields = make_table(folder, reports), found_fields(reports)
         kept = old_fields(folder, fields["parts"])
+        if kept.pop("channels", 1) == 3:  # of which all may look gray
+            fields = found_fields(reports, channels=3)
         fields |= {
             "class_names": None,
             **kept,
@@ -54,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
         }
         manifest = manifest_of(fields, f"{folder} cannot be a dataset")
         if manifest.class_names:
-            names = first_few(manifest.class_names)
-            log(f"class names of the {MANIFEST_NAME} that was there: {names}")
+            few, more = manifest.class_names[:5], ", …" if len(manifest.class_names) > 5 else ""
+            log(f"class names of the {MANIFEST_NAME} that was there: {', '.join(few)}{more}")
         for name, data in ((TABLE_NAME, table), (MANIFEST_NAME, manifest.to_json().encode())):
             with replace_file(os.path.join(folder, name)) as file:
                 file.write(data)
@@ -70,13 +72,19 @@ def make_table(folder: str, reports: list[PartReport]) -> bytes:
 
     Raises InputError where there is a file of that name which is none.
     """
-    named, file = {}, io.BytesIO()
+    old, file = {}, io.BytesIO()
     if os.path.lexists(os.path.join(folder, TABLE_NAME)):
         try:
-            named = {row._replace(image=""): row for row in read_rows(folder)}
+            old = {row._replace(image="", label=0): row for row in read_rows(folder)}
         except InputError as error:
             raise InputError(f"{error}; move it away") from None
-    write_rows(file, (named.get(row, row) for report in reports for row in report.rows))
+    rows = [row for report in reports for row in report.rows]
+    before = [old.get(row._replace(label=0), row) for row in rows]
+    pairs = list(zip(rows, before, strict=True))
+    if edited := sum(row.label != other.label for row, other in pairs):
+        labels = count(edited, "label")
+        log(f"{folder}: {labels} of {TABLE_NAME} not the record's, which counts", "warning")
+    write_rows(file, (row._replace(image=other.image) for row, other in pairs))
     return file.getvalue()
 
 
@@ -92,7 +100,7 @@ def old_fields(folder: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
     try:
         fields = read_fields(path, changed=True)
     except ValueError as error:
-        raise InputError(f"{path}: {error}; move it away") from None
+        raise InputError(f"{path}: {error}; move it away, or mend what was edited") from None
     if fields.get("parts") != parts:
         reason = "is of other parts, or of other bytes in them"
         raise InputError(f"{path} {reason}: {RESTORE}; to index what is there, move it away")

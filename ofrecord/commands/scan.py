@@ -99,17 +99,21 @@ def scan_image(data: bytes, report: PartReport) -> None:
         raise BadImage(f"OneFlow would misread it ({reason or header.kind}); {CONVERT}")
 
 
-def found_fields(reports: list[PartReport]) -> dict[str, Any]:
-    """Return the fields of a Manifest of what is in part files, but names of any kind."""
+def found_fields(reports: list[PartReport], channels: int = 1) -> dict[str, Any]:
+    """Return the fields of a Manifest of what is in part files, but names of any kind.
+
+    There are as many ``channels`` as it is known that there are, or more.
+    """
     statistics, labels = ImageStatistics(), Counter()
     for report in reports:
         statistics.merge(report.statistics.state())
         labels.update(row.label for row in report.rows)
     kinds = set().union(*(report.kinds for report in reports))
     formats = {kind for kind, _ in kinds}
-    is_plain = statistics.channels == 3 and not statistics.reencode_reasons
+    channels = max(channels, statistics.channels)
+    is_plain = channels == 3 and not statistics.reencode_reasons
     return {
-        **statistics.manifest_fields(),
+        **statistics.manifest_fields(channels),
         "num_records": sum(report.num_records for report in reports),
         "num_classes": max(labels, default=-1) + 1,
         "label_counts": {str(label): labels[label] for label in sorted(labels)},

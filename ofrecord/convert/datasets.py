@@ -3,11 +3,12 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from runtime.cli import InputError, count, first_few, log
 
 from ..dataset.folder import open_folders as open_dataset_folders
+from ..dataset.loading import load_manifest
 from ..dataset.staging import DatasetFolder
 from ..labels.samples import SET_NAMES, Samples
 from .options import ConvertOptions
@@ -61,6 +62,12 @@ def draw(samples: Samples, fractions: dict[str, float], seed: int) -> dict[str, 
     return sets
 
 
+def split_id_of(folder: str) -> str | None:
+    """Return the split that the dataset in a folder is of, None where there is none of either."""
+    with suppress(InputError):
+        return load_manifest(folder).split_id
+
+
 @contextmanager
 def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str, DatasetFolder]]:
     """Open the folder of each dataset by its key in SET_NAMES, locked, or shared by all jobs.
@@ -71,6 +78,12 @@ def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str
     sets = [name for name in SET_NAMES if name in wanted]
     committed_with = list(map(options.folder, SET_NAMES))
     paths = list(map(options.folder, sets))
+    for path in committed_with:
+        if path not in paths and split_id_of(path) and split_id_of(path) == split_id_of(paths[0]):
+            stale = (
+                "is of the split that is replaced, and its images may be trained on now: remove it"
+            )
+            log(f"{path} {stale}", "warning")
     with open_dataset_folders(paths, committed_with, shared=bool(options.job)) as folders:
         try:
             yield dict(zip(sets, folders, strict=True))

@@ -24,7 +24,7 @@ def read_class_folders(options: SourceOptions) -> tuple[Samples, list[str]]:
     numbers = number_classes(map(printable, folders), options.classes)
     if not_own := list(filter(is_hidden, numbers)):
         raise InputError(
-            f"{options.classes} (--classes) names what is no class: {first_few(not_own)}"
+            f"{options.classes} (--classes) names what is no class: {first_few(not_own)}; remove that"
         )
     names, labels, others, links = [], array("i"), [], []
     owners: dict[str, str] = {}  # the first name of each file, by its real path

@@ -68,8 +68,8 @@ def read_label_file(options: SourceOptions) -> tuple[Samples, list[str]]:
 
 def check_some_exist(files: ImageFiles, names: list[str], options: SourceOptions) -> None:
     """Raise InputError where the label file is of other images: none is there, or nearly."""
-    first = os.path.join(options.image_root, names[0])
-    known = not files.names.keys().isdisjoint(names) or os.path.lexists(first)
+    paths = (os.path.join(options.image_root, name) for name in names)  # links are not listed twice
+    known = not files.names.keys().isdisjoint(names) or any(map(os.path.lexists, paths))
     if not known and not files.did_you_mean(names[0]):
         raise InputError(
             f"{options.image_root} has none of the {count(len(names), 'image')} of "

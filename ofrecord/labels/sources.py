@@ -36,7 +36,13 @@ def read_samples(options: SourceOptions) -> Samples:
     for doubt in doubts(samples):
         log(doubt, "warning")
     if options.limit:
-        samples = take_few(samples, options.limit, options.seed)
+        of_all, samples = samples, take_few(samples, options.limit, options.seed)
+        if lost := set(of_all.labels).difference(samples.labels):
+            few = first_few(map(samples.class_name, lost))
+            log(
+                f"--limit {options.limit} is fewer than the classes, and leaves out {few}",
+                "warning",
+            )
     if options.shuffle:
         order = list(range(len(samples)))
         random.Random(options.seed).shuffle(order)

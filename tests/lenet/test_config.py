@@ -165,7 +165,8 @@ BAD_OPTIONS = {
     "--batch-size 3": "--batch-size: unknown setting; did you mean batch_size?",
     "--steps": "argument --steps: expected one argument (--help lists the options)",
     "3": "unexpected argument '3' (--help lists the options)",
-    "--run_dir=": "--run_dir is empty, such as a variable that is not set (null: none) (--help lists the options)",
+    "--run_dir=": "--run_dir is empty, such as a variable that is not set (--help lists the options)",
+    "--config=": "--config is empty, such as a variable that is not set (--help lists the options)",
     "--config no.yaml": "cannot read no.yaml: No such file or directory",
     "--config /dev/zero": "cannot read /dev/zero: it is not a regular file",
 }

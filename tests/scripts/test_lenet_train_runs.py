@@ -199,7 +199,7 @@ def test_a_path_through_a_link(datasets, tmp_path):
         more = ["--resume"] if number == 2 else [*datasets, *OPTIONS, *CONSTANT]
         words = [*more, "--steps", number, "--run_dir", f"{folder}/"]
         result = call("lenet_train", *words)
-        assert len(losses(result)) == 1, result
+        assert len(losses(result)) == 1 and f" {folder} --resume\n" in result.err, result
     assert about(tmp_path / "real" / "run" / "last.npz")["step"] == 2
 
 

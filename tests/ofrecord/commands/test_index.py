@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from damage import change_record, cut, make_old, ofrecord, rewrite_manifest, set_label
 from drawn import FILES as DRAWN
-from helpers import assert_one_error, read_manifest, run_python, snapshot
+from helpers import assert_one_error, convert, read_manifest, run_python, snapshot
 from making import FEATURES, OTHER_NAMES, encoded, foreign, make, numbered, write_record
 
 from ofrecord.dataset.images_csv import read_rows
@@ -141,6 +141,17 @@ def test_class_names_that_were_edited_are_kept(tmp_path):
     result = ofrecord("index", folder)
     assert "class names of the dataset.json that was there: cat, cow\n" in result.err, result
     assert result.code == 0 and read_manifest(folder)["class_names"] == ["cat", "cow"]
+    # Gray images in three channels stay so. The record's label counts, and names stay.
+    colour = tmp_path / "c"
+    assert convert("--color", "color", "--save_dir", colour).code == 0
+    path = colour / "dataset.json"
+    path.write_text(path.read_text().replace('"fit": null', '"fit": "crop"'))
+    path = colour / "images.csv"
+    path.write_text(path.read_text().replace("_3.png,3,", "_3.png,5,", 1))
+    rows, result = list(read_rows(colour)), ofrecord("index", colour)
+    assert f"{colour}: 1 label of images.csv not the record's, which counts" in result.err, result
+    assert list(read_rows(colour)) == [rows[0]._replace(label=3), *rows[1:]]
+    assert [read_manifest(colour)[name] for name in ("channels", "fit")] == [3, "crop"]
 
 
 def test_lost_records_are_not_forgotten(dataset):

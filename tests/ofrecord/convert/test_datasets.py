@@ -120,7 +120,10 @@ def test_two_fractions(classes):
     assert names_in(classes) == sets and read_manifest(classes / "d")["split_id"] not in ids
     convert_in(classes, *options, "--seed", 1)
     assert names_in(classes) != sets
-    convert_in(classes)
+    said = warnings(convert_in(classes, "--shuffle"))
+    for name in ("d_val", "d_test"):
+        assert any(line.startswith(f"{classes}/{name}/ is of the split that is") for line in said)
+    assert warnings(convert_in(classes, "--shuffle")) == []
     assert read_manifest(classes / "d")["split_id"] is None
 
 

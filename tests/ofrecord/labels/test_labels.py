@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ofrecord.labels.files import list_files
 from ofrecord.labels.options import SourceOptions
 from ofrecord.labels.samples import Samples
 from ofrecord.labels.sources import read_samples
@@ -317,6 +318,10 @@ def test_a_label_files_names_may_go_through_links(tmp_path, capsys, link, folder
         labels = write(tmp_path / "l.csv", f"image,label\n{name}/1.png,0\n{name}/2.png,1\n")
         result = read(capsys, tmp_path / "in", label_dir=labels)
         assert result.names == [f"{name}/1.png", f"{name}/2.png"] and result.unused == [], result
+    assert {name[0] for name, _ in list_files(tmp_path / "in")} == {folder}
+    (tmp_path / "in" / link).rename(tmp_path / "in" / "alias")
+    labels = write(tmp_path / "l.csv", "image,label\nalias/3.png,0\nalias/1.png,1\n")
+    assert read(capsys, tmp_path / "in", label_dir=labels).names[1] == "alias/1.png"
 
 
 def test_images_without_a_label(reads, tmp_path):
@@ -330,6 +335,8 @@ def test_a_few_of_all_classes(reads):
     for limit, number in ((2, 2), (3, 3), (7, 7), (500, 12)):
         result = reads(column([index % 3 for index in range(12)]), limit=limit, seed=1)
         assert len(result.names) == number and len(set(result.labels)) == min(3, limit)
+        lost = [line for line in result.warnings if line.startswith("--limit 2 is fewer than")]
+        assert len(lost) == (limit == 2)
         order = [int(name[:-4]) for name in result.names]
         assert order == sorted(order) and result.labels == [n % 3 for n in order]
     rows = "".join(f"{n}.png,{n % 2},{'train' if n % 3 else 'test'}\n" for n in range(12))
@@ -337,8 +344,9 @@ def test_a_few_of_all_classes(reads):
     found = zip(result.splits, result.labels, strict=True)
     assert set(found) == {("train", 0), ("train", 1), ("test", 0), ("test", 1)}
     rows = "".join(f"{n}.png,{n // 3},{('train', 'val', 'test')[n % 3]}\n" for n in range(12))
-    result = reads(f".csv image,label,split\n{rows}", limit=4)
-    assert set(result.labels) == {0, 1, 2, 3}  # classes come before datasets
+    for seed in range(5):
+        result = reads(f".csv image,label,split\n{rows}", limit=4, seed=seed)
+        assert set(result.labels) == {0, 1, 2, 3}  # classes come before datasets
 
 
 def test_shuffle_is_seeded_and_keeps_labels_with_images(reads):
