@@ -95,7 +95,7 @@ def given_options(
     if unknown and not more:
         parser.error(f"unexpected argument {unknown[0]!r}")
     for name, text in vars(given).items():
-        if text == "" or text == [""]:
+        if text in ("", [""]):
             parser.error(f"--{name} is empty, such as a variable that is not set")
     return "--", {**vars(given), **more}
 

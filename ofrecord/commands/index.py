@@ -16,7 +16,7 @@ from ..dataset.loading import manifest_of, read_fields
 from ..dataset.manifest import MANIFEST_NAME, TABLE_NAME
 from ..dataset.open_dataset import RESTORE
 from .check import add_feature_arguments, check, open_table
-from .scan import PartReport, found_fields
+from .scan import PartReport, found_fields, found_parts
 
 HELP = "Write the manifest of part files that another converter wrote"
 # What is kept of a manifest that is there: part files do not tell it.
@@ -42,10 +42,8 @@ def run(args: argparse.Namespace) -> None:
             reports = check(folder, (args.image_feature, args.label_feature))
         else:
             raise InputError(f"{folder} has its {MANIFEST_NAME} already")
-        table, fields = make_table(folder, reports), found_fields(reports)
-        kept = old_fields(folder, fields["parts"])
-        if kept.pop("channels", 1) == 3:  # of which all may look gray
-            fields = found_fields(reports, channels=3)
+        table, kept = make_table(folder, reports), old_fields(folder, found_parts(reports))
+        fields = found_fields(reports, 3 if kept.pop("channels", 1) == 3 else 1)
         fields |= {
             "class_names": None,
             **kept,
@@ -78,9 +76,8 @@ def make_table(folder: str, reports: list[PartReport]) -> bytes:
             old = {row._replace(image="", label=0): row for row in read_rows(folder)}
         except InputError as error:
             raise InputError(f"{error}; move it away") from None
-    rows = [row for report in reports for row in report.rows]
-    before = [old.get(row._replace(label=0), row) for row in rows]
-    pairs = list(zip(rows, before, strict=True))
+    rows = (row for report in reports for row in report.rows)
+    pairs = [(row, old.get(row._replace(label=0), row)) for row in rows]
     if edited := sum(row.label != other.label for row, other in pairs):
         labels = count(edited, "label")
         log(f"{folder}: {labels} of {TABLE_NAME} not the record's, which counts", "warning")

@@ -99,10 +99,15 @@ def scan_image(data: bytes, report: PartReport) -> None:
         raise BadImage(f"OneFlow would misread it ({reason or header.kind}); {CONVERT}")
 
 
+def found_parts(reports: list[PartReport]) -> list[dict[str, Any]]:
+    """Return what a Manifest has of the part files."""
+    return [{name: getattr(each, name) for name in Part.model_fields} for each in reports]
+
+
 def found_fields(reports: list[PartReport], channels: int = 1) -> dict[str, Any]:
     """Return the fields of a Manifest of what is in part files, but names of any kind.
 
-    There are as many ``channels`` as it is known that there are, or more.
+    ``channels`` is what is known of the records: 3 also where all images look gray.
     """
     statistics, labels = ImageStatistics(), Counter()
     for report in reports:
@@ -120,5 +125,5 @@ def found_fields(reports: list[PartReport], channels: int = 1) -> dict[str, Any]
         "label_type": " and ".join(sorted(set().union(*(each.label_types for each in reports)))),
         "image_format": EXTENSIONS.get(*formats) if len(formats) == 1 else None,
         "plain_jpeg": is_plain and kinds == {("JPEG", False)},
-        "parts": [{name: getattr(each, name) for name in Part.model_fields} for each in reports],
+        "parts": found_parts(reports),
     }

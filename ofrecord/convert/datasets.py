@@ -63,9 +63,10 @@ def draw(samples: Samples, fractions: dict[str, float], seed: int) -> dict[str, 
 
 
 def split_id_of(folder: str) -> str | None:
-    """Return the split that the dataset in a folder is of, None where there is none of either."""
+    """Return the split that the dataset in a folder is of; None: of none, or no dataset."""
     with suppress(InputError):
         return load_manifest(folder).split_id
+    return None
 
 
 @contextmanager
@@ -78,12 +79,11 @@ def open_folders(options: ConvertOptions, samples: Samples) -> Iterator[dict[str
     sets = [name for name in SET_NAMES if name in wanted]
     committed_with = list(map(options.folder, SET_NAMES))
     paths = list(map(options.folder, sets))
+    replaced = split_id_of(paths[0])
     for path in committed_with:
-        if path not in paths and split_id_of(path) and split_id_of(path) == split_id_of(paths[0]):
-            stale = (
-                "is of the split that is replaced, and its images may be trained on now: remove it"
-            )
-            log(f"{path} {stale}", "warning")
+        if replaced and path not in paths and split_id_of(path) == replaced:
+            stale = "its images may be trained on now: remove it"
+            log(f"{path} is of the split that is replaced, and {stale}", "warning")
     with open_dataset_folders(paths, committed_with, shared=bool(options.job)) as folders:
         try:
             yield dict(zip(sets, folders, strict=True))

@@ -79,7 +79,7 @@ def check_some_exist(files: ImageFiles, names: list[str], options: SourceOptions
 
 
 def without_label(files: ImageFiles, labelled: Iterable[str], root: str) -> list[str]:
-    """Return the images that have no label, by the name of a link to their folder neither."""
+    """Return the images that no line names, neither as listed nor through a link to their folder."""
     names = [name for name in files.names if name not in labelled and is_image(name)]
     linked = {
         os.path.realpath(os.path.join(root, name)) for name in labelled if name not in files.names
